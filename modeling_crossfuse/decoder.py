@@ -1,0 +1,145 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""CrossFuse configuration: one sub-config per modality, one for the fusion, one for the decoder."""
+
+"""The decoder: causal self-attention over the answer, cross-attention to the memory, and their caches."""
+
+import math
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration_crossfuse import CrossFuseDecoderConfig
+from .layers import (
+    RECORDED,
+    CrossFuseAttention,
+    CrossFuseLayer,
+    CrossFusePreTrainedModel,
+    CrossFuseRotaryEmbedding,
+    make_norm,
+    sinusoidal_positions,
+)
+
+
+class CrossFuseDecoder(CrossFusePreTrainedModel):
+    """
+    Transformer decoder over the memory.
+
+    Args:
+        config ([`CrossFuseDecoderConfig`]): the `decoder` of a [`CrossFuseConfig`].
+    """
+
+    config: CrossFuseDecoderConfig
+    _can_record_outputs = {
+        **RECORDED,
+        "cross_attentions": OutputRecorder(CrossFuseAttention, index=1, layer_name="cross_attn"),
+    }
+
+    def __init__(self, config: CrossFuseDecoderConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        rotary = config.position_embedding_type == "rotary"
+        self.embed_scale = 1.0 if rotary else math.sqrt(config.hidden_size)
+        self.rotary_emb = CrossFuseRotaryEmbedding(config, axes=1) if rotary else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(
+            CrossFuseLayer(config, idx, is_causal=True, has_cross_attention=True)
+            for idx in range(config.num_hidden_layers)
+        )
+        self.norm = make_norm(config)
+        self.post_init()
+
+    def _embed_positions(self, hidden_states: torch.Tensor, position_ids: torch.Tensor):
+        positions = position_ids.unsqueeze(-1)
+        if self.rotary_emb is not None:
+            return hidden_states, self.rotary_emb(positions, hidden_states.dtype)
+        return hidden_states + sinusoidal_positions(positions, hidden_states.shape[-1]).to(hidden_states), None
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, target_length)`): tokens of the answer so far.
+            encoder_hidden_states (`torch.Tensor` of shape `(batch, memory_length, d_model)`): the memory.
+            encoder_attention_mask (`torch.Tensor` of shape `(batch, memory_length)`): 1 for what may be read.
+            attention_mask (`torch.Tensor` of shape `(batch, past + target_length)`): 0 for padding of the answer.
+            position_ids (`torch.LongTensor` of shape `(batch, target_length)`): counted from the mask by default.
+            past_key_values ([`~transformers.EncoderDecoderCache`]): keys and values of earlier steps and of the memory.
+            inputs_embeds (`torch.Tensor` of shape `(batch, target_length, d_model)`): instead of `input_ids`.
+
+        Raises:
+            ValueError: unless exactly one of `input_ids` and `inputs_embeds` is given.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("You must specify exactly one of `decoder_input_ids` and `decoder_inputs_embeds`")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids) * self.embed_scale
+        if use_cache and past_key_values is None:
+            past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
+        if position_ids is None:
+            position_ids = _next_positions(inputs_embeds, attention_mask, past_key_values)
+        causal_mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
+        encoder_attention_mask = create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=encoder_attention_mask,
+            encoder_hidden_states=encoder_hidden_states,
+        )
+        hidden_states, position_embeddings = self._embed_positions(inputs_embeds, position_ids)
+        hidden_states = self.dropout(hidden_states)
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                causal_mask,
+                encoder_hidden_states,
+                encoder_attention_mask,
+                position_embeddings=position_embeddings,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+        return BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values if use_cache else None
+        )
+
+
+def _next_positions(inputs_embeds, attention_mask, past_key_values) -> torch.LongTensor:
+    """Positions of the new tokens: counted over the mask where there is one, so that left padding shifts nothing."""
+    length = inputs_embeds.shape[1]
+    if attention_mask is not None and attention_mask.dim() == 2:
+        return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
+    past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
+    return (torch.arange(length, device=inputs_embeds.device) + past_length).unsqueeze(0)

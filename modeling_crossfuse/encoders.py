@@ -1,0 +1,261 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""CrossFuse configuration: one sub-config per modality, one for the fusion, one for the decoder."""
+
+"""Built-in encoders: a stem per kind in front of the one Transformer layer. Values of one modality -> hidden states."""
+
+import math
+
+import torch
+from torch import nn
+
+from .configuration_crossfuse import CrossFuseEncoderConfig, CrossFuseModalitiesConfig
+from .layers import (
+    RECORDED,
+    CrossFuseLayers,
+    CrossFusePreTrainedModel,
+    CrossFuseRotaryEmbedding,
+    sinusoidal_positions,
+)
+
+
+def sequence_positions(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Positions `(batch, length, 1)` that count only what the mask `(batch, length)` keeps, wherever the padding stands."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0).unsqueeze(-1)
+
+
+def grid_positions(*sizes: int, device: torch.device) -> torch.Tensor:
+    """Coordinates `(1, product of sizes, axes)` of the cells of a grid, the last axis running fastest."""
+    axes = torch.meshgrid(*(torch.arange(size, device=device) for size in sizes), indexing="ij")
+    return torch.stack(axes, dim=-1).flatten(0, -2).unsqueeze(0)
+
+
+def pad_to_multiple(values: torch.Tensor, multiples: tuple[int, ...]) -> torch.Tensor:
+    """Pads the last dimensions with zeros, at their ends, to multiples."""
+    sizes = values.shape[-len(multiples) :]
+    padding = [amount for size, multiple in zip(sizes, multiples) for amount in (-size % multiple, 0)][::-1]
+    return nn.functional.pad(values, padding) if any(padding) else values
+
+
+def group_mask(mask: torch.Tensor, size: int) -> torch.Tensor:
+    """Mask `(batch, length)` of groups of `size` steps: a group is kept where any of its steps is."""
+    return pad_to_multiple(mask, (size,)).unflatten(-1, (-1, size)).amax(-1)
+
+
+class TextStem(nn.Module):
+    """Token embedding."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        # Tokens start at `initializer_range`; without this, sinusoids of size 1 would drown them (Vaswani et al., 2017).
+        self.scale = math.sqrt(config.hidden_size) if config.position_embedding_type == "sinusoidal" else 1.0
+
+    def forward(self, values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        if values.dim() == 2:
+            values = self.embed_tokens(values.masked_fill(mask == 0, 0)) * self.scale
+        return values, sequence_positions(mask), mask
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of `(batch, channels, height, width)`."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.norm(hidden_states.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ImageStem(nn.Module):
+    """Patches, by one projection or by residual convolutions, with two-dimensional positions."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.patch_size = config.patch_size
+        make = _convolutional_stem if config.stem_type == "conv" else _patch_projection
+        self.projection = make(config)
+
+    def forward(self, values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        values = pad_to_multiple(values, (self.patch_size, self.patch_size))
+        grid = self.projection(values)
+        positions = grid_positions(*grid.shape[-2:], device=values.device)
+        hidden_states = grid.flatten(2).transpose(1, 2)
+        return hidden_states, positions, mask[:, None].expand(-1, hidden_states.shape[1])
+
+
+def _patch_projection(config) -> nn.Module:
+    return nn.Conv2d(config.num_channels, config.hidden_size, config.patch_size, stride=config.patch_size)
+
+
+class ResidualConvolutions(nn.Module):
+    """Two convolutions around which the input passes unchanged (He et al., 2016)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.block = nn.Sequential(
+            ChannelNorm(channels),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states + self.block(hidden_states)
+
+
+def _convolutional_stem(config) -> nn.Module:
+    """Stages that each halve the picture and double the channels, until one position is left per patch."""
+    layers, channels = [], config.num_channels
+    width = config.stem_width or max(config.hidden_size // 8, 8)
+    for _ in range(config.patch_size.bit_length() - 1):
+        layers.append(nn.Conv2d(channels, width, 3, stride=2, padding=1))
+        layers.extend(ResidualConvolutions(width) for _ in range(config.stem_depth))
+        channels, width = width, min(2 * width, config.hidden_size)
+    return nn.Sequential(*layers, ChannelNorm(channels), nn.Conv2d(channels, config.hidden_size, 1))
+
+
+class VideoStem(nn.Module):
+    """Tubelets (Arnab et al., 2021, *ViViT*) with three-dimensional positions."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.patch = (config.temporal_patch_size, config.patch_size, config.patch_size)
+        self.projection = nn.Conv3d(config.num_channels, config.hidden_size, self.patch, stride=self.patch)
+
+    def forward(self, values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        values = values.masked_fill((mask == 0)[:, :, None, None, None], 0.0).transpose(1, 2)
+        grid = self.projection(pad_to_multiple(values, self.patch))
+        positions = grid_positions(*grid.shape[-3:], device=values.device)
+        cells = grid.shape[-2] * grid.shape[-1]
+        return grid.flatten(2).transpose(1, 2), positions, group_mask(mask, self.patch[0]).repeat_interleave(cells, 1)
+
+
+class AudioStem(nn.Module):
+    """Log-mel frames through convolutions that each halve their number, as in Whisper (Radford et al., 2022)."""
+
+    def __init__(self, config):
+        super().__init__()
+        widths = [config.num_mel_bins] + [config.hidden_size] * config.num_conv_layers
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(before, after, 3, stride=2, padding=1) for before, after in zip(widths, widths[1:])
+        )
+
+    def forward(self, values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        # Padding is zeroed before each convolution, so that a clip gives the same alone and beside a longer one.
+        hidden_states = values.masked_fill((mask == 0)[:, None], 0.0)
+        for convolution in self.convolutions:
+            mask = mask[:, ::2]
+            hidden_states = nn.functional.gelu(convolution(hidden_states)).masked_fill((mask == 0)[:, None], 0.0)
+        return hidden_states.transpose(1, 2), sequence_positions(mask), mask
+
+
+class SeriesStem(nn.Module):
+    """A linear layer on the channels of one or more time steps."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.patch_length = config.patch_length
+        self.projection = nn.Linear(config.num_channels * config.patch_length, config.hidden_size)
+
+    def forward(self, values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        values = values.masked_fill((mask == 0)[:, :, None], 0.0)
+        patches = pad_to_multiple(values, (self.patch_length, 1)).unflatten(1, (-1, self.patch_length)).flatten(2)
+        mask = group_mask(mask, self.patch_length)
+        return self.projection(patches), sequence_positions(mask), mask
+
+
+STEMS = {"text": TextStem, "image": ImageStem, "video": VideoStem, "audio": AudioStem, "series": SeriesStem}
+
+
+class CrossFuseEncoder(CrossFusePreTrainedModel):
+    """
+    A built-in encoder: the stem of its kind, positions, and Transformer layers.
+
+    Args:
+        config ([`CrossFuseEncoderConfig`]): one of the encoder configs, such as [`CrossFuseImageConfig`].
+    """
+
+    config: CrossFuseEncoderConfig
+    _can_record_outputs = RECORDED
+
+    def __init__(self, config: CrossFuseEncoderConfig):
+        super().__init__(config)
+        self.stem = STEMS[config.kind](config)
+        rotary = config.position_embedding_type == "rotary"
+        self.rotary_emb = CrossFuseRotaryEmbedding(config, config.position_axes) if rotary else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = CrossFuseLayers(config, config.num_hidden_layers)
+        self.post_init()
+
+    def forward(self, values: torch.Tensor, mask: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Values of samples that have the modality, with their mask, to hidden states `(batch, length, hidden_size)` and
+        the mask `(batch, length)` of these.
+        """
+        if self.config.kind == "image":
+            return self._encode_images(values, mask, **kwargs)
+        return self._encode(values, mask, **kwargs)
+
+    def _encode(self, values: torch.Tensor, mask: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden_states, positions, mask = self.stem(values, mask)
+        position_embeddings = None
+        if self.rotary_emb is not None:
+            position_embeddings = self.rotary_emb(positions, hidden_states.dtype)
+        else:
+            hidden_states = hidden_states + sinusoidal_positions(positions, hidden_states.shape[-1]).to(hidden_states)
+        hidden_states = self.layers(
+            self.dropout(hidden_states), mask, position_embeddings=position_embeddings, **kwargs
+        )
+        return hidden_states, mask
+
+    def _encode_images(self, values: torch.Tensor, mask: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each image `(batch, images, ...)` by itself; then those of a sample one after the other."""
+        batch, images = mask.shape
+        values = values.flatten(0, 1).masked_fill((mask == 0).flatten()[:, None, None, None], 0.0)
+        # A row of only padding would have nothing to attend to: all positions are kept here, and masked afterwards.
+        hidden_states, ones = self._encode(values, torch.ones_like(mask).flatten(), **kwargs)
+        hidden_states = hidden_states.unflatten(0, (batch, images))
+        if images > 1:
+            index = sinusoidal_positions(torch.arange(images, device=values.device)[:, None], hidden_states.shape[-1])
+            # Relative to the first image, so that a sample with one image is the same in a batch with many.
+            hidden_states = hidden_states + (index - index[:1])[:, None].to(hidden_states)
+        return hidden_states.flatten(1, 2), mask.repeat_interleave(ones.shape[1], dim=1)
+
+
+class CrossFuseEncoders(CrossFusePreTrainedModel):
+    """
+    The encoders of all modalities, each a child of the modality's name. A model rather than an `nn.ModuleDict`, so that
+    transformers finds the models inside: their tied weights, attention implementation and parallel plans.
+
+    Args:
+        config ([`CrossFuseModalitiesConfig`]): the `modalities` of a [`CrossFuseConfig`].
+    """
+
+    config: CrossFuseModalitiesConfig
+    _can_record_outputs = RECORDED
+
+    def __init__(self, config: CrossFuseModalitiesConfig):
+        super().__init__(config)
+        for name, part in config.items():
+            if hasattr(self, name):
+                raise ValueError(
+                    f"`modalities` has the name {name!r}, which is an attribute of a model; choose another"
+                )
+            self.add_module(name, CrossFuseEncoder(part))
+        self.post_init()
+
+    def __getitem__(self, name: str) -> CrossFuseEncoder:
+        return self.get_submodule(name)

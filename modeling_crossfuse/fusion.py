@@ -1,0 +1,221 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""CrossFuse configuration: one sub-config per modality, one for the fusion, one for the decoder."""
+
+"""Fusion: the streams of the present modalities become the memory that the decoder attends to."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.masking_utils import create_bidirectional_mask
+
+from .configuration_crossfuse import FUSION_TYPES, CrossFuseFusionConfig
+from .layers import RECORDED, CrossFuseLayer, CrossFuseLayers, CrossFusePreTrainedModel, make_norm
+
+
+# The modality id of positions that belong to no single modality.
+SHARED = -1
+
+
+@dataclass
+class Stream:
+    """
+    One modality's encoded sequence.
+
+    Args:
+        modality_id (`int`): place of the modality in the config.
+        hidden_states (`torch.Tensor` of shape `(batch, length, d_model)`).
+        attention_mask (`torch.Tensor` of shape `(batch, length)`): 1 for what the fusion may read. All 0 in a sample
+            that lacks the modality.
+    """
+
+    modality_id: int
+    hidden_states: torch.Tensor
+    attention_mask: torch.Tensor
+
+
+@dataclass
+class Memory:
+    """
+    What the decoder attends to.
+
+    Args:
+        hidden_states (`torch.Tensor` of shape `(batch, memory_length, d_model)`).
+        attention_mask (`torch.Tensor` of shape `(batch, memory_length)`): 1 for what the decoder may read.
+        modality_ids (`torch.Tensor` of shape `(memory_length,)`): the modality each position came from, -1 for none.
+    """
+
+    hidden_states: torch.Tensor
+    attention_mask: torch.Tensor
+    modality_ids: torch.Tensor
+
+
+def join(streams: list[Stream]) -> Memory:
+    """The streams one after the other."""
+    hidden_states = torch.cat([stream.hidden_states for stream in streams], dim=1)
+    ids = [torch.full((stream.hidden_states.shape[1],), stream.modality_id) for stream in streams]
+    return Memory(
+        hidden_states=hidden_states,
+        attention_mask=torch.cat([stream.attention_mask for stream in streams], dim=1),
+        modality_ids=torch.cat(ids).to(hidden_states.device),
+    )
+
+
+class CrossFuseFusion(CrossFusePreTrainedModel):
+    """
+    Base class of the fusions. A subclass implements `forward(streams) -> Memory`.
+
+    Args:
+        config ([`CrossFuseFusionConfig`]): its `options` are free for a fusion of your own.
+        num_modalities (`int`): how many modalities the model has. `forward` gets the streams of those that at least one
+            sample of the batch has.
+    """
+
+    config: CrossFuseFusionConfig
+    _can_record_outputs = RECORDED
+
+    def __init__(self, config: CrossFuseFusionConfig, num_modalities: int):
+        super().__init__(config)
+
+    def forward(self, streams: list[Stream], **kwargs) -> Memory:
+        raise TypeError(f"{type(self).__name__} has to implement `forward(streams) -> Memory`")
+
+
+class ConcatFusion(CrossFuseFusion):
+    """The streams one after the other: the decoder's cross-attention alone fuses them."""
+
+    def forward(self, streams: list[Stream], **kwargs) -> Memory:
+        return join(streams)
+
+
+class JointFusion(CrossFuseFusion):
+    """Self-attention over all streams together, as single-stream models do (Su et al., 2020, *VL-BERT*)."""
+
+    def __init__(self, config, num_modalities: int):
+        super().__init__(config, num_modalities)
+        self.layers = CrossFuseLayers(config, config.num_layers)
+
+    def forward(self, streams: list[Stream], **kwargs) -> Memory:
+        memory = join(streams)
+        memory.hidden_states = self.layers(memory.hidden_states, memory.attention_mask, **kwargs)
+        return memory
+
+
+class BottleneckFusion(CrossFuseFusion):
+    """
+    Attention bottlenecks (Nagrani et al., 2021, *Attention Bottlenecks for Multimodal Fusion*): each modality keeps its
+    own layers, and a few shared positions carry what passes between modalities. After each layer the shared positions
+    are the mean of what each present modality made of them. The memory is the streams and, last, the shared positions.
+    """
+
+    def __init__(self, config, num_modalities: int):
+        super().__init__(config, num_modalities)
+        self.latents = nn.Embedding(config.num_latents, config.hidden_size)
+        self.layers = nn.ModuleList(
+            nn.ModuleList(CrossFuseLayer(config, idx) for idx in range(config.num_layers))
+            for _ in range(num_modalities)
+        )
+        self.norm = make_norm(config)
+
+    def forward(self, streams: list[Stream], **kwargs) -> Memory:
+        states = [stream.hidden_states for stream in streams]
+        latents = self.latents.weight.expand(states[0].shape[0], -1, -1)
+        ones = streams[0].attention_mask.new_ones(latents.shape[:2])
+        masks = [torch.cat([stream.attention_mask, ones], dim=1) for stream in streams]
+        attention_masks = [
+            create_bidirectional_mask(self.config, torch.cat([state, latents], dim=1), mask)
+            for state, mask in zip(states, masks)
+        ]
+        present = torch.stack([stream.attention_mask.amax(1) for stream in streams]).to(latents.dtype)
+        shares = (present / present.sum(0).clamp(min=1.0))[:, :, None, None]
+        for idx in range(self.config.num_layers):
+            views = []
+            for place, stream in enumerate(streams):
+                layer = self.layers[stream.modality_id][idx]
+                joined = layer(torch.cat([states[place], latents], dim=1), attention_masks[place], **kwargs)
+                states[place], view = joined.split([states[place].shape[1], latents.shape[1]], dim=1)
+                views.append(view)
+            latents = (torch.stack(views) * shares).sum(0)
+        fused = [Stream(s.modality_id, state, s.attention_mask) for s, state in zip(streams, states)]
+        memory = join([*fused, Stream(SHARED, latents, ones)])
+        memory.hidden_states = self.norm(memory.hidden_states)
+        return memory
+
+
+class LatentFusion(CrossFuseFusion):
+    """
+    A latent array reads all streams by cross-attention (Jaegle et al., 2021, *Perceiver*): the memory has `num_latents`
+    positions however long the input is.
+    """
+
+    def __init__(self, config, num_modalities: int):
+        super().__init__(config, num_modalities)
+        self.latents = nn.Embedding(config.num_latents, config.hidden_size)
+        self.layers = CrossFuseLayers(config, config.num_layers, has_cross_attention=True)
+
+    def forward(self, streams: list[Stream], **kwargs) -> Memory:
+        memory = join(streams)
+        latents = self.latents.weight.expand(memory.hidden_states.shape[0], -1, -1)
+        ones = memory.attention_mask.new_ones(latents.shape[:2])
+        latents = self.layers(latents, ones, memory.hidden_states, memory.attention_mask, **kwargs)
+        return join([Stream(SHARED, latents, ones)])
+
+
+FUSIONS: dict[str, type[CrossFuseFusion]] = {
+    "concat": ConcatFusion,
+    "joint": JointFusion,
+    "bottleneck": BottleneckFusion,
+    "latent": LatentFusion,
+}
+
+
+def register_fusion(name: str, fusion_class: type[CrossFuseFusion]):
+    """
+    Makes a fusion of your own available as `fusion={"type": name}`.
+
+    Args:
+        name (`str`): its name in the config.
+        fusion_class (`type[CrossFuseFusion]`): a subclass of [`CrossFuseFusion`].
+
+    Raises:
+        ValueError: if the name is taken by another class.
+        TypeError: if `fusion_class` is not a subclass of [`CrossFuseFusion`].
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseFusion, CrossFuseModel, Memory, register_fusion
+
+    >>> class MeanFusion(CrossFuseFusion):
+    ...     def forward(self, streams, **kwargs):
+    ...         masks = [stream.attention_mask.unsqueeze(-1) for stream in streams]
+    ...         total = sum((stream.hidden_states * mask).sum(1) for stream, mask in zip(streams, masks))
+    ...         mean = (total / sum(mask.sum(1) for mask in masks)).unsqueeze(1)
+    ...         return Memory(mean, torch.ones(mean.shape[:2]), torch.tensor([-1]))
+    >>> register_fusion("mean", MeanFusion)
+
+    >>> config = CrossFuseConfig(d_model=32, num_hidden_layers=1, src_vocab_size=50, fusion={"type": "mean"})
+    >>> CrossFuseModel(config).encoder(torch.tensor([[3, 4, 5]])).last_hidden_state.shape
+    torch.Size([1, 1, 32])
+    ```
+    """
+    if not (isinstance(fusion_class, type) and issubclass(fusion_class, CrossFuseFusion)):
+        raise TypeError(f"`fusion_class={fusion_class!r}` is not a subclass of CrossFuseFusion")
+    if FUSIONS.get(name, fusion_class) is not fusion_class:
+        raise ValueError(f"`name={name!r}` is already the fusion {FUSIONS[name].__name__}; choose another name")
+    FUSIONS[name] = fusion_class
+    if name not in FUSION_TYPES:
+        FUSION_TYPES.append(name)

@@ -1,0 +1,345 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""CrossFuse configuration: one sub-config per modality, one for the fusion, one for the decoder."""
+
+"""Positions, attention, feed-forward, and the one Transformer layer that every part of CrossFuse is made of."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.cache_utils import Cache, EncoderDecoderCache
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils.output_capturing import OutputRecorder
+
+from .configuration_crossfuse import CrossFuseConfig
+
+
+def sinusoidal_positions(position_ids: torch.Tensor, dim: int) -> torch.Tensor:
+    """
+    Sinusoidal positions (Vaswani et al., 2017, *Attention Is All You Need*), one group of channels per axis.
+
+    Args:
+        position_ids (`torch.Tensor` of shape `(..., axes)`): coordinates along each axis.
+        dim (`int`): number of channels.
+
+    Returns:
+        `torch.Tensor` of shape `(..., dim)`, float32. Channels that do not divide among the axes are zero.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from modeling_crossfuse.layers import sinusoidal_positions
+
+    >>> sinusoidal_positions(torch.arange(2)[:, None], 4).round(decimals=4).tolist()
+    [[0.0, 0.0, 1.0, 1.0], [0.8415, 0.01, 0.5403, 0.9999]]
+    ```
+    """
+    axes = position_ids.shape[-1]
+    per_axis = dim // (2 * axes)
+    exponents = torch.arange(per_axis, device=position_ids.device, dtype=torch.float32) / max(per_axis, 1)
+    angles = position_ids[..., None].float() * torch.exp(-math.log(10_000.0) * exponents)
+    waves = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+    return nn.functional.pad(waves, (0, dim - waves.shape[-1]))
+
+
+class CrossFuseRotaryEmbedding(nn.Module):
+    """
+    Rotary positions (Su et al., 2021, *RoFormer*) in one or more dimensions: each axis turns its own share of the
+    channel pairs of a head. Pairs that do not divide among the axes are not turned.
+
+    Args:
+        config: the part's config; `head_dim` and `rope_theta` are read.
+        axes (`int`): 1 for sequences, 2 for images, 3 for videos.
+    """
+
+    inv_freq: torch.Tensor
+
+    def __init__(self, config, axes: int):
+        super().__init__()
+        self.axes, self.head_dim, self.rope_theta = axes, config.head_dim, config.rope_theta
+        self.register_buffer("inv_freq", self.compute_inv_freq(), persistent=False)
+
+    def compute_inv_freq(self) -> torch.Tensor:
+        per_axis = self.head_dim // (2 * self.axes)
+        exponents = torch.arange(per_axis, dtype=torch.float32) / max(per_axis, 1)
+        return 1.0 / self.rope_theta**exponents
+
+    @torch.no_grad()
+    def forward(self, position_ids: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """`position_ids` `(batch, length, axes)` to cosines and sines `(batch, length, head_dim)`."""
+        device_type = position_ids.device.type if position_ids.device.type != "mps" else "cpu"
+        with torch.autocast(device_type=device_type, enabled=False):
+            angles = (position_ids[..., None].float() * self.inv_freq.float()).flatten(-2)
+            angles = nn.functional.pad(angles, (0, self.head_dim // 2 - angles.shape[-1]))
+            angles = torch.cat([angles, angles], dim=-1)
+            return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate_half(x: torch.Tensor) -> torch.Tensor:
+    """The second half of the channels, negated, before the first."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([-second, first], dim=-1)
+
+
+def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turns `x` `(batch, heads, length, head_dim)` by its positions."""
+    return x * cos.unsqueeze(1) + rotate_half(x) * sin.unsqueeze(1)
+
+
+def make_norm(config) -> nn.Module:
+    """The norm that the config asks for."""
+    norm_class = nn.RMSNorm if config.norm_type == "rmsnorm" else nn.LayerNorm
+    return norm_class(config.hidden_size, eps=config.norm_eps)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention in plain PyTorch: the reference for the other implementations, and the one that returns weights."""
+    key = key.repeat_interleave(module.num_key_value_groups, dim=1)
+    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    output = torch.matmul(nn.functional.dropout(weights, p=dropout, training=module.training), value)
+    return output.transpose(1, 2).contiguous(), weights
+
+
+class CrossFuseAttention(nn.Module):
+    """
+    Multi-head attention with grouped keys and values (Ainslie et al., 2023, *GQA*), to itself or to `key_value_states`.
+
+    The keys and values of cross-attention are computed once and then read from the cache.
+    """
+
+    def __init__(self, config, layer_idx: int, is_causal: bool = False):
+        super().__init__()
+        self.config, self.layer_idx, self.is_causal = config, layer_idx, is_causal
+        self.head_dim = config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = self.head_dim**-0.5
+        width, key_value_width = config.hidden_size, config.num_key_value_heads * self.head_dim
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.k_proj = nn.Linear(width, key_value_width, bias=False)
+        self.v_proj = nn.Linear(width, key_value_width, bias=False)
+        self.o_proj = nn.Linear(width, width, bias=False)
+
+    def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        return states.view(*states.shape[:-1], -1, self.head_dim).transpose(1, 2)
+
+    def _keys_values(self, states, position_embeddings, past_key_values, is_cross_attention):
+        cache, is_cached = past_key_values, False
+        if isinstance(past_key_values, EncoderDecoderCache):
+            is_cached = is_cross_attention and past_key_values.is_updated.get(self.layer_idx, False)
+            cache = (
+                past_key_values.cross_attention_cache if is_cross_attention else past_key_values.self_attention_cache
+            )
+        if is_cached:
+            return cache.layers[self.layer_idx].keys, cache.layers[self.layer_idx].values
+        keys, values = self._split_heads(self.k_proj(states)), self._split_heads(self.v_proj(states))
+        if position_embeddings is not None:
+            keys = apply_rotary(keys, *position_embeddings)
+        if cache is not None:
+            keys, values = cache.update(keys, values, self.layer_idx)
+            if is_cross_attention:
+                past_key_values.is_updated[self.layer_idx] = True
+        return keys, values
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        key_value_states: torch.Tensor | None = None,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        is_cross_attention = key_value_states is not None
+        queries = self._split_heads(self.q_proj(hidden_states))
+        if position_embeddings is not None:
+            queries = apply_rotary(queries, *position_embeddings)
+        keys, values = self._keys_values(
+            key_value_states if is_cross_attention else hidden_states,
+            position_embeddings,
+            past_key_values,
+            is_cross_attention,
+        )
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, weights = attend(
+            self,
+            queries,
+            keys,
+            values,
+            attention_mask,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            is_causal=self.is_causal and attention_mask is None and queries.shape[2] > 1,
+            **kwargs,
+        )
+        return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1)), weights
+
+
+class CrossFuseMLP(nn.Module):
+    """Feed-forward: SwiGLU (Shazeer, 2020, *GLU Variants Improve Transformer*) or GELU."""
+
+    def __init__(self, config):
+        super().__init__()
+        gated = config.mlp_type == "swiglu"
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False) if gated else None
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=not gated)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=not gated)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.gate_proj is None:
+            return self.down_proj(nn.functional.gelu(self.up_proj(hidden_states)))
+        return self.down_proj(nn.functional.silu(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+
+
+class CrossFuseLayer(GradientCheckpointingLayer):
+    """
+    The one Transformer layer: pre-norm self-attention, cross-attention where `has_cross_attention`, feed-forward.
+
+    Encoders and the fusions use it without a cache, the decoder with one.
+    """
+
+    def __init__(self, config, layer_idx: int, is_causal: bool = False, has_cross_attention: bool = False):
+        super().__init__()
+        self.input_layernorm = make_norm(config)
+        self.self_attn = CrossFuseAttention(config, layer_idx, is_causal)
+        if has_cross_attention:
+            self.cross_attention_layernorm = make_norm(config)
+            self.cross_attn = CrossFuseAttention(config, layer_idx)
+        self.post_attention_layernorm = make_norm(config)
+        self.mlp = CrossFuseMLP(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        attended, _ = self.self_attn(
+            self.input_layernorm(hidden_states),
+            attention_mask=attention_mask,
+            position_embeddings=position_embeddings,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+        hidden_states = hidden_states + self.dropout(attended)
+        if encoder_hidden_states is not None:
+            attended, _ = self.cross_attn(
+                self.cross_attention_layernorm(hidden_states),
+                attention_mask=encoder_attention_mask,
+                key_value_states=encoder_hidden_states,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+            hidden_states = hidden_states + self.dropout(attended)
+        return hidden_states + self.dropout(self.mlp(self.post_attention_layernorm(hidden_states)))
+
+
+class CrossFuseLayers(nn.Module):
+    """
+    A stack of bidirectional layers and a last norm, as the encoders and the fusions use it.
+
+    Args:
+        config: the part's config.
+        num_layers (`int`): how many layers.
+        has_cross_attention (`bool`): whether each layer also attends to `encoder_hidden_states`.
+    """
+
+    def __init__(self, config, num_layers: int, has_cross_attention: bool = False):
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(
+            CrossFuseLayer(config, idx, has_cross_attention=has_cross_attention) for idx in range(num_layers)
+        )
+        self.norm = make_norm(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """`hidden_states` `(batch, length, hidden_size)` with a mask `(batch, length)` to the same shape."""
+        mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
+        if encoder_hidden_states is not None:
+            encoder_attention_mask = create_bidirectional_mask(
+                self.config, hidden_states, encoder_attention_mask, encoder_hidden_states=encoder_hidden_states
+            )
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                mask,
+                encoder_hidden_states,
+                encoder_attention_mask,
+                position_embeddings=position_embeddings,
+                **kwargs,
+            )
+        return self.norm(hidden_states)
+
+
+# What the encoders and the fusion record. The multimodal encoder collects it: recorders of one name can't nest.
+RECORDED = {
+    "hidden_states": CrossFuseLayer,
+    "attentions": OutputRecorder(CrossFuseAttention, index=1, layer_name="self_attn"),
+}
+
+
+class CrossFusePreTrainedModel(PreTrainedModel):
+    """Base class of every CrossFuse model: initialisation, and what the layers support."""
+
+    config: CrossFuseConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("text", "image", "video", "audio", "time")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["CrossFuseLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, CrossFuseRotaryEmbedding):
+            init.copy_(module.inv_freq, module.compute_inv_freq())

@@ -1,0 +1,630 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""CrossFuse configuration: one sub-config per modality, one for the fusion, one for the decoder."""
+
+"""CrossFuse models: the encoders and their fusion, the model, and the model that generates text."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
+from transformers.utils import can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_crossfuse import CrossFuseConfig
+from .decoder import CrossFuseDecoder
+from .encoders import CrossFuseEncoders
+from .fusion import FUSIONS, Stream
+from .layers import RECORDED, CrossFusePreTrainedModel
+
+
+@dataclass
+class CrossFuseEncoderOutput(BaseModelOutput):
+    """
+    What the encoders and the fusion make of the inputs.
+
+    Args:
+        last_hidden_state (`torch.Tensor` of shape `(batch, memory_length, d_model)`): the memory.
+        hidden_states (`tuple(torch.Tensor)`, *optional*): the input of the first layer and the output of every layer, the
+            modalities' encoders first, in the config's order, then the fusion. An encoder's have a row for each sample that
+            has the modality.
+        attentions (`tuple(torch.Tensor)`, *optional*): weights of every self-attention, in the same order.
+        attention_mask (`torch.Tensor` of shape `(batch, memory_length)`): 1 for what the decoder may read.
+        modality_ids (`torch.LongTensor` of shape `(batch, memory_length)`): the modality of each position, as its place in
+            `config.modalities`; -1 where the fusion made positions that belong to no single modality.
+    """
+
+    attention_mask: torch.Tensor | None = None
+    modality_ids: torch.LongTensor | None = None
+
+
+@dataclass
+class CrossFuseModelOutput(Seq2SeqModelOutput):
+    """
+    [`~transformers.modeling_outputs.Seq2SeqModelOutput`] and what only CrossFuse has.
+
+    Args:
+        pooler_output (`torch.Tensor` of shape `(batch, d_model)`): mean of `last_hidden_state` over the target's length,
+            its padding left out.
+        encoder_attention_mask (`torch.Tensor` of shape `(batch, memory_length)`): 1 for what the decoder may read.
+        encoder_modality_ids (`torch.LongTensor` of shape `(batch, memory_length)`): the modality of each position.
+    """
+
+    pooler_output: torch.Tensor | None = None
+    encoder_attention_mask: torch.Tensor | None = None
+    encoder_modality_ids: torch.LongTensor | None = None
+
+
+@dataclass
+class CrossFuseSeq2SeqLMOutput(Seq2SeqLMOutput):
+    """
+    [`~transformers.modeling_outputs.Seq2SeqLMOutput`] with the memory's mask and the modality of its positions, as in
+    [`CrossFuseModelOutput`].
+    """
+
+    encoder_attention_mask: torch.Tensor | None = None
+    encoder_modality_ids: torch.LongTensor | None = None
+
+
+def masked_mean(hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Mean of `(batch, length, width)` over the positions that the mask `(batch, length)` keeps."""
+    if mask is None or mask.dim() != 2:
+        return hidden_states.mean(1)
+    weights = mask[:, -hidden_states.shape[1] :, None].to(hidden_states.dtype)
+    return (hidden_states * weights).sum(1) / weights.sum(1).clamp(min=1.0)
+
+
+# Number of dimensions of each kind's values, and the axis that the mask runs along.
+_VALUE_DIMS = {"text": 2, "image": 5, "video": 5, "audio": 3, "series": 3}
+_LENGTH_AXIS = {"text": 1, "image": 1, "video": 1, "audio": 2, "series": 1}
+_CHANNEL_AXIS = {"image": (2, "num_channels"), "video": (2, "num_channels"), "audio": (1, "num_mel_bins")}
+_CHANNEL_AXIS["series"] = (2, "num_channels")
+
+
+class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
+    """
+    One encoder per modality, a projection of each to `d_model`, and the fusion of the streams into the memory.
+
+    ```
+    values of a modality --(samples that have it)--> encoder --> projection + modality embedding = stream --\
+    values of a modality --(samples that have it)--> encoder --> projection + modality embedding = stream ---> fusion --> memory
+    ```
+
+    Args:
+        config ([`CrossFuseConfig`]): the whole model's config.
+    """
+
+    _can_record_outputs = RECORDED
+
+    def __init__(self, config: CrossFuseConfig):
+        super().__init__(config)
+        modalities = config.modalities
+        self.encoders = CrossFuseEncoders(modalities)
+        self.projections = nn.ModuleDict(
+            {
+                name: nn.Linear(part.hidden_size, config.d_model)
+                for name, part in modalities.items()
+                if part.hidden_size != config.d_model
+            }
+        )
+        self.modality_embeddings = nn.Embedding(len(modalities), config.d_model)
+        self.fusion = FUSIONS[config.fusion.type](config.fusion, len(modalities))
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embedding of the first modality of kind `text`."""
+        for name, part in self.config.modalities.items():
+            if part.kind == "text":
+                return self.encoders[name].stem.embed_tokens
+        raise AttributeError(
+            "this CrossFuse model has no modality of kind 'text', so its encoder has no token embedding"
+        )
+
+    def set_input_embeddings(self, value: nn.Module):
+        for name, part in self.config.modalities.items():
+            if part.kind == "text":
+                self.encoders[name].stem.embed_tokens = value
+                return
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        modality_mask: torch.Tensor | None = None,
+        **kwargs,
+    ) -> CrossFuseEncoderOutput:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`): values of the modality `text`, if there is one.
+            modality_mask (`torch.Tensor` of shape `(batch, num_modalities)`): 1 where a sample has a modality, in the
+                config's order. Without it, a modality is present where its values are given and its mask keeps anything.
+            kwargs: values and masks of the other modalities, named as `config.modalities.tensor_names` says.
+
+        Raises:
+            ValueError: if no modality is given, a sample has none, a tensor has the wrong shape or name, or values are not
+                finite.
+        """
+        given = {"input_ids": input_ids, **kwargs}
+        tensors = {name: given.pop(name, None) for name in self.config.modalities.tensor_names}
+        _refuse_unknown_tensors(given, self.config.modalities)
+        inputs = _read_inputs(tensors, self.config.modalities)
+        present = _presence(inputs, modality_mask, self.config.modalities)
+        present = self._drop_modalities(present)
+        streams = self._streams(inputs, present, **_layer_kwargs(given))
+        memory = self.fusion(streams, **_layer_kwargs(given))
+        return CrossFuseEncoderOutput(
+            last_hidden_state=memory.hidden_states,
+            attention_mask=memory.attention_mask,
+            modality_ids=memory.modality_ids.expand(memory.attention_mask.shape[0], -1),
+        )
+
+    def _drop_modalities(self, present: torch.Tensor) -> torch.Tensor:
+        """In training, leaves out modalities at random, but never a sample's last one."""
+        if not self.training or self.config.modality_dropout == 0.0:
+            return present
+        keep = present & (torch.rand(present.shape, device=present.device) >= self.config.modality_dropout)
+        spared = (torch.rand(present.shape, device=present.device) * present).argmax(1, keepdim=True)
+        return keep | (~keep.any(1, keepdim=True) & torch.zeros_like(keep).scatter(1, spared, True))
+
+    def _streams(self, inputs: dict[str, tuple], present: torch.Tensor, **kwargs) -> list[Stream]:
+        # The samples that lack a modality are left out of its encoder. A graph of fixed shapes can't do that: compiled
+        # or exported, all samples pass through and those that lack it are masked, with the same result.
+        fixed_shapes = torch.compiler.is_compiling()
+        counts = None if fixed_shapes else present.sum(0).tolist()
+        streams = []
+        for index, name in enumerate(self.config.modalities):
+            if name not in inputs or (counts is not None and counts[index] == 0):
+                streams.extend(self._unused_stream(index, name, present))
+                continue
+            values, mask = inputs[name]
+            if fixed_shapes or counts[index] == present.shape[0]:
+                hidden_states, mask = self._encode_all(name, values, mask, present[:, index], **kwargs)
+            else:
+                hidden_states, mask = self._encode_present(name, values, mask, present[:, index], **kwargs)
+            hidden_states = hidden_states + self.modality_embeddings.weight[index]
+            hidden_states = hidden_states.masked_fill((mask == 0).unsqueeze(-1), 0.0)
+            streams.append(Stream(index, hidden_states, mask))
+        return streams
+
+    def _encode(self, name: str, values, mask, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden_states, mask = self.encoders[name](values, mask, **kwargs)
+        return self.projections[name](hidden_states) if name in self.projections else hidden_states, mask
+
+    def _encode_all(self, name: str, values, mask, rows, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = rows.unsqueeze(1)
+        # A sample without the modality gets a mask of ones here, since attention over nothing has no defined result.
+        values = values.masked_fill(~rows.view(-1, *[1] * (values.dim() - 1)), 0)
+        hidden_states, encoded_mask = self._encode(name, values, mask.masked_fill(~rows, 1), **kwargs)
+        return hidden_states, encoded_mask.masked_fill(~rows, 0)
+
+    def _encode_present(self, name: str, values, mask, rows, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+        encoded, encoded_mask = self._encode(name, values[rows], mask[rows], **kwargs)
+        index = rows.nonzero().squeeze(1)
+        hidden_states = encoded.new_zeros(rows.shape[0], *encoded.shape[1:]).index_copy(0, index, encoded)
+        mask = encoded_mask.new_zeros(rows.shape[0], encoded_mask.shape[1]).index_copy(0, index, encoded_mask)
+        return hidden_states, mask
+
+    def _unused_stream(self, index: int, name: str, present: torch.Tensor) -> list[Stream]:
+        """
+        Nothing, but under distributed training an empty stream that depends on the encoder's parameters: ranks must agree
+        on which parameters get a gradient.
+        """
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if not (self.training and distributed):
+            return []
+        parameters = [p for p in self.encoders[name].parameters() if p.requires_grad]
+        if name in self.projections:
+            parameters += list(self.projections[name].parameters())
+        touch = sum((p.sum() for p in parameters), self.modality_embeddings.weight[index].sum()) * 0.0
+        hidden_states = self.modality_embeddings.weight.new_zeros(present.shape[0], 1, self.config.d_model) + touch
+        return [Stream(index, hidden_states, torch.zeros_like(present[:, :1], dtype=torch.long))]
+
+
+def _layer_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What layers pass on to the attention implementation: nothing that steers the whole model."""
+    return {key: value for key, value in kwargs.items() if key in ("output_attentions",)}
+
+
+def _refuse_unknown_tensors(given: dict[str, Any], modalities):
+    for name, value in given.items():
+        if isinstance(value, torch.Tensor) and name not in ("num_items_in_batch", "cu_seq_lens_q", "cu_seq_lens_k"):
+            raise ValueError(
+                f"`{name}` is not an input of this model; its modalities take {', '.join(modalities.tensor_names)}"
+            )
+
+
+def _read_inputs(tensors: dict[str, torch.Tensor | None], modalities) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Values and mask of each given modality, checked; images with a dimension for several per sample."""
+    inputs = {}
+    for name, part in modalities.items():
+        value_name, mask_name = modalities.value_name(name), modalities.mask_name(name)
+        values, mask = tensors[value_name], tensors[mask_name]
+        embeds = tensors.get(modalities.embeds_name(name))
+        if values is not None and embeds is not None:
+            raise ValueError(
+                f"You cannot specify both `{value_name}` and `{modalities.embeds_name(name)}` at the same time"
+            )
+        if embeds is not None:
+            values, value_name = embeds, modalities.embeds_name(name)
+        if values is None:
+            if mask is not None and part.kind != "text":
+                raise ValueError(f"`{mask_name}` is given without `{value_name}`")
+            continue
+        if part.kind == "image" and values.dim() == 4:
+            values = values.unsqueeze(1)
+        _check_values(value_name, values, part)
+        length = values.shape[_LENGTH_AXIS[part.kind]]
+        if mask is None:
+            mask = torch.ones(values.shape[0], length, dtype=torch.long, device=values.device)
+        elif mask.shape != (values.shape[0], length):
+            raise ValueError(
+                f"`{mask_name}` has shape {tuple(mask.shape)}; `{value_name}` of shape {tuple(values.shape)} needs "
+                f"{(values.shape[0], length)}"
+            )
+        inputs[name] = (values, mask.long())
+    if not inputs:
+        raise ValueError(
+            "no modality is given; expected at least one of "
+            + ", ".join(f"`{modalities.value_name(name)}`" for name in modalities)
+        )
+    sizes = {modalities.value_name(name): values.shape[0] for name, (values, _) in inputs.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"the modalities have different batch sizes: {sizes}")
+    return inputs
+
+
+def _check_values(value_name: str, values: torch.Tensor, part):
+    embeds = part.kind == "text" and values.is_floating_point()
+    dims = 3 if embeds else _VALUE_DIMS[part.kind]
+    if values.dim() != dims:
+        raise ValueError(
+            f"`{value_name}` has shape {tuple(values.shape)}; expected {dims} dimensions for {part.kind!r}"
+        )
+    if 0 in values.shape:
+        raise ValueError(f"`{value_name}` has shape {tuple(values.shape)}; expected no empty dimension")
+    axis, field = (2, "hidden_size") if embeds else _CHANNEL_AXIS.get(part.kind, (None, None))
+    if axis is not None and values.shape[axis] != getattr(part, field):
+        raise ValueError(
+            f"`{value_name}` has shape {tuple(values.shape)}; expected `{field}={getattr(part, field)}` in dimension {axis}"
+        )
+
+
+def _presence(inputs: dict[str, tuple], modality_mask: torch.Tensor | None, modalities) -> torch.Tensor:
+    """Which sample has which modality, `(batch, num_modalities)`, as booleans."""
+    some_mask = next(iter(inputs.values()))[1]
+    lacking = torch.zeros(some_mask.shape[0], dtype=torch.bool, device=some_mask.device)
+    present = torch.stack([inputs[name][1].any(1) if name in inputs else lacking for name in modalities], dim=1)
+    if modality_mask is not None:
+        if modality_mask.shape != present.shape:
+            raise ValueError(
+                f"`modality_mask` has shape {tuple(modality_mask.shape)}; expected {tuple(present.shape)}, a column for each "
+                f"of {', '.join(modalities)}"
+            )
+        present = present & (modality_mask != 0)
+    if not torch.compiler.is_compiling():
+        _check_samples(inputs, present, modalities)
+    return present
+
+
+def _check_samples(inputs: dict[str, tuple], present: torch.Tensor, modalities):
+    without = (~present.any(1)).nonzero().flatten().tolist()
+    if without:
+        raise ValueError(
+            f"sample {without[0]} of the batch has no modality; expected at least one of {', '.join(modalities)}"
+        )
+    for name, (values, mask) in inputs.items():
+        if not values.is_floating_point() or values.is_meta:
+            continue
+        rows = present[:, list(modalities).index(name)]
+        kept = mask.bool() & rows[:, None]
+        axis = _LENGTH_AXIS[modalities[name].kind]
+        finite = values.isfinite().transpose(1, axis).flatten(2).all(-1)
+        if not (finite | ~kept).all():
+            sample = (~finite & kept).any(1).nonzero().flatten()[0].item()
+            raise ValueError(
+                f"`{modalities.value_name(name)}` of sample {sample} has values that are not finite (NaN or inf)"
+            )
+
+
+class CrossFuseModel(CrossFusePreTrainedModel):
+    """
+    CrossFuse without a head: encoders, fusion and decoder.
+
+    Args:
+        config ([`CrossFuseConfig`]): the config.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseModel
+
+    >>> config = CrossFuseConfig(d_model=32, num_hidden_layers=1, src_vocab_size=50, tgt_vocab_size=60)
+    >>> model = CrossFuseModel(config).eval()
+    >>> outputs = model(input_ids=torch.tensor([[3, 4, 5]]), decoder_input_ids=torch.tensor([[1, 7]]))
+    >>> outputs.last_hidden_state.shape, outputs.pooler_output.shape
+    (torch.Size([1, 2, 32]), torch.Size([1, 32]))
+    ```
+    """
+
+    def __init__(self, config: CrossFuseConfig):
+        super().__init__(config)
+        self.encoder = CrossFuseMultimodalEncoder(config)
+        self.decoder = CrossFuseDecoder(config.decoder)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.decoder.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.decoder.embed_tokens = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_mask: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_mask: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        feature_attention_mask: torch.Tensor | None = None,
+        modality_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        decoder_position_ids: torch.LongTensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        encoder_outputs: CrossFuseEncoderOutput | tuple | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> CrossFuseModelOutput:
+        r"""
+        Args:
+            input_ids, inputs_embeds (of shape `(batch, length)`, `(batch, length, hidden_size)`): the modality `text`.
+            attention_mask (`torch.Tensor` of shape `(batch, length)`): its mask.
+            pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)` or
+                `(batch, images, channels, height, width)`): the modality `image`.
+            image_mask (`torch.Tensor` of shape `(batch, images)`): its mask.
+            pixel_values_videos (`torch.Tensor` of shape `(batch, frames, channels, height, width)`): the modality `video`.
+            video_mask (`torch.Tensor` of shape `(batch, frames)`): its mask.
+            input_features (`torch.Tensor` of shape `(batch, num_mel_bins, frames)`): the modality `audio`.
+            feature_attention_mask (`torch.Tensor` of shape `(batch, frames)`): its mask.
+            modality_mask (`torch.Tensor` of shape `(batch, num_modalities)`): 1 where a sample has a modality.
+            decoder_input_ids (`torch.LongTensor` of shape `(batch, target_length)`): tokens of the answer, shifted right.
+            encoder_outputs ([`CrossFuseEncoderOutput`]): a memory from before, instead of the modalities.
+            kwargs: tensors of the other modalities, named as `config.modalities.tensor_names` says.
+
+        Raises:
+            ValueError: as [`CrossFuseMultimodalEncoder`] does.
+        """
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                inputs_embeds=inputs_embeds,
+                pixel_values=pixel_values,
+                image_mask=image_mask,
+                pixel_values_videos=pixel_values_videos,
+                video_mask=video_mask,
+                input_features=input_features,
+                feature_attention_mask=feature_attention_mask,
+                modality_mask=modality_mask,
+                **kwargs,
+            )
+        elif not isinstance(encoder_outputs, BaseModelOutput):
+            encoder_outputs = CrossFuseEncoderOutput(*encoder_outputs)
+        tensor_names = self.config.modalities.tensor_names
+        encoder_attention_mask = getattr(encoder_outputs, "attention_mask", None)
+        decoder_outputs = self.decoder(
+            input_ids=decoder_input_ids,
+            attention_mask=decoder_attention_mask,
+            position_ids=decoder_position_ids,
+            inputs_embeds=decoder_inputs_embeds,
+            encoder_hidden_states=encoder_outputs.last_hidden_state,
+            encoder_attention_mask=encoder_attention_mask,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **{key: value for key, value in kwargs.items() if key not in tensor_names},
+        )
+        return CrossFuseModelOutput(
+            last_hidden_state=decoder_outputs.last_hidden_state,
+            past_key_values=decoder_outputs.past_key_values,
+            decoder_hidden_states=decoder_outputs.hidden_states,
+            decoder_attentions=decoder_outputs.attentions,
+            cross_attentions=decoder_outputs.cross_attentions,
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=encoder_outputs.hidden_states,
+            encoder_attentions=encoder_outputs.attentions,
+            pooler_output=masked_mean(decoder_outputs.last_hidden_state, decoder_attention_mask),
+            encoder_attention_mask=encoder_attention_mask,
+            encoder_modality_ids=getattr(encoder_outputs, "modality_ids", None),
+        )
+
+
+def shift_tokens_right(labels: torch.Tensor, pad_token_id: int, decoder_start_token_id: int) -> torch.Tensor:
+    """Labels `(batch, length)` as the decoder's input: one step later, with padding for what the loss ignores (-100)."""
+    shifted = torch.cat([labels.new_full((labels.shape[0], 1), decoder_start_token_id), labels[:, :-1]], dim=1)
+    return shifted.masked_fill(shifted == -100, pad_token_id)
+
+
+class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixin):
+    """
+    CrossFuse with a language modelling head: any mix of modalities in, text out.
+
+    Args:
+        config ([`CrossFuseConfig`]): the config.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration
+
+    >>> config = CrossFuseConfig(
+    ...     d_model=32,
+    ...     num_hidden_layers=1,
+    ...     modalities={"text": {"vocab_size": 50}, "image": {"image_size": 16, "patch_size": 8}},
+    ...     decoder={"vocab_size": 60},
+    ... )
+    >>> model = CrossFuseForConditionalGeneration(config).eval()
+    >>> # the second sample has no picture
+    >>> answers = model.generate(
+    ...     input_ids=torch.tensor([[3, 4, 5], [6, 7, 8]]),
+    ...     pixel_values=torch.zeros(2, 3, 16, 16),
+    ...     modality_mask=torch.tensor([[1, 1], [1, 0]]),
+    ...     max_new_tokens=4,
+    ...     min_new_tokens=4,
+    ... )
+    >>> answers.shape
+    torch.Size([2, 5])
+    ```
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.decoder.embed_tokens.weight"}
+
+    def __init__(self, config: CrossFuseConfig):
+        super().__init__(config)
+        self.model = CrossFuseModel(config)
+        self.lm_head = nn.Linear(config.d_model, config.decoder.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Module):
+        self.lm_head = new_embeddings
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """The decoder's input for `labels` `(batch, length)`, as data collators ask for it."""
+        return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_mask: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_mask: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        feature_attention_mask: torch.Tensor | None = None,
+        modality_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        decoder_position_ids: torch.LongTensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        encoder_outputs: CrossFuseEncoderOutput | tuple | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        labels: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> CrossFuseSeq2SeqLMOutput:
+        r"""
+        The inputs of [`CrossFuseModel`], and:
+
+        Args:
+            labels (`torch.LongTensor` of shape `(batch, target_length)`): tokens of the answer, -100 where there is none.
+                The decoder's input is made from them unless given.
+        """
+        # Consumed here, not by the layers below.
+        loss_kwargs = {key: kwargs.pop(key) for key in ("num_items_in_batch", "shift_labels") if key in kwargs}
+        if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            pixel_values=pixel_values,
+            image_mask=image_mask,
+            pixel_values_videos=pixel_values_videos,
+            video_mask=video_mask,
+            input_features=input_features,
+            feature_attention_mask=feature_attention_mask,
+            modality_mask=modality_mask,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_attention_mask,
+            decoder_position_ids=decoder_position_ids,
+            decoder_inputs_embeds=decoder_inputs_embeds,
+            encoder_outputs=encoder_outputs,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        logits = self.lm_head(outputs.last_hidden_state)
+        loss = None
+        if labels is not None:
+            # The decoder's input is shifted already: as `shift_labels`, the loss does not shift again.
+            loss_kwargs.setdefault("shift_labels", labels)
+            loss = self.loss_function(logits=logits, labels=None, vocab_size=self.config.vocab_size, **loss_kwargs)
+        return CrossFuseSeq2SeqLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            decoder_hidden_states=outputs.decoder_hidden_states,
+            decoder_attentions=outputs.decoder_attentions,
+            cross_attentions=outputs.cross_attentions,
+            encoder_last_hidden_state=outputs.encoder_last_hidden_state,
+            encoder_hidden_states=outputs.encoder_hidden_states,
+            encoder_attentions=outputs.encoder_attentions,
+            encoder_attention_mask=outputs.encoder_attention_mask,
+            encoder_modality_ids=outputs.encoder_modality_ids,
+        )
+
+    def prepare_inputs_for_generation(
+        self, input_ids, decoder_attention_mask=None, decoder_position_ids=None, **kwargs
+    ):
+        """What `generate` hands to `forward` at each step: the memory, never again the modalities."""
+        kwargs = {key: value for key, value in kwargs.items() if key not in self._encoder_tensor_names}
+        if decoder_position_ids is None and decoder_attention_mask is not None:
+            # A static cache gets its mask in four dimensions, from which the decoder can't count positions.
+            decoder_position_ids = (decoder_attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+        if decoder_attention_mask is not None:
+            kwargs |= {"decoder_attention_mask": decoder_attention_mask, "decoder_position_ids": decoder_position_ids}
+        return super().prepare_inputs_for_generation(input_ids, **kwargs)
+
+    @property
+    def _encoder_tensor_names(self) -> list[str]:
+        return [*self.config.modalities.tensor_names, "modality_mask"]
+
+    def _prepare_model_inputs(self, inputs, bos_token_id, model_kwargs):
+        # A modality's tensors have the user's name and any of them may be absent: the first one given stands for all
+        # where `generate` asks for the batch size.
+        if inputs is None and model_kwargs.get("encoder_outputs") is None:
+            for name in self.config.modalities.tensor_names:
+                if model_kwargs.get(name) is not None:
+                    return model_kwargs.pop(name), name, model_kwargs
+        return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
+
+    def _validate_model_kwargs(self, model_kwargs: dict[str, Any]):
+        super()._validate_model_kwargs(
+            {key: value for key, value in model_kwargs.items() if key not in self._encoder_tensor_names}
+        )
+
+
+__all__ = [
+    "CrossFuseForConditionalGeneration",
+    "CrossFuseModel",
+    "CrossFusePreTrainedModel",
+]
