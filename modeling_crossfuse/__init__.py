@@ -13,6 +13,72 @@
 # limitations under the License.
 """CrossFuse: any mix of text, images, video, audio and series, fused by one Transformer encoder-decoder."""
 
-from .configuration_crossfuse import *
-from .modeling_crossfuse import *
-from .fusion import *
+import importlib
+
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoModelForSeq2SeqLM,
+    AutoProcessor,
+)
+
+from .configuration_crossfuse import (
+    CrossFuseAudioConfig,
+    CrossFuseConfig,
+    CrossFuseDecoderConfig,
+    CrossFuseFusionConfig,
+    CrossFuseImageConfig,
+    CrossFuseModalitiesConfig,
+    CrossFuseSeriesConfig,
+    CrossFuseTextConfig,
+    CrossFuseVideoConfig,
+)
+from .fusion import CrossFuseFusion, Memory, Stream, register_fusion
+from .modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseModel, CrossFusePreTrainedModel
+from .processing_crossfuse import CrossFuseFeatureExtractor, CrossFuseProcessor
+
+
+__version__ = "0.1.0"
+
+# What needs more than torch and transformers, or time to import, is loaded when first used.
+_LAZY = {"CrossFuseDataCollator": "data", "CrossFuseTrainer": "training"}
+
+AutoConfig.register("crossfuse", CrossFuseConfig, exist_ok=True)
+AutoModel.register(CrossFuseConfig, CrossFuseModel, exist_ok=True)
+for auto_class in (AutoModelForSeq2SeqLM, AutoModelForMultimodalLM, AutoModelForImageTextToText):
+    auto_class.register(CrossFuseConfig, CrossFuseForConditionalGeneration, exist_ok=True)
+AutoFeatureExtractor.register(CrossFuseConfig, CrossFuseFeatureExtractor, exist_ok=True)
+AutoProcessor.register(CrossFuseConfig, CrossFuseProcessor, exist_ok=True)
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = [
+    "CrossFuseAudioConfig",
+    "CrossFuseConfig",
+    "CrossFuseDataCollator",
+    "CrossFuseDecoderConfig",
+    "CrossFuseFeatureExtractor",
+    "CrossFuseForConditionalGeneration",
+    "CrossFuseFusion",
+    "CrossFuseFusionConfig",
+    "CrossFuseImageConfig",
+    "CrossFuseModalitiesConfig",
+    "CrossFuseModel",
+    "CrossFusePreTrainedModel",
+    "CrossFuseProcessor",
+    "CrossFuseSeriesConfig",
+    "CrossFuseTextConfig",
+    "CrossFuseTrainer",
+    "CrossFuseVideoConfig",
+    "Memory",
+    "Stream",
+    "register_fusion",
+]

@@ -100,11 +100,16 @@ def nonnegative_float(value: float | int):
         raise ValueError(f"expected a number of at least 0, got {value}")
 
 
+def _known_keys() -> set[str]:
+    """Keys that a config takes although they are not among its fields."""
+    return _BASE_KEYS | set(GenerationConfig._get_default_generation_params())
+
+
 class _StrictConfig(PreTrainedConfig):
     """A config that refuses keys it does not know, and names the one that was probably meant."""
 
     def _refuse_unknown_keys(self, kwargs: dict[str, Any]):
-        known = _BASE_KEYS | set(GenerationConfig._get_default_generation_params())
+        known = _known_keys()
         allowed = sorted(field.name for field in fields(self))
         for key, value in kwargs.items():
             if key in known:
@@ -118,6 +123,11 @@ class _StrictConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         self._refuse_unknown_keys(kwargs)
         super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        # Attributes that other code set on the config are not written: they could not be read back.
+        kept = _known_keys() | {field.name for field in fields(self)} | {"transformers_version"}
+        return {key: value for key, value in super().to_dict().items() if key in kept}
 
 
 @strict
@@ -184,11 +194,18 @@ class _PartConfig(_LayerConfig):
 
 @strict
 class CrossFuseEncoderConfig(_PartConfig):
-    """What the built-in encoders of every kind share."""
+    """What the built-in encoders of every kind share: `num_hidden_layers` and `modality_dropout`."""
 
     kind: ClassVar[str]
     position_axes: ClassVar[int] = 1
     num_hidden_layers: int = natural_int(default=4)
+    modality_dropout: float | int = probability(default=0.0)
+
+    def __post_init__(self, **kwargs):
+        # `to_dict` writes the kind, so that a part which was saved by itself gives it back here.
+        if kwargs.get("kind") == getattr(self, "kind", None):
+            kwargs.pop("kind", None)
+        super().__post_init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), "kind": self.kind}
@@ -221,8 +238,8 @@ class CrossFuseImageConfig(CrossFuseEncoderConfig):
         stem_type (`str`, defaults to `"patch"`): `"patch"` is one linear projection of a patch (Dosovitskiy et al., 2021);
             `"conv"` is stages of residual convolutions that each halve the picture (Xiao et al., 2021, *Early
             Convolutions Help Transformers See Better*): it learns from far fewer pictures. `patch_size` must be a power of
-            two then.
-        stem_depth (`int`, defaults to 1): residual blocks per stage of the `"conv"` stem.
+            two, and at least 2, then.
+        stem_depth (`int`, defaults to 1): residual blocks in each stage of the `"conv"` stem, none in its first.
         stem_width (`int`, *optional*): channels of the first stage of the `"conv"` stem, doubled at each stage up to
             `hidden_size`. Defaults to an eighth of `hidden_size`.
     """
@@ -238,8 +255,10 @@ class CrossFuseImageConfig(CrossFuseEncoderConfig):
     stem_width: int | None = optional_positive_int(default=None)
 
     def validate_stem(self):
-        if self.stem_type == "conv" and self.patch_size & (self.patch_size - 1):
-            raise ValueError(f"`patch_size={self.patch_size}` is not a power of two, as `stem_type='conv'` needs")
+        if self.stem_type == "conv" and (self.patch_size < 2 or self.patch_size & (self.patch_size - 1)):
+            raise ValueError(
+                f"`patch_size={self.patch_size}` is not a power of two of at least 2, as `stem_type='conv'` needs"
+            )
 
 
 @strict
@@ -547,7 +566,7 @@ class CrossFuseConfig(_LayerConfig):
         rope_theta (`float`, defaults to 10000.0): base wavelength of rotary positions.
         initializer_range (`float`, defaults to 0.02): standard deviation of initial weights.
         modality_dropout (`float`, defaults to 0.0): probability with which training leaves out a modality of a sample;
-            never its last one.
+            never its last one. Each modality may have its own.
         contrastive_loss_weight (`float`, defaults to 0.0): weight of an auxiliary loss that pulls the mean of the memory
             towards an embedding of the sample's labels and away from those of the batch's other labels (Yu et al., 2022,
             *CoCa*). It helps where a few labels must be told apart from a few examples.
@@ -619,7 +638,7 @@ class CrossFuseConfig(_LayerConfig):
         super().__post_init__(**kwargs)
 
     def _shared(self) -> dict[str, Any]:
-        return {"hidden_size": self.d_model, **{key: getattr(self, key) for key in LAYER_FIELDS}}
+        return {"hidden_size": self.d_model, "dtype": self.dtype, **{key: getattr(self, key) for key in LAYER_FIELDS}}
 
     def _build(self, config_class: type[_PartConfig], part: Any, defaults: dict[str, Any]) -> PreTrainedConfig:
         if isinstance(part, PreTrainedConfig):
@@ -640,7 +659,8 @@ class CrossFuseConfig(_LayerConfig):
             modalities = {"text": {} if src_vocab_size is None else {"vocab_size": src_vocab_size}}
         if not modalities:
             raise ValueError("`modalities` is empty; expected at least one modality")
-        defaults = {**self._shared(), "num_hidden_layers": self.num_hidden_layers}
+        inherited = ("num_hidden_layers", "modality_dropout")
+        defaults = {**self._shared(), **{key: getattr(self, key) for key in inherited}}
         parts = {
             name: {**defaults, **copy.deepcopy(part)} if isinstance(part, dict) else part
             for name, part in modalities.items()
@@ -690,6 +710,7 @@ class CrossFuseConfig(_LayerConfig):
         # The base class would leave out of each part what equals the part's own default; a public format says it all.
         base = PreTrainedConfig().to_dict()
         output = self.to_dict()
+        output.pop("_name_or_path", None)  # where it was loaded from, which is nobody else's business
         kept = {key: value for key, value in output.items() if key not in base or value != base[key]}
         return {**kept, "transformers_version": output["transformers_version"]}
 

@@ -11,11 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""CrossFuse configuration: one sub-config per modality, one for the fusion, one for the decoder."""
-
 """The decoder: causal self-attention over the answer, cross-attention to the memory, and their caches."""
-
-import math
 
 import torch
 from torch import nn
@@ -32,6 +28,7 @@ from .layers import (
     CrossFuseLayer,
     CrossFusePreTrainedModel,
     CrossFuseRotaryEmbedding,
+    CrossFuseTokenEmbedding,
     make_norm,
     sinusoidal_positions,
 )
@@ -53,9 +50,8 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
 
     def __init__(self, config: CrossFuseDecoderConfig):
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = CrossFuseTokenEmbedding(config.vocab_size, config.hidden_size)
         rotary = config.position_embedding_type == "rotary"
-        self.embed_scale = 1.0 if rotary else math.sqrt(config.hidden_size)
         self.rotary_emb = CrossFuseRotaryEmbedding(config, axes=1) if rotary else None
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(
@@ -101,7 +97,7 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of `decoder_input_ids` and `decoder_inputs_embeds`")
         if inputs_embeds is None:
-            inputs_embeds = self.embed_tokens(input_ids) * self.embed_scale
+            inputs_embeds = self.embed_tokens(input_ids)
         if use_cache and past_key_values is None:
             past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
         if position_ids is None:

@@ -11,8 +11,6 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""CrossFuse configuration: one sub-config per modality, one for the fusion, one for the decoder."""
-
 """Positions, attention, feed-forward, and the one Transformer layer that every part of CrossFuse is made of."""
 
 import math
@@ -103,9 +101,24 @@ def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
     return x * cos.unsqueeze(1) + rotate_half(x) * sin.unsqueeze(1)
 
 
+class CrossFuseTokenEmbedding(nn.Embedding):
+    """Token embedding times the square root of its width (Vaswani et al., 2017), so that tokens start at about unit size."""
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return super().forward(input_ids) * self.embedding_dim**0.5
+
+
+class CrossFuseRMSNorm(nn.RMSNorm):
+    """RMS norm (Zhang & Sennrich, 2019) whose weight follows the input's dtype: under autocast the two differ."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        weight = self.weight.to(hidden_states.dtype)
+        return nn.functional.rms_norm(hidden_states, self.normalized_shape, weight, self.eps)
+
+
 def make_norm(config) -> nn.Module:
     """The norm that the config asks for."""
-    norm_class = nn.RMSNorm if config.norm_type == "rmsnorm" else nn.LayerNorm
+    norm_class = CrossFuseRMSNorm if config.norm_type == "rmsnorm" else nn.LayerNorm
     return norm_class(config.hidden_size, eps=config.norm_eps)
 
 
@@ -239,6 +252,12 @@ class CrossFuseLayer(GradientCheckpointingLayer):
         self.post_attention_layernorm = make_norm(config)
         self.mlp = CrossFuseMLP(config)
         self.dropout = nn.Dropout(config.dropout)
+        self.residual_std = config.initializer_range / math.sqrt(2 * (layer_idx + 1))
+
+    def residual_projections(self) -> list[nn.Linear]:
+        """The layers whose outputs are added to the residual stream."""
+        attentions = [module for module in self.children() if isinstance(module, CrossFuseAttention)]
+        return [*(attention.o_proj for attention in attentions), self.mlp.down_proj]
 
     def forward(
         self,
@@ -338,8 +357,30 @@ class CrossFusePreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """
+        Resizes the decoder's vocabulary and, with it, that of each text encoder whose vocabulary is as large: questions
+        and answers share the tokenizer that has grown. The arguments are those of
+        [`~transformers.PreTrainedModel.resize_token_embeddings`].
+        """
+        arguments = (new_num_tokens, pad_to_multiple_of, mean_resizing)
+        size = self.get_input_embeddings().num_embeddings
+        embeddings = super().resize_token_embeddings(*arguments)
+        for part in self.modules():
+            if part is self or not isinstance(part, PreTrainedModel) or getattr(part.config, "kind", None) != "text":
+                continue
+            if part.config.vocab_size == size:
+                part.resize_token_embeddings(*arguments)
+        return embeddings
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
         if isinstance(module, CrossFuseRotaryEmbedding):
             init.copy_(module.inv_freq, module.compute_inv_freq())
+        elif isinstance(module, CrossFuseLayer):
+            # What is added to the residual stream starts small, the more so the deeper the layer (Zhang et al., 2019).
+            for projection in module.residual_projections():
+                init.normal_(projection.weight, mean=0.0, std=module.residual_std)

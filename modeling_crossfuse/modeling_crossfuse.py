@@ -11,15 +11,16 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""CrossFuse configuration: one sub-config per modality, one for the fusion, one for the decoder."""
-
 """CrossFuse models: the encoders and their fusion, the model, and the model that generates text."""
 
+import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
@@ -31,7 +32,7 @@ from .configuration_crossfuse import CrossFuseConfig
 from .decoder import CrossFuseDecoder
 from .encoders import CrossFuseEncoders
 from .fusion import FUSIONS, Stream
-from .layers import RECORDED, CrossFusePreTrainedModel
+from .layers import RECORDED, CrossFusePreTrainedModel, make_norm
 
 
 @dataclass
@@ -132,7 +133,7 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
         for name, part in self.config.modalities.items():
             if part.kind == "text":
                 return self.encoders[name].stem.embed_tokens
-        raise AttributeError(
+        raise NotImplementedError(
             "this CrossFuse model has no modality of kind 'text', so its encoder has no token embedding"
         )
 
@@ -177,9 +178,11 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
 
     def _drop_modalities(self, present: torch.Tensor) -> torch.Tensor:
         """In training, leaves out modalities at random, but never a sample's last one."""
-        if not self.training or self.config.modality_dropout == 0.0:
+        rates = [part.modality_dropout for part in self.config.modalities.values()]
+        if not self.training or not any(rates):
             return present
-        keep = present & (torch.rand(present.shape, device=present.device) >= self.config.modality_dropout)
+        rates = torch.tensor(rates, device=present.device)
+        keep = present & (torch.rand(present.shape, device=present.device) >= rates)
         spared = (torch.rand(present.shape, device=present.device) * present).argmax(1, keepdim=True)
         return keep | (~keep.any(1, keepdim=True) & torch.zeros_like(keep).scatter(1, spared, True))
 
@@ -269,7 +272,7 @@ def _read_inputs(tensors: dict[str, torch.Tensor | None], modalities) -> dict[st
             continue
         if part.kind == "image" and values.dim() == 4:
             values = values.unsqueeze(1)
-        _check_values(value_name, values, part)
+        _check_values(value_name, values, part, is_tokens=part.kind == "text" and embeds is None)
         length = values.shape[_LENGTH_AXIS[part.kind]]
         if mask is None:
             mask = torch.ones(values.shape[0], length, dtype=torch.long, device=values.device)
@@ -280,18 +283,25 @@ def _read_inputs(tensors: dict[str, torch.Tensor | None], modalities) -> dict[st
             )
         inputs[name] = (values, mask.long())
     if not inputs:
-        raise ValueError(
-            "no modality is given; expected at least one of "
-            + ", ".join(f"`{modalities.value_name(name)}`" for name in modalities)
-        )
+        _refuse_no_modality(modalities)
     sizes = {modalities.value_name(name): values.shape[0] for name, (values, _) in inputs.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"the modalities have different batch sizes: {sizes}")
     return inputs
 
 
-def _check_values(value_name: str, values: torch.Tensor, part):
-    embeds = part.kind == "text" and values.is_floating_point()
+def _refuse_no_modality(modalities):
+    raise ValueError(
+        "no modality is given; expected at least one of "
+        + ", ".join(f"`{modalities.value_name(name)}`" for name in modalities)
+    )
+
+
+def _check_values(value_name: str, values: torch.Tensor, part, is_tokens: bool):
+    embeds = part.kind == "text" and not is_tokens
+    if values.is_floating_point() == is_tokens:
+        expected = "integers, the ids of tokens" if is_tokens else "floating point numbers"
+        raise ValueError(f"`{value_name}` has dtype {values.dtype}; expected {expected}")
     dims = 3 if embeds else _VALUE_DIMS[part.kind]
     if values.dim() != dims:
         raise ValueError(
@@ -330,10 +340,13 @@ def _check_samples(inputs: dict[str, tuple], present: torch.Tensor, modalities):
             f"sample {without[0]} of the batch has no modality; expected at least one of {', '.join(modalities)}"
         )
     for name, (values, mask) in inputs.items():
-        if not values.is_floating_point() or values.is_meta:
+        if values.is_meta:
             continue
         rows = present[:, list(modalities).index(name)]
         kept = mask.bool() & rows[:, None]
+        if not values.is_floating_point():
+            _check_tokens(modalities.value_name(name), values, kept, modalities[name].vocab_size)
+            continue
         axis = _LENGTH_AXIS[modalities[name].kind]
         finite = values.isfinite().transpose(1, axis).flatten(2).all(-1)
         if not (finite | ~kept).all():
@@ -341,6 +354,16 @@ def _check_samples(inputs: dict[str, tuple], present: torch.Tensor, modalities):
             raise ValueError(
                 f"`{modalities.value_name(name)}` of sample {sample} has values that are not finite (NaN or inf)"
             )
+
+
+def _check_tokens(value_name: str, tokens: torch.Tensor, kept: torch.Tensor, vocab_size: int):
+    wrong = kept & ((tokens < 0) | (tokens >= vocab_size))
+    if wrong.any():
+        sample, position = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"`{value_name}` of sample {sample} has the token {tokens[sample, position].item()}; expected at least 0 and "
+            f"below `vocab_size={vocab_size}`"
+        )
 
 
 class CrossFuseModel(CrossFusePreTrainedModel):
@@ -467,6 +490,35 @@ def shift_tokens_right(labels: torch.Tensor, pad_token_id: int, decoder_start_to
     return shifted.masked_fill(shifted == -100, pad_token_id)
 
 
+class CrossFuseContrastiveHead(nn.Module):
+    """
+    The auxiliary loss of contrastive captioners (Yu et al., 2022, *CoCa*): the mean of the memory and an embedding of
+    the sample's labels, by a symmetric softmax over the batch. Samples with equal labels are no negatives of each other.
+    """
+
+    def __init__(self, config: CrossFuseConfig):
+        super().__init__()
+        self.norm = make_norm(config.decoder)
+        self.memory_proj = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.label_proj = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.logit_scale = nn.Parameter(torch.empty(()))
+        self.reset_logit_scale()
+
+    def reset_logit_scale(self):
+        init.constant_(self.logit_scale, math.log(1 / 0.07))
+
+    def forward(self, memory, memory_mask, labels: torch.Tensor, label_embeds: torch.Tensor) -> torch.Tensor:
+        """Memory `(batch, memory_length, d_model)` and embeddings of the labels `(batch, target_length, d_model)`."""
+        pooled = self.memory_proj(self.norm(masked_mean(memory, memory_mask)))
+        targets = self.label_proj(masked_mean(label_embeds, labels != -100))
+        pooled, targets = (nn.functional.normalize(states.float(), dim=-1) for states in (pooled, targets))
+        logits = self.logit_scale.float().clamp(max=math.log(100)).exp() * pooled @ targets.T
+        equal = (labels[:, None] == labels[None]).all(-1)
+        own = torch.arange(len(labels), device=labels.device)
+        logits = logits.masked_fill(equal & (own[:, None] != own), torch.finfo(logits.dtype).min)
+        return (nn.functional.cross_entropy(logits, own) + nn.functional.cross_entropy(logits.T, own)) / 2
+
+
 class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixin):
     """
     CrossFuse with a language modelling head: any mix of modalities in, text out.
@@ -506,7 +558,14 @@ class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixi
         super().__init__(config)
         self.model = CrossFuseModel(config)
         self.lm_head = nn.Linear(config.d_model, config.decoder.vocab_size, bias=False)
+        self.contrastive_head = CrossFuseContrastiveHead(config) if config.contrastive_loss_weight else None
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, CrossFuseContrastiveHead):
+            module.reset_logit_scale()
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
@@ -576,8 +635,10 @@ class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixi
         loss = None
         if labels is not None:
             # The decoder's input is shifted already: as `shift_labels`, the loss does not shift again.
-            loss_kwargs.setdefault("shift_labels", labels)
+            loss_kwargs.setdefault("shift_labels", labels.contiguous())
             loss = self.loss_function(logits=logits, labels=None, vocab_size=self.config.vocab_size, **loss_kwargs)
+            if self.training:
+                loss = self._regularised(loss, logits, outputs, **loss_kwargs)
         return CrossFuseSeq2SeqLMOutput(
             loss=loss,
             logits=logits,
@@ -592,6 +653,26 @@ class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixi
             encoder_modality_ids=outputs.encoder_modality_ids,
         )
 
+    def _regularised(self, loss, logits, outputs, shift_labels, num_items_in_batch=None) -> torch.Tensor:
+        """The loss with label smoothing and the contrastive loss, normalised as the loss is."""
+        kept = shift_labels != -100
+        if num_items_in_batch is None:
+            num_items_in_batch = kept.sum()
+        if smoothing := self.config.label_smoothing:
+            uniform = -nn.functional.log_softmax(logits.float(), dim=-1).mean(-1)
+            loss = (1 - smoothing) * loss + smoothing * (uniform * kept).sum() / num_items_in_batch
+        if self.contrastive_head is not None:
+            contrastive = self.contrastive_head(
+                outputs.encoder_last_hidden_state,
+                outputs.encoder_attention_mask,
+                shift_labels,
+                self.model.decoder.embed_tokens(shift_labels.masked_fill(~kept, 0)),
+            )
+            # A mean over this batch: it counts as its share of the items that are accumulated.
+            share = kept.sum() / num_items_in_batch
+            loss = loss + self.config.contrastive_loss_weight * share * contrastive
+        return loss
+
     def prepare_inputs_for_generation(
         self, input_ids, decoder_attention_mask=None, decoder_position_ids=None, **kwargs
     ):
@@ -602,6 +683,9 @@ class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixi
             decoder_position_ids = (decoder_attention_mask.long().cumsum(-1) - 1).clamp(min=0)
         if decoder_attention_mask is not None:
             kwargs |= {"decoder_attention_mask": decoder_attention_mask, "decoder_position_ids": decoder_position_ids}
+        elif kwargs.get("past_key_values") is not None and kwargs.get("next_sequence_length") is None:
+            # Going on from a cache of the user's: without a mask, `generate` does not tell old tokens from new ones.
+            kwargs["next_sequence_length"] = input_ids.shape[1] - kwargs["past_key_values"].get_seq_length()
         return super().prepare_inputs_for_generation(input_ids, **kwargs)
 
     @property
@@ -609,12 +693,17 @@ class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixi
         return [*self.config.modalities.tensor_names, "modality_mask"]
 
     def _prepare_model_inputs(self, inputs, bos_token_id, model_kwargs):
+        model_kwargs.pop("labels", None)  # Trainer passes them; they are no input of the encoder
         # A modality's tensors have the user's name and any of them may be absent: the first one given stands for all
-        # where `generate` asks for the batch size.
+        # where `generate` asks for the batch size. `input_ids` before all: left over, they would become the decoder's.
         if inputs is None and model_kwargs.get("encoder_outputs") is None:
-            for name in self.config.modalities.tensor_names:
+            for name in sorted(self.config.modalities.tensor_names, key=lambda name: name != "input_ids"):
                 if model_kwargs.get(name) is not None:
                     return model_kwargs.pop(name), name, model_kwargs
+            _refuse_no_modality(self.config.modalities)
+        if isinstance(model_kwargs.get("encoder_outputs"), BaseModelOutput):
+            # A copy, since `generate` repeats its tensors in place for beams and the user may ask it again.
+            model_kwargs["encoder_outputs"] = copy.copy(model_kwargs["encoder_outputs"])
         return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
 
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]):

@@ -1,0 +1,163 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""CrossFuse configuration: one sub-config per modality, one for the fusion, one for the decoder."""
+"""Random changes to finished training batches: pictures through kornia, log-mel features by masking and noise."""
+
+from typing import Any
+
+import torch
+
+
+class ImageAugmentation:
+    """
+    A chain of kornia's augmentations, each drawn anew for each picture.
+
+    Args:
+        steps (`list[dict[str, dict]]`): names of classes in `kornia.augmentation` with their arguments, such as
+            `[{"RandomAffine": {"degrees": 15}}, {"RandomGrayscale": {"p": 0.1}}]`.
+        mean, std (`list[float]`): how the image processor normalised the pictures; kornia works on `[0, 1]`.
+
+    Raises:
+        ImportError: if kornia is not installed.
+        ValueError: if kornia has no augmentation of a name, or it does not take the arguments.
+    """
+
+    def __init__(self, steps: list[dict[str, dict[str, Any]]], mean: list[float], std: list[float]):
+        self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+        self.steps = [self._build(name, arguments or {}) for step in steps for name, arguments in step.items()]
+
+    @staticmethod
+    def _build(name: str, arguments: dict[str, Any]):
+        try:
+            import kornia.augmentation
+        except ImportError as error:
+            raise ImportError("augmenting pictures needs kornia: `pip install crossfuse[train]`") from error
+        arguments = {
+            key: torch.tensor(value, dtype=torch.float) if key == "fill_value" else value
+            for key, value in arguments.items()
+        }
+        try:
+            return getattr(kornia.augmentation, name)(**arguments)
+        except (AttributeError, TypeError) as error:
+            raise ValueError(f"`augmentation` has the step {name!r} with {arguments!r}: {error}") from error
+
+    def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Normalised pictures `(..., channels, height, width)` to the same shape."""
+        pictures = (pixel_values.flatten(0, -4) * self.std + self.mean).clamp(0, 1)
+        for step in self.steps:
+            pictures = step(pictures)
+        return ((pictures.clamp(0, 1) - self.mean) / self.std).view_as(pixel_values)
+
+
+class AudioAugmentation:
+    """
+    Noise, loudness and masks on log-mel features.
+
+    Masks are those of SpecAugment (Park et al., 2019). Noise is white or tilted, its power added to that of each band.
+
+    Args:
+        log_scale (`float`): factor from the natural logarithm of the power to the feature; the extractor's
+            `(log10(power) + 4) / 4` has `1 / (4 * ln 10)`.
+        noise_probability (`float`, defaults to 0.5): share of the clips that get noise.
+        noise_db (`tuple[float, float]`, defaults to `(-5, 25)`): signal-to-noise ratio drawn from, in decibels.
+        gain_db (`float`, defaults to 6): loudness changes by up to so many decibels either way.
+        max_time_mask (`float`, defaults to 0.1): share of the frames that one mask covers at most.
+        max_band_mask (`float`, defaults to 0.2): share of the bands that one mask covers at most.
+    """
+
+    def __init__(
+        self,
+        log_scale: float = 0.25 / 2.302585,
+        noise_probability: float = 0.5,
+        noise_db: tuple[float, float] = (-5.0, 25.0),
+        gain_db: float = 6.0,
+        max_time_mask: float = 0.1,
+        max_band_mask: float = 0.2,
+    ):
+        self.log_scale, self.noise_probability, self.noise_db = log_scale, noise_probability, noise_db
+        self.gain_db, self.max_time_mask, self.max_band_mask = gain_db, max_time_mask, max_band_mask
+
+    def __call__(self, input_features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Features `(batch, bands, frames)` with their mask `(batch, frames)` to the same shape."""
+        features = self._add_noise(input_features, mask)
+        features = features + self._uniform(features, -self.gain_db, self.gain_db) * (2.302585 / 10) * self.log_scale
+        floor = features.amin((1, 2), keepdim=True)
+        features = torch.where(self._span(features, 2, self.max_time_mask), floor, features)
+        return torch.where(self._span(features, 1, self.max_band_mask), floor, features)
+
+    def _uniform(self, features: torch.Tensor, low: float, high: float) -> torch.Tensor:
+        return torch.empty(features.shape[0], 1, 1).uniform_(low, high)
+
+    def _add_noise(self, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        logs = features / self.log_scale
+        kept = mask[:, None].to(logs.dtype)
+        signal = (logs.exp() * kept).sum((1, 2), keepdim=True) / (kept.sum((1, 2), keepdim=True) * logs.shape[1])
+        bands = torch.linspace(-1, 1, logs.shape[1])[None, :, None]
+        # The power of noise in one band and frame scatters exponentially around its mean.
+        spectrum = self._uniform(logs, -2, 2) * bands + torch.empty_like(logs).exponential_().clamp(min=1e-4).log()
+        ratio = self._uniform(logs, *self.noise_db) * (2.302585 / 10)
+        noisy = torch.logaddexp(logs, signal.clamp(min=1e-10).log() - ratio + spectrum)
+        chosen = torch.rand(logs.shape[0], 1, 1) < self.noise_probability
+        return torch.where(chosen, noisy, logs) * self.log_scale
+
+    def _span(self, features: torch.Tensor, axis: int, largest: float) -> torch.Tensor:
+        """One random span along an axis for each clip, as booleans."""
+        size = features.shape[axis]
+        width = self._uniform(features, 0, largest * size)
+        start = torch.rand_like(width) * (size - width)
+        shape = [1, 1, 1]
+        shape[axis] = size
+        steps = torch.arange(size).view(shape)
+        return (steps >= start) & (steps < start + width)
+
+
+class BatchAugmentation:
+    """
+    Augments the modalities of a batch that [`CrossFuseDataCollator`] made.
+
+    Args:
+        processor ([`CrossFuseProcessor`]): the processor of the batches.
+        modalities ([`CrossFuseModalitiesConfig`]): the modalities of the model's config.
+        settings (`dict`): modality name to the steps of [`ImageAugmentation`] or the arguments of
+            [`AudioAugmentation`].
+
+    Raises:
+        ValueError: if a modality is unknown or its kind can't be augmented.
+    """
+
+    def __init__(self, processor, modalities, settings: dict[str, Any]):
+        self.names = modalities
+        self.steps = {}
+        for name, arguments in settings.items():
+            if name not in self.names:
+                raise ValueError(f"`augmentation` names the modality {name!r}; there are {', '.join(self.names)}")
+            kind = self.names[name].kind
+            if kind == "image":
+                images = processor.image_processor
+                self.steps[name] = ImageAugmentation(arguments, images.image_mean, images.image_std)
+            elif kind == "audio":
+                self.steps[name] = AudioAugmentation(**arguments)
+            else:
+                raise ValueError(f"`augmentation` names {name!r} of kind {kind!r}; expected image or audio")
+
+    def __call__(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        for name, step in self.steps.items():
+            value_name, mask_name = self.names.value_name(name), self.names.mask_name(name)
+            if value_name not in batch:
+                continue
+            if self.names[name].kind == "audio":
+                batch[value_name] = step(batch[value_name], batch[mask_name])
+            else:
+                batch[value_name] = step(batch[value_name])
+        return batch

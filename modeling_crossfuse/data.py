@@ -1,0 +1,224 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""From rows of a `datasets` data set to batches with labels."""
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+
+def get_column(row: Mapping[str, Any], column: str) -> Any:
+    """
+    The value of a column, or of a field of a struct.
+
+    Args:
+        row (`Mapping[str, Any]`): a row of a data set.
+        column (`str`): the column's name; dots lead into structs.
+
+    Returns:
+        The value; `None` where a struct on the way is `None`.
+
+    Raises:
+        KeyError: if there is no such column or field; the message lists those that exist.
+
+    Example:
+
+    ```python
+    >>> from modeling_crossfuse.data import get_column
+
+    >>> get_column({"names": {"en": "red apple", "fr": "pomme rouge"}}, "names.fr")
+    'pomme rouge'
+    ```
+    """
+    value = row
+    head, rest = "", column
+    while True:
+        if rest in value:  # a whole name first: it may have a dot itself
+            return value[rest]
+        part, dot, rest = rest.partition(".")
+        if not dot or part not in value:
+            where = f"the field {head!r}" if head else "a row"
+            raise KeyError(f"no column {column!r}; {where} has {', '.join(map(str, value))}")
+        head, value = f"{head}.{part}" if head else part, value[part]
+        if value is None:
+            return None
+        if not isinstance(value, Mapping):
+            raise KeyError(f"no column {column!r}; {head!r} is {type(value).__name__} and has no fields")
+
+
+class CrossFuseDataCollator:
+    r"""
+    Turns rows of a data set into a batch for a CrossFuse model, with labels. Use it with
+    `TrainingArguments(remove_unused_columns=False)`: columns are read here, under their own names.
+
+    Questions and augmentation belong to training; give the evaluation a collator of its own.
+
+    Args:
+        processor ([`CrossFuseProcessor`]): makes the tensors; its tokenizer makes the labels.
+        inputs (`dict[str, str]`): name of each modality to the column that holds it; dots lead into structs
+            (`"names.fr"`). Where a row lacks the column or it is `None`, the sample lacks the modality.
+        target (`str`, *optional*): column with the text to answer. Without it and `questions` there are no labels.
+        questions (`dict[str, str]`, *optional*): text of a question to the column that answers it. One, among those
+            that the row can answer, is drawn for each row.
+        question_modality (`str`, defaults to `"text"`): the modality that the question goes to.
+        question_dropout (`float`, defaults to 0.0): probability with which a row gets no question, and `target` to
+            answer.
+        max_target_length (`int`, *optional*): tokens of an answer, its end of sequence included.
+        augment (`Callable`, *optional*): takes the finished batch, a dict of tensors, and returns it changed.
+        seed (`int`, *optional*): makes the questions repeatable. In workers of a `DataLoader` the worker's own seed,
+            which follows from `torch.manual_seed` and changes with each epoch, is mixed in.
+
+    Raises:
+        ValueError: if an argument or a row can't be used; the message names it.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from tokenizers import Tokenizer, models
+    >>> from transformers import PreTrainedTokenizerFast
+    >>> from modeling_crossfuse import CrossFuseDataCollator, CrossFuseProcessor
+
+    >>> vocabulary = {"[PAD]": 0, "[EOS]": 1, "walk": 2, "run": 3}
+    >>> tokenizer = PreTrainedTokenizerFast(
+    ...     tokenizer_object=Tokenizer(models.WordLevel(vocabulary)), pad_token="[PAD]", eos_token="[EOS]"
+    ... )
+    >>> processor = CrossFuseProcessor(
+    ...     tokenizer=tokenizer, modalities={"wrist": {"kind": "series", "num_channels": 3}}
+    ... )
+    >>> collator = CrossFuseDataCollator(processor, inputs={"wrist": "acceleration"}, target="activity")
+    >>> batch = collator([{"acceleration": np.zeros((5, 3)), "activity": "run"}])
+    >>> batch["wrist_values"].shape, batch["labels"]
+    (torch.Size([1, 5, 3]), tensor([[3, 1]]))
+    ```
+    """
+
+    def __init__(
+        self,
+        processor,
+        inputs: dict[str, str],
+        target: str | None = None,
+        questions: dict[str, str] | None = None,
+        question_modality: str = "text",
+        question_dropout: float = 0.0,
+        max_target_length: int | None = None,
+        augment: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None,
+        seed: int | None = None,
+    ):
+        self.processor = processor
+        self.inputs = dict(inputs)
+        self.target = target
+        self.questions = dict(questions or {})
+        self.question_modality = question_modality
+        self.question_dropout = question_dropout
+        self.max_target_length = max_target_length
+        self.augment = augment
+        self.seed = seed
+        self._random, self._random_of = random.Random(seed), None
+        self._check()
+
+    def _check(self):
+        known = self.processor.modalities
+        for name in [*self.inputs, *([self.question_modality] if self.questions else [])]:
+            if name not in known:
+                raise ValueError(f"`{name}` is not a modality of the processor; it has {', '.join(known)}")
+        if self.questions and self.question_modality in self.inputs:
+            raise ValueError(f"modality `{self.question_modality}` is given by `inputs` and by `questions`; drop one")
+        if not 0 <= self.question_dropout <= 1:
+            raise ValueError(f"`question_dropout={self.question_dropout}`; expected a probability")
+        if self.questions and self.question_dropout > 0 and self.target is None:
+            raise ValueError("`question_dropout` needs `target`: what a row without a question has to answer")
+        if self.max_target_length is not None and self.max_target_length < 1:
+            raise ValueError(f"`max_target_length={self.max_target_length}`; expected at least 1")
+        tokenizer = getattr(self.processor, "tokenizer", None)
+        if (self.target or self.questions) and getattr(tokenizer, "eos_token_id", None) is None:
+            raise ValueError("labels need a processor with a `tokenizer` that has an `eos_token`")
+
+    def __call__(self, rows: list[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Rows of a data set to the tensors of the model's `forward`, `labels` `(batch, length)` among them."""
+        inputs = {name: self._read(rows, column) for name, column in self.inputs.items()}
+        chosen = [self._draw(row) for row in rows]
+        if self.questions:
+            inputs[self.question_modality] = [question for question, _ in chosen]
+        batch = self._encode(rows, inputs)
+        if self.target or self.questions:
+            columns = [column for _, column in chosen]
+            batch["labels"] = self._labels([self._answer(*item) for item in zip(range(len(rows)), rows, columns)])
+        return batch if self.augment is None else self.augment(batch)
+
+    def _encode(self, rows: list[Mapping[str, Any]], inputs: dict[str, list[Any]]) -> dict[str, torch.Tensor]:
+        return dict(self.processor(**inputs, return_tensors="pt"))
+
+    def _read(self, rows: list[Mapping[str, Any]], column: str) -> list[Any]:
+        """A column of all rows, with None where a row lacks it."""
+        values, lacking = [], 0
+        for row in rows:
+            try:
+                values.append(get_column(row, column))
+            except KeyError:
+                values.append(None)
+                lacking += 1
+        if lacking == len(rows):
+            raise ValueError(
+                f"no row has the column {column!r}; the first has {', '.join(map(str, rows[0])) or 'none'}. (Trainer "
+                "drops columns that the model does not name, unless `TrainingArguments(remove_unused_columns=False)`.)"
+            )
+        return values
+
+    def _draw(self, row: Mapping[str, Any]) -> tuple[str | None, str | None]:
+        """The question for a row, or None, and the column that answers it."""
+        generator = self._generator()
+        if not self.questions or generator.random() < self.question_dropout:
+            return None, self.target
+        answerable = [item for item in self.questions.items() if self._answers(row, item[1])]
+        return generator.choice(answerable) if answerable else (None, self.target)
+
+    @staticmethod
+    def _answers(row: Mapping[str, Any], column: str) -> bool:
+        try:
+            return get_column(row, column) is not None
+        except KeyError:
+            return False
+
+    def _generator(self) -> random.Random:
+        worker = torch.utils.data.get_worker_info()
+        # A worker starts from a copy of this object: without its own seed all would draw alike, in every epoch.
+        if worker is not None and worker.seed != self._random_of:
+            seed = worker.seed if self.seed is None else f"{self.seed}-{worker.seed}"
+            self._random, self._random_of = random.Random(seed), worker.seed
+        return self._random
+
+    def _answer(self, index: int, row: Mapping[str, Any], column: str | None) -> str:
+        if column is None:
+            raise ValueError(f"row {index} answers none of the questions, and there is no `target`")
+        try:
+            answer = get_column(row, column)
+        except KeyError as error:
+            raise ValueError(f"row {index}: {error.args[0]}") from error
+        if not isinstance(answer, str):
+            raise TypeError(f"row {index} has {answer!r} in the target column {column!r}; expected a str")
+        return answer
+
+    def _labels(self, answers: list[str]) -> torch.Tensor:
+        """Tokens of the answers with an end of sequence, `(batch, length)`, padded with -100."""
+        tokenizer = self.processor.tokenizer
+        kept = None if self.max_target_length is None else self.max_target_length - 1
+        rows = tokenizer(answers, add_special_tokens=False, padding=False)["input_ids"]
+        rows = [torch.tensor([*row[:kept], tokenizer.eos_token_id]) for row in rows]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
+
+
+__all__ = ["CrossFuseDataCollator", "get_column"]

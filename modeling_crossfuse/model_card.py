@@ -1,0 +1,355 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The card of a saved model: a README.md whose metadata the Hub reads, made from the run that trained the model."""
+
+import contextlib
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+
+# What `compute_text_metrics` gives, the names that people know it by, and how many digits say enough.
+_METRICS = {"exact_match": ("exact match", 3), "cer": ("CER", 3), "chrf": ("chrF", 1), "loss": ("loss", 3)}
+
+_LIMITS = (
+    "It answers only as its training data did, and it always answers: it does not say when it does not know.",
+    "The results hold for data like those they were measured on. Measure again before you rely on it elsewhere.",
+    "What its training data favoured or left out, it favours or leaves out.",
+)
+
+
+def write_whole(path: str | Path, content: str | bytes):
+    """
+    Writes a file whole or not at all: a reader never sees half of it, and a failure leaves what was there before.
+
+    Args:
+        path (`str` or `Path`): the file; its folder must exist.
+        content (`str` or `bytes`): text is written as UTF-8.
+    """
+    path = Path(path)
+    content = content.encode("utf-8") if isinstance(content, str) else content
+    # In the same folder, since only within one file system a file can be replaced at once.
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        # mkstemp lets nobody else read the file; give it what `open` would have.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def template_path() -> Path:
+    """
+    Where `model_card.md` is: beside the package in a checkout, under `share/crossfuse` in an installation.
+
+    Raises:
+        FileNotFoundError: if it is in neither place.
+    """
+    beside = Path(__file__).resolve().parent.parent / "model_card.md"
+    if beside.is_file():
+        return beside
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        for file in metadata.files("crossfuse") or ():
+            if file.name == "model_card.md" and Path(file.locate()).is_file():
+                return Path(file.locate())
+    raise FileNotFoundError(
+        f"the template of model cards, model_card.md, is neither at {beside} nor among the files of an installed "
+        "crossfuse; reinstall crossfuse, or give `template`"
+    )
+
+
+def write_model_card(
+    output_dir: str | Path,
+    model,
+    processor=None,
+    *,
+    dataset: str | None = None,
+    split: str | None = None,
+    metrics: dict[str, Any] | None = None,
+    recipe: dict[str, Any] | None = None,
+    duration: float | None = None,
+    model_id: str | None = None,
+    license: str = "apache-2.0",
+    language: str | Sequence[str] | None = None,
+    limits: Sequence[str] = (),
+    template: str | Path | None = None,
+) -> Path:
+    """
+    Writes `README.md` into the folder of a saved model, whole or not at all.
+
+    Args:
+        output_dir (`str` or `Path`): the folder, which must exist.
+        model ([`CrossFuseForConditionalGeneration`]): the model in it.
+        processor ([`CrossFuseProcessor`], *optional*): its processor; gives the sampling rate of the example.
+        dataset (`str`, *optional*): what it was trained on: an id on the Hub, or a folder, which is not listed under
+            `datasets` in the metadata, since the Hub would take it for an id.
+        split (`str`, *optional*): what the metrics were measured on.
+        metrics (`dict`, *optional*): `exact_match`, `cer`, `chrf` and `loss`, other keys being left out; or one such
+            `dict` for each of several evaluations, by name, such as `{"picture": {...}, "picture + speech": {...}}`.
+        recipe (`dict`, *optional*): settings of the training; those that are `None` or empty are left out.
+        duration (`float`, *optional*): seconds of training.
+        model_id (`str`, *optional*): what the example loads; the folder by default.
+        license (`str`, defaults to `"apache-2.0"`): as the Hub calls it.
+        language (`str` or `Sequence[str]`, *optional*): codes such as `en`.
+        limits (`Sequence[str]`, *optional*): sentences to add to the section on limits.
+        template (`str` or `Path`, *optional*): another template than CrossFuse's own.
+
+    Returns:
+        `Path`: the card.
+
+    Raises:
+        FileNotFoundError: if the folder or the template does not exist.
+
+    Example:
+
+    ```python
+    >>> import tempfile
+    >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration
+    >>> from modeling_crossfuse.model_card import write_model_card
+
+    >>> config = CrossFuseConfig(d_model=32, num_hidden_layers=1, src_vocab_size=50, tgt_vocab_size=60)
+    >>> model = CrossFuseForConditionalGeneration(config)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     card = write_model_card(folder, model, metrics={"exact_match": 0.5}, duration=90).read_text()
+    >>> "| time of training | 1 min 30 s |" in card
+    True
+    ```
+    """
+    output_dir = Path(output_dir)
+    if not output_dir.is_dir():
+        raise FileNotFoundError(f"there is no folder {output_dir} to write the model card into")
+    modalities = model.config.modalities
+    name = (model_id or output_dir.resolve().name).rstrip("/").split("/")[-1]
+    results = _named_results(metrics)
+    card = ModelCard.from_template(
+        _card_data(name, modalities, dataset, split, results, license, language),
+        template_path=str(template or template_path()),
+        model_name=name,
+        modality_list=_listed([f"`{name}`" for name in modalities]),
+        modality_rows=list(_modality_rows(modalities)),
+        example=_example(model_id or output_dir.as_posix(), modalities, processor),
+        vocab_size=f"{model.config.vocab_size:,}",
+        fusion=model.config.fusion.type,
+        dataset=dataset and f"`{dataset}`",
+        split=split,
+        result_header=_result_header(results),
+        result_rows=_result_rows(results),
+        recipe_rows=list(_recipe_rows(recipe or {})),
+        num_parameters=f"{model.num_parameters():,}",
+        part_rows=list(_part_rows(model)),
+        dtype=str(model.dtype).removeprefix("torch."),
+        duration=None if duration is None else _format_duration(duration),
+        hardware=_hardware(),
+        software=_software(),
+        limits=[*_LIMITS, *limits],
+    )
+    write_whole(output_dir / "README.md", str(card).rstrip() + "\n")
+    return output_dir / "README.md"
+
+
+def _named_results(metrics: dict[str, Any] | None) -> dict[str, dict[str, float]]:
+    """Evaluations by name, each with the metrics that a card shows; a single one has the name ''."""
+    metrics = metrics or {}
+    named = {key: value for key, value in metrics.items() if isinstance(value, dict)} or {"": metrics}
+    shown = {name: {key: values[key] for key in _METRICS if key in values} for name, values in named.items()}
+    return {name: values for name, values in shown.items() if values}
+
+
+def _pipeline_tag(kinds: set[str]) -> str | None:
+    """The task that the Hub lists the model under."""
+    for kind in ("image", "video", "audio"):
+        if kind in kinds and len(kinds) > 1:
+            return f"{kind}-text-to-text"
+    alone = {"image": "image-to-text", "video": "video-text-to-text", "audio": "automatic-speech-recognition"}
+    return next((alone[kind] for kind in kinds if kind in alone), "text-generation" if "text" in kinds else None)
+
+
+def _card_data(name, modalities, dataset, split, results, license, language) -> ModelCardData:
+    kinds = {part.kind for part in modalities.values()}
+    task = _pipeline_tag(kinds)
+    hub_id = dataset if dataset and not Path(dataset).exists() else None
+    return ModelCardData(
+        model_name=name,
+        library_name="transformers",
+        pipeline_tag=task,
+        license=license,
+        language=language if language is None or isinstance(language, str) else list(language),
+        tags=["crossfuse", "multimodal", "encoder-decoder", *sorted(kinds)],
+        datasets=hub_id and [hub_id],
+        metrics=sorted({key for values in results.values() for key in values} - {"loss"}) or None,
+        eval_results=[
+            EvalResult(
+                task_type=task or "text-generation",
+                dataset_type=dataset or "unknown",
+                dataset_name=dataset or "unknown",
+                dataset_split=split,
+                metric_type=key,
+                metric_name=f"{_METRICS[key][0]} ({evaluation})" if evaluation else _METRICS[key][0],
+                metric_value=round(float(value), 4),
+            )
+            for evaluation, values in results.items()
+            for key, value in values.items()
+            if key != "loss"
+        ]
+        or None,
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _modality_rows(modalities) -> Iterator[dict[str, str]]:
+    for name, part in modalities.items():
+        size = getattr(part, "image_size", None)
+        height, width = (size, size) if isinstance(size, int) else size or ("height", "width")
+        channels = getattr(part, "num_channels", "channels")
+        shape = {
+            "text": ("length",),
+            "image": (channels, height, width),
+            "video": ("frames", channels, height, width),
+            "audio": (getattr(part, "num_mel_bins", "mel bins"), "frames"),
+            "series": ("steps", channels),
+        }[part.kind]
+        yield {
+            "name": name,
+            "kind": part.kind,
+            "tensor": modalities.value_name(name),
+            "shape": f"(batch, {', '.join(map(str, shape))})",
+        }
+
+
+def _example(model_id: str, modalities, processor) -> str:
+    """A program that runs as it stands: it makes up an input for each modality, which a reader replaces."""
+    rate = _sampling_rate(processor)
+    values = {
+        "text": ('"what is it?"', ""),
+        "image": ('Image.new("RGB", (256, 256), "white")', '  # or Image.open("photo.jpg")'),
+        "video": ("np.zeros((8, 256, 256, 3), dtype=np.uint8)", "  # 8 frames"),
+        "audio": (f'{{"array": np.zeros({rate}), "sampling_rate": {rate}}}', '  # or "speech.ogg"'),
+        "series": ("np.zeros((100, {channels}))", "  # 100 steps"),
+    }
+    kinds = {part.kind for part in modalities.values()}
+    imports = ["import modeling_crossfuse  # registers the model with the Auto classes"]
+    if kinds & {"video", "audio", "series"}:
+        imports.insert(0, "import numpy as np")
+    if "image" in kinds:
+        imports.append("from PIL import Image")
+    imports.append("from transformers import AutoModelForSeq2SeqLM, AutoProcessor")
+    arguments = []
+    for name, part in modalities.items():
+        value, comment = values[part.kind]
+        value = value.replace("{channels}", str(getattr(part, "num_channels", 1)))
+        arguments.append(f"    {name}=[{value}],{comment}")
+    return "\n".join(
+        [
+            *imports,
+            "",
+            f"model = AutoModelForSeq2SeqLM.from_pretrained({json.dumps(model_id)})",
+            f"processor = AutoProcessor.from_pretrained({json.dumps(model_id)})",
+            "batch = processor(",
+            *arguments,
+            '    return_tensors="pt",',
+            ")",
+            "answer = model.generate(**batch, max_new_tokens=64)",
+            "print(processor.batch_decode(answer, skip_special_tokens=True))",
+        ]
+    )
+
+
+def _sampling_rate(processor) -> int:
+    extractor = getattr(processor, "feature_extractor", None) or getattr(processor, "audio_processor", None)
+    return getattr(extractor, "sampling_rate", 16_000)
+
+
+def _result_header(results: dict[str, dict[str, float]]) -> list[str]:
+    keys = [key for key in _METRICS if any(key in values for values in results.values())]
+    return [*(["given"] if any(results) else []), *(_METRICS[key][0] for key in keys)]
+
+
+def _result_rows(results: dict[str, dict[str, float]]) -> list[list[str]]:
+    keys = [key for key in _METRICS if any(key in values for values in results.values())]
+    return [
+        [
+            *([name] if any(results) else []),
+            *(f"{values[key]:.{_METRICS[key][1]}f}" if key in values else "" for key in keys),
+        ]
+        for name, values in results.items()
+    ]
+
+
+def _recipe_rows(recipe: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in recipe.items():
+        if value is None or value == "" or value == {} or value == []:
+            continue
+        if isinstance(value, dict | list | tuple):
+            value = f"`{json.dumps(value, ensure_ascii=False, default=str)}`"
+        # An enum of `TrainingArguments` would show its class.
+        yield name, str(getattr(value, "value", value)).replace("|", "\\|").replace("\n", " ")
+
+
+def _part_rows(model) -> Iterator[tuple[str, str]]:
+    for title, path in (
+        ("the encoders", "encoder.encoders"),
+        ("the fusion", "encoder.fusion"),
+        ("the decoder", "decoder"),
+    ):
+        part = model.base_model
+        for step in path.split("."):
+            part = getattr(part, step)
+        yield title, f"{sum(parameter.numel() for parameter in part.parameters()):,}"
+
+
+def _format_duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [f"{count} {unit}" for count, unit in ((hours, "h"), (minutes, "min"), (seconds, "s")) if count]
+    return " ".join(parts[:2]) or "0 s"
+
+
+def _hardware() -> str:
+    if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        return f"{count} x {torch.cuda.get_device_name()}"
+    return f"{_processor_name()}, {os.cpu_count()} cores, no GPU"
+
+
+def _processor_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _software() -> str:
+    return f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
+
+
+__all__ = ["write_model_card"]

@@ -1,0 +1,182 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Pictures of what a model answers."""
+
+import io
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .model_card import write_whole
+
+
+# Okabe and Ito's colours, which the colour-blind can tell apart too, without the two that say right and wrong.
+_MODALITY_COLORS = ("#0072B2", "#E69F00", "#CC79A7", "#56B4E9", "#F0E442")
+_SHARED_COLOR = "#C8C8C8"
+_RIGHT, _WRONG, _QUIET = "#11734B", "#B3261E", "#5F6368"
+
+
+def _import_figure():
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("drawing needs matplotlib: `pip install crossfuse[plot]`") from error
+    return Figure
+
+
+def plot_answers(
+    samples: Sequence[dict[str, Any]], path: str | Path, title: str | None = None, columns: int = 4
+) -> Path:
+    """
+    Draws samples in a grid: the picture, the model's answer, the truth, and how much each modality counted.
+
+    Args:
+        samples (`Sequence[dict]`): about twelve, each with `picture` (a PIL image, or an array `(height, width, 3)`),
+            `answer` and `truth` (`str`), and `shares`, a `dict` of modality to a fraction from 0 to 1, such as a row
+            of [`~modeling_crossfuse.evaluation.modality_shares`]. Optional: `asked` (`str`), which stands above the
+            picture.
+        path (`str` or `Path`): the PNG file, written whole or not at all. Its folder must exist.
+        title (`str`, *optional*): stands above the grid.
+        columns (`int`, defaults to 4): pictures side by side.
+
+    Returns:
+        `Path`: the file.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        ValueError: if there are no samples, one lacks a key, or its shares are not fractions that add up to 1 at most.
+
+    Example:
+
+    ```python
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> from modeling_crossfuse.plotting import plot_answers
+
+    >>> sample = {
+    ...     "picture": Image.new("RGB", (8, 8), "red"),
+    ...     "answer": "red square",
+    ...     "truth": "red square",
+    ...     "shares": {"image": 0.75, "audio": 0.25},
+    ... }
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     plot_answers([sample], f"{folder}/answers.png").name
+    'answers.png'
+    ```
+    """
+    _check_samples(samples)
+    modalities = list(dict.fromkeys(name for sample in samples for name in sample["shares"]))
+    colors = {name: _MODALITY_COLORS[i % len(_MODALITY_COLORS)] for i, name in enumerate(modalities)}
+    columns = min(columns, len(samples))
+    rows = math.ceil(len(samples) / columns)
+    width, cell, head = max(2.7 * columns, 5.4), 3.5, 1.4
+    height = cell * rows + head
+    figure = _import_figure()(figsize=(width, height), dpi=130, facecolor="white")
+    grid = figure.add_gridspec(
+        rows, columns, left=0.03, right=0.97, bottom=0.25 / height, top=1 - head / height, wspace=0.12, hspace=0.15
+    )
+    for index, sample in enumerate(samples):
+        _draw_sample(figure, grid[index // columns, index % columns], sample, colors)
+    _draw_head(figure, title, colors, samples, height)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_whole(path, buffer.getvalue())
+    return Path(path)
+
+
+def _check_samples(samples: Sequence[dict[str, Any]]):
+    if len(samples) == 0:
+        raise ValueError("`samples` is empty; expected at least one")
+    for index, sample in enumerate(samples):
+        missing = [key for key in ("picture", "answer", "truth", "shares") if key not in sample]
+        if missing:
+            raise ValueError(f"sample {index} lacks `{missing[0]}`")
+        shares = sample["shares"]
+        if any(not 0 <= share <= 1 for share in shares.values()) or sum(shares.values()) > 1.001:
+            raise ValueError(f"sample {index} has the shares {shares}; expected fractions that add up to 1 at most")
+
+
+def _draw_head(figure, title: str | None, colors: dict[str, str], samples, height: float):
+    """Title and legend, in the room above the grid."""
+    from matplotlib.patches import Patch
+
+    right = sum(sample["answer"] == sample["truth"] for sample in samples)
+    title = title or f"{right} of {len(samples)} answers are right"
+    style = {"ha": "center", "va": "center", "fontsize": 15, "fontweight": "bold", "color": "#202124"}
+    figure.text(0.5, 1 - 0.35 / height, title, **style)
+    handles = [Patch(color=color, label=name) for name, color in colors.items()]
+    if any(sum(sample["shares"].values()) < 0.995 for sample in samples):
+        handles.append(Patch(color=_SHARED_COLOR, label="no single one"))
+    figure.legend(
+        handles=handles,
+        title="share of the decoder's cross-attention",
+        title_fontsize=9,
+        fontsize=10,
+        loc="center",
+        bbox_to_anchor=(0.5, 1 - 0.85 / height),
+        ncols=len(handles),
+        frameon=False,
+        handlelength=1.2,
+        handleheight=1.0,
+    )
+
+
+def _draw_sample(figure, place, sample: dict[str, Any], colors: dict[str, str]):
+    cell = place.subgridspec(3, 1, height_ratios=[1.9, 0.85, 0.2], hspace=0.06)
+    picture, words, bar = (figure.add_subplot(cell[row]) for row in range(3))
+    picture.imshow(sample["picture"], interpolation="lanczos")
+    picture.set(xticks=[], yticks=[])
+    picture.spines[:].set_color("#DADCE0")
+    if sample.get("asked"):
+        picture.set_title(_fit(sample["asked"], lines=1, width=38), fontsize=9, color=_QUIET, pad=5)
+    words.axis("off")
+    is_right = sample["answer"] == sample["truth"]
+    # A sign besides the colour, for those who can't tell red from green.
+    answer = _fit(f"{'✓' if is_right else '✗'} {sample['answer'] or '(nothing)'}", lines=2)
+    truth = _fit(f"truth: {sample['truth']}", lines=2, width=30)
+    color = _RIGHT if is_right else _WRONG
+    style = {"ha": "center", "va": "top", "linespacing": 1.1}
+    words.text(0.5, 0.95, answer, fontsize=11, fontweight="bold", color=color, **style)
+    words.text(0.5, 0.69 - 0.21 * answer.count("\n"), truth, fontsize=9.5, color=_QUIET, **style)
+    _draw_bar(bar, sample["shares"], colors)
+
+
+def _fit(text: str, lines: int, width: int = 26) -> str:
+    """A text on so many lines at most, an ellipsis where it is longer; no `$` starts a formula."""
+    wrapped = textwrap.wrap(text.replace("$", r"\$"), width) or [""]
+    return "\n".join(wrapped[:lines]) + ("…" if len(wrapped) > lines else "")
+
+
+def _draw_bar(axes, shares: dict[str, float], colors: dict[str, str]):
+    axes.set(xlim=(0, 1), ylim=(-0.5, 0.5))
+    axes.axis("off")
+    axes.barh(0, 1, height=0.9, color=_SHARED_COLOR)
+    start = 0.0
+    for name, share in shares.items():
+        axes.barh(0, share, left=start, height=0.9, color=colors[name])
+        if share >= 0.12:
+            style = {"ha": "center", "va": "center", "fontsize": 8.5, "color": _ink(colors[name])}
+            axes.text(start + share / 2, -0.03, f"{share:.0%}", **style)
+        start += share
+
+
+def _ink(color: str) -> str:
+    """Black or white, whichever can be read on a colour `#rrggbb`."""
+    red, green, blue = (int(color[place : place + 2], 16) for place in (1, 3, 5))
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
+
+
+__all__ = ["plot_answers"]

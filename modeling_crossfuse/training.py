@@ -1,0 +1,450 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""CrossFuse configuration: one sub-config per modality, one for the fusion, one for the decoder."""
+"""What the training script is made of: recipes, data, tokenizer, and a Trainer with two additions."""
+
+import contextlib
+import dataclasses
+import difflib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm.auto import tqdm
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    AutoProcessor,
+    HfArgumentParser,
+    PreTrainedTokenizerFast,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+)
+
+from .data import CrossFuseDataCollator, get_column
+from .modeling_crossfuse import CrossFuseForConditionalGeneration
+from .processing_crossfuse import CrossFuseProcessor
+
+
+@dataclass
+class RecipeArguments:
+    """What is trained on what. Every field stands in a recipe (YAML) or on the command line, which wins."""
+
+    model: str = field(
+        default="configuration/tiny",
+        metadata={"help": "Folder or Hub id: a config (new weights) or a saved CrossFuse model (fine-tuned)."},
+    )
+    model_overrides: dict | str | None = field(
+        default=None, metadata={"help": 'Changes to the config, as JSON, such as \'{"decoder": {"dropout": 0.1}}\'.'}
+    )
+    dataset: str | None = field(
+        default=None, metadata={"help": "Data set: a name on the Hub, a folder that load_dataset reads, or save_to_disk's."}
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the data set, if it has several."})
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    eval_split: str | None = field(default="validation", metadata={"help": "Split to evaluate on while training."})
+    inputs: list[str] | None = field(
+        default=None, metadata={"help": "Columns of the modalities: image=photo text=question series=sensors.wrist."}
+    )
+    target: str | None = field(default=None, metadata={"help": "Column of the text to generate."})
+    questions: dict | str | None = field(
+        default=None,
+        metadata={"help": "Questions and the columns that answer them, as JSON; one is drawn for each sample."},
+    )
+    question_dropout: float = field(
+        default=0.0, metadata={"help": "Share of the samples that get no question and are to answer with the target."}
+    )
+    max_target_length: int = field(default=64, metadata={"help": "Tokens of an answer at most."})
+    vocab_size: int = field(
+        default=4096, metadata={"help": "Tokens of a new tokenizer, trained where the model comes without one."}
+    )
+    augmentation: dict | str | None = field(
+        default=None, metadata={"help": "Modality to its augmentation, as JSON; see modeling_crossfuse.augmentation."}
+    )
+    learning_rates: dict | str | None = field(
+        default=None,
+        metadata={"help": "Learning rates of parts, as JSON: start of a parameter's name to its rate."},
+    )
+    ema_decay: float | None = field(
+        default=None, metadata={"help": "Evaluate and save an exponential moving average of the weights with this decay."}
+    )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "eager, sdpa, flex_attention or flash_attention_2."}
+    )
+    cache_inputs: bool = field(
+        default=False, metadata={"help": "Decode every sample once and keep it in memory: for data sets that fit."}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use only so many samples to train."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Use only so many samples to evaluate."})
+
+    def __post_init__(self):
+        for name in ("model_overrides", "questions", "augmentation", "learning_rates"):
+            setattr(self, name, _parse_json(name, getattr(self, name)))
+        self.inputs = parse_columns(self.inputs)
+
+
+def _parse_json(name: str, value: Any) -> dict[str, Any] | None:
+    if value is None or isinstance(value, dict):
+        return value
+    try:
+        parsed = json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"`{name}={value!r}` is not JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f"`{name}={value!r}` is not a JSON object")
+    return parsed
+
+
+def parse_columns(pairs: dict[str, str] | list[str] | None) -> dict[str, str]:
+    """
+    `["image=photo", "text=question"]` to `{"image": "photo", "text": "question"}`.
+
+    Raises:
+        ValueError: if a pair has no `=`.
+
+    Example:
+
+    ```python
+    >>> from modeling_crossfuse.training import parse_columns
+
+    >>> parse_columns(["image=photo", "text=question"])
+    {'image': 'photo', 'text': 'question'}
+    ```
+    """
+    if pairs is None or isinstance(pairs, dict):
+        return pairs or {}
+    for pair in pairs:
+        if "=" not in pair.strip("="):
+            raise ValueError(f"`inputs` has {pair!r}; expected modality=column, such as image=photo")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def parse_recipe(argv: list[str], description: str, epilog: str = "") -> tuple[RecipeArguments, Seq2SeqTrainingArguments]:
+    """
+    Reads `[recipe.yaml] --flag value ...`.
+
+    Args:
+        argv (`list[str]`): the command line without the program's name.
+        description, epilog (`str`): texts of `--help`.
+
+    Raises:
+        ValueError: if the recipe is not a mapping, or has a key that is no flag.
+        FileNotFoundError: if there is no such recipe.
+    """
+    parser = HfArgumentParser((RecipeArguments, Seq2SeqTrainingArguments), description=description, epilog=epilog)
+    # Without this, transformers takes `bf16` for a GPU's and refuses it on a machine that has none.
+    parser.set_defaults(use_cpu=not torch.accelerator.is_available())
+    if argv and not argv[0].startswith("-"):
+        parser.set_defaults(**_read_recipe(argv[0]))
+        argv = argv[1:]
+    return parser.parse_args_into_dataclasses(args=argv)
+
+
+def _read_recipe(path: str) -> dict[str, Any]:
+    recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(recipe, dict):
+        raise ValueError(f"the recipe {path} is not a mapping of flags to values")
+    allowed = [
+        part.name for arguments in (RecipeArguments, Seq2SeqTrainingArguments) for part in dataclasses.fields(arguments)
+    ]
+    for key in recipe:
+        if key not in allowed:
+            close = difflib.get_close_matches(str(key), allowed, n=1)
+            hint = f" Did you mean `{close[0]}`?" if close else ""
+            raise ValueError(f"the recipe {path} has the key `{key}`, which is no flag.{hint}")
+    return recipe
+
+
+def load_split(recipe: RecipeArguments, split: str, max_samples: int | None = None) -> datasets.Dataset:
+    """
+    A split of the recipe's data set.
+
+    Raises:
+        ValueError: if no data set is named, or it has no such split.
+    """
+    if recipe.dataset is None:
+        raise ValueError("`dataset` is missing; give a data set's name or folder")
+    if Path(recipe.dataset, "dataset_dict.json").exists():
+        splits = datasets.load_from_disk(recipe.dataset)
+    else:
+        splits = datasets.load_dataset(recipe.dataset, recipe.dataset_config)
+    if split not in splits:
+        raise ValueError(f"the data set {recipe.dataset} has no split {split!r}; it has {', '.join(splits)}")
+    rows = splits[split]
+    return rows if max_samples is None else rows.select(range(min(max_samples, len(rows))))
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """
+    A byte-level BPE tokenizer (Sennrich et al., 2016) of the texts, with `<pad>`, `<s>` and `</s>` as tokens 0, 1 and 2.
+
+    Args:
+        texts (`Iterable[str]`): what to learn the vocabulary from.
+        vocab_size (`int`): tokens at most; bytes alone are 256.
+
+    Example:
+
+    ```python
+    >>> from modeling_crossfuse.training import train_tokenizer
+
+    >>> tokenizer = train_tokenizer(["red apple", "green apple"], vocab_size=300)
+    >>> tokenizer.decode(tokenizer("green apple").input_ids, skip_special_tokens=True)
+    'green apple'
+    ```
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<s>", "</s>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", padding_side="right"
+    )
+
+
+def recipe_texts(recipe: RecipeArguments, rows: datasets.Dataset) -> Iterable[str]:
+    """Every text of the training rows that a tokenizer has to know: questions, their answers, targets, text inputs."""
+    columns = [recipe.target, *(recipe.questions or {}).values(), *recipe.inputs.values()]
+    columns = [column for column in dict.fromkeys(columns) if column]
+    texts = rows.select_columns(list(dict.fromkeys(column.split(".")[0] for column in columns)))
+    texts = texts.select_columns([name for name, kind in texts.features.items() if _is_text(kind)])
+    yield from recipe.questions or ()
+    for row in texts:
+        for column in columns:
+            if column.split(".")[0] in row and isinstance(text := get_column(row, column), str):
+                yield text
+
+
+def _is_text(feature: Any) -> bool:
+    if isinstance(feature, dict):
+        return all(_is_text(part) for part in feature.values())
+    return getattr(feature, "dtype", None) == "string"
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    return base | {
+        key: _merge(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+        for key, value in changes.items()
+    }
+
+
+def build_model(recipe: RecipeArguments, rows: datasets.Dataset):
+    """
+    The model and processor of a recipe: those saved in a folder or on the Hub, or new ones from a config, with a
+    tokenizer and series statistics fitted on the training rows.
+
+    Returns:
+        `tuple[CrossFuseForConditionalGeneration, CrossFuseProcessor]`
+    """
+    config = AutoConfig.from_pretrained(recipe.model)
+    if recipe.model_overrides:
+        config = type(config).from_dict(_merge(config.to_dict(), recipe.model_overrides))
+    if _has_weights(recipe.model):
+        model = AutoModelForSeq2SeqLM.from_pretrained(
+            recipe.model, config=config, attn_implementation=recipe.attn_implementation, dtype=torch.float32
+        )
+        return model, AutoProcessor.from_pretrained(recipe.model)
+    tokenizer = train_tokenizer(recipe_texts(recipe, rows), recipe.vocab_size)
+    config.vocab_size = len(tokenizer)
+    for part in config.modalities.values():
+        if part.kind == "text":
+            part.vocab_size = len(tokenizer)
+    processor = CrossFuseProcessor.from_config(config, tokenizer=tokenizer)
+    for name, part in config.modalities.items():
+        if part.kind == "series" and name in recipe.inputs:
+            processor.fit_series(name, (get_column(row, recipe.inputs[name]) for row in rows))
+    model = CrossFuseForConditionalGeneration._from_config(config, attn_implementation=recipe.attn_implementation)
+    return model, processor
+
+
+def _has_weights(model: str) -> bool:
+    folder = Path(model)
+    return not folder.is_dir() or any(folder.glob("*.safetensors"))
+
+
+class CachedInputs(torch.utils.data.Dataset):
+    """
+    Rows whose inputs, but for texts, are decoded and made into tensors once. For data sets that fit into memory.
+
+    Args:
+        rows (`datasets.Dataset`): the rows.
+        processor ([`CrossFuseProcessor`]): makes the tensors.
+        inputs (`dict[str, str]`): name of each modality to its column.
+    """
+
+    def __init__(self, rows: datasets.Dataset, processor, inputs: dict[str, str]):
+        inputs = {name: column for name, column in inputs.items() if processor.modalities[name]["kind"] != "text"}
+        collator = CrossFuseDataCollator(processor, inputs)
+        self.tensors = [collator([row]) for row in tqdm(rows, desc="reading the inputs", unit=" samples")]
+        self.texts = rows.select_columns([name for name, kind in rows.features.items() if _is_text(kind)]).to_list()
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self.texts[index], TENSORS: self.tensors[index]}
+
+
+# The key of a cached row that holds its finished tensors.
+TENSORS = "__tensors__"
+
+
+class CachedInputsCollator(CrossFuseDataCollator):
+    """[`CrossFuseDataCollator`] for the rows of [`CachedInputs`]: only texts are left to process."""
+
+    def _encode(self, rows: list[dict[str, Any]], inputs: dict[str, list[Any]]) -> dict[str, torch.Tensor]:
+        samples = [row[TENSORS] for row in rows]
+        names = dict.fromkeys(name for sample in samples for name in sample)
+        batch = {name: _stack([sample.get(name) for sample in samples]) for name in names}
+        texts = {name: values for name, values in inputs.items() if self.processor.modalities[name]["kind"] == "text"}
+        for name, values in texts.items():
+            column = list(self.processor.modalities).index(name)
+            given = [row for row, value in enumerate(values) if value is not None]
+            batch["modality_mask"][given, column] = 1
+            if given:
+                encoded = self.processor(**{name: [values[row] for row in given]}, return_tensors="pt")
+                for key in set(encoded) - {"modality_mask"}:
+                    batch[key] = encoded[key].new_zeros(len(rows), *encoded[key].shape[1:])
+                    batch[key][given] = encoded[key]
+        return batch
+
+    def _read(self, rows: list[dict[str, Any]], column: str) -> list[Any]:
+        return super()._read(rows, column) if column.split(".")[0] in rows[0] else []
+
+
+def _stack(tensors: list[torch.Tensor | None]) -> torch.Tensor:
+    """Tensors `(1, ...)` of different sizes, or None, as one batch padded with zeros."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in given))]
+    batch = given[0].new_zeros(len(tensors), *shape)
+    for row, tensor in enumerate(tensors):
+        if tensor is not None:
+            batch[(row, *(slice(size) for size in tensor.shape[1:]))] = tensor[0]
+    return batch
+
+
+class CrossFuseTrainer(Seq2SeqTrainer):
+    """
+    [`~transformers.Seq2SeqTrainer`] with a learning rate per part and an average of the weights.
+
+    Args:
+        eval_collator (`Callable`, *optional*): collator for evaluation, where training's augments.
+        learning_rates (`dict[str, float]`, *optional*): start of a parameter's name, such as
+            `"encoder.encoders.image"`, to its learning rate; the longest start that fits counts.
+        ema_decay (`float`, *optional*): evaluate and save the exponential moving average of the weights.
+            Checkpoints hold both, so that resuming changes nothing.
+
+    Raises:
+        ValueError: if a key of `learning_rates` is the start of no parameter's name.
+    """
+
+    def __init__(self, *args, eval_collator=None, learning_rates=None, ema_decay: float | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.eval_collator = eval_collator or self.data_collator
+        self.learning_rates = {key: float(value) for key, value in (learning_rates or {}).items()}
+        self.averages = None
+        if ema_decay is not None:
+            average = get_ema_multi_avg_fn(ema_decay)
+            self.averages = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+
+    def create_optimizer(self, model=None):
+        if self.optimizer is not None or not self.learning_rates:
+            return super().create_optimizer() if model is None else super().create_optimizer(model)
+        decayed = set(self.get_decay_parameter_names(self.model))
+        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                weight_decay = self.args.weight_decay if name in decayed else 0.0
+                groups.setdefault((self._learning_rate(name), weight_decay), []).append(parameter)
+        self._check_learning_rates()
+        optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args)
+        self.optimizer = optimizer_class(
+            [{"params": parameters, "lr": lr, "weight_decay": decay} for (lr, decay), parameters in groups.items()],
+            **arguments,
+        )
+        return self.optimizer
+
+    def _learning_rate(self, name: str) -> float:
+        fitting = [start for start in self.learning_rates if name.removeprefix("model.").startswith(start)]
+        return self.learning_rates[max(fitting, key=len)] if fitting else self.args.learning_rate
+
+    def _check_learning_rates(self):
+        names = [name.removeprefix("model.") for name, _ in self.model.named_parameters()]
+        for start in self.learning_rates:
+            if not any(name.startswith(start) for name in names):
+                raise ValueError(f"`learning_rates` has {start!r}, with which no parameter's name starts")
+
+    def training_step(self, *args, **kwargs):
+        if self.averages is not None and self.state.global_step > self.averages.n_averaged:
+            self.averages.update_parameters(self.model)
+        return super().training_step(*args, **kwargs)
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        own, self.data_collator = self.data_collator, self.eval_collator
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = own
+
+    @contextlib.contextmanager
+    def averaged_weights(self):
+        """Within it, the model holds the average of its weights."""
+        if self.averages is None or self.averages.n_averaged == 0:
+            yield
+            return
+        own = {key: value.clone() for key, value in self.model.state_dict().items()}
+        self.model.load_state_dict(self.averages.module.state_dict())
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(own)
+
+    def evaluation_loop(self, *args, **kwargs):
+        with self.averaged_weights():
+            return super().evaluation_loop(*args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
+        if _internal_call:  # a checkpoint: resuming needs the weights themselves
+            return super().save_model(output_dir, _internal_call)
+        with self.averaged_weights():
+            super().save_model(output_dir, _internal_call)
+
+    def _save_checkpoint(self, *args, **kwargs):
+        super()._save_checkpoint(*args, **kwargs)
+        if self.averages is not None and self.args.should_save:
+            folder = Path(self._get_output_dir(trial=None), f"checkpoint-{self.state.global_step}")
+            state = {key: value.clone() for key, value in self.averages.state_dict().items()}
+            save_file(state, folder / "averages.safetensors")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        averages = Path(resume_from_checkpoint, "averages.safetensors")
+        if self.averages is not None and averages.exists():
+            self.averages.load_state_dict(load_file(averages))

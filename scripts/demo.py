@@ -1,0 +1,224 @@
+#!/usr/bin/env python
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""
+The demo: trains a model on the emoji data set, evaluates it on an artist and voices that it never met, and shows what
+it answers, and from which modality. Any further argument goes to scripts/train.py, such as --max_steps 100.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+from transformers.utils import logging
+
+from modeling_crossfuse.data import get_column
+from modeling_crossfuse.evaluation import (
+    evaluate_rows,
+    format_table,
+    load_model,
+    load_rows,
+    modality_shares,
+    one_line,
+    subsets,
+    text_modality,
+)
+from modeling_crossfuse.model_card import write_model_card
+from modeling_crossfuse.plotting import plot_answers
+from modeling_crossfuse.training import RecipeArguments, parse_recipe
+
+
+EPILOG = """
+examples:
+  all of it:
+    python scripts/demo.py
+  without training again:
+    python scripts/demo.py --skip_training
+  in a minute, to see that everything works:
+    python scripts/demo.py --output_dir outputs/try --num_samples 100 --max_steps 20
+"""
+
+
+def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="demo.py", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--recipe", default="configuration/recipes/emoji_demo.yaml", help="what to train (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--output_dir", default="outputs/emoji-demo", help="folder for model and picture (default: %(default)s)"
+    )
+    parser.add_argument("--split", default="test", help="split to evaluate on and to show (default: test)")
+    parser.add_argument("--num_samples", type=int, metavar="N", help="evaluate on N samples only (default: all)")
+    parser.add_argument("--skip_training", action="store_true", help="show the model that is in the folder")
+    return parser.parse_known_args(argv)
+
+
+def say(step: int, text: str):
+    print(f"\n[{step}/4] {text}", flush=True)
+
+
+def train(argv: list[str]) -> float:
+    """Runs scripts/train.py; returns how long it took, in seconds."""
+    from train import main
+
+    started = time.monotonic()
+    main(argv)
+    return time.monotonic() - started
+
+
+def evaluate_each(model, processor, rows, recipe: RecipeArguments) -> dict[str, dict[str, float]]:
+    """The metrics of every combination of the recipe's inputs, by the names of their columns."""
+    results = {}
+    for names in subsets(list(recipe.inputs)):
+        chosen = {name: recipe.inputs[name] for name in names}
+        results[" + ".join(chosen.values())] = evaluate_rows(model, processor, rows, chosen, recipe.target)
+    return results
+
+
+def results_table(results: dict[str, dict[str, float]]) -> str:
+    rows = [
+        [given, f"{values['exact_match']:.1%}", f"{values['cer']:.3f}", f"{values['chrf']:.1f}"]
+        for given, values in results.items()
+    ]
+    return format_table(["given", "exact match", "CER", "chrF"], rows, right=(1, 2, 3))
+
+
+@torch.inference_mode()
+def ask(model, processor, row: dict, inputs: dict[str, str], question: str | None) -> dict:
+    """The model's answer about one row, and how much each modality counted."""
+    sample = {name: [get_column(row, column)] for name, column in inputs.items()}
+    labels = dict(inputs)
+    if question is not None:
+        asked = text_modality(model.config)
+        sample[asked], labels[asked] = [question], "question"
+    batch = processor(**sample, return_tensors="pt").to(model.device)
+    ids = model.generate(**batch)
+    shares = dict(zip(model.config.modalities, modality_shares(model, batch, ids)[0].tolist()))
+    return {
+        "answer": processor.batch_decode(ids, skip_special_tokens=True)[0].strip(),
+        "asked": " + ".join([*inputs.values(), *([f"“{question}”"] if question else [])]),
+        "shares": {label: shares[name] for name, label in labels.items()},
+    }
+
+
+def ask_some(model, processor, rows, recipe: RecipeArguments, count: int = 12) -> list[dict]:
+    """Answers about rows from all over the split: to all inputs or the picture alone, every second with a question."""
+    image = next((name for name in recipe.inputs if model.config.modalities[name].kind == "image"), None)
+    if image is None:
+        raise ValueError("the demo shows pictures, but the recipe has no input of kind image")
+    questions = list(recipe.questions or {})
+    samples = []
+    for index in range(min(count, len(rows))):
+        row = rows[(2 * index + 1) * len(rows) // (2 * count)]
+        question = questions[index // 2 % len(questions)] if questions and index % 2 else None
+        inputs = {image: recipe.inputs[image]} if index % 4 in (1, 2) else recipe.inputs
+        truth = get_column(row, recipe.target if question is None else recipe.questions[question])
+        answer = ask(model, processor, row, inputs, question)
+        samples.append({**answer, "truth": truth, "picture": get_column(row, recipe.inputs[image])})
+    return samples
+
+
+def answers_table(samples: list[dict]) -> str:
+    rows = [
+        [
+            sample["asked"],
+            sample["answer"] or "(nothing)",
+            sample["truth"],
+            "✓" if sample["answer"] == sample["truth"] else "✗",
+            ", ".join(f"{name} {share:.0%}" for name, share in sample["shares"].items()),
+        ]
+        for sample in samples
+    ]
+    return format_table(["given", "answer", "truth", "", "attention"], rows)
+
+
+def update_card(model, processor, recipe: RecipeArguments, arguments, split: str, results: dict, duration: float):
+    """The card that training wrote speaks of the validation split; this one of the test split."""
+    from train import RECIPE_KEYS
+
+    settings = {**vars(recipe), **{key: getattr(arguments, key) for key in RECIPE_KEYS}}
+    write_model_card(
+        arguments.output_dir,
+        model,
+        processor,
+        dataset=recipe.dataset,
+        split=split,
+        metrics=results,
+        recipe=settings,
+        duration=duration,
+    )
+
+
+def read_settings(argv: list[str] | None):
+    """The demo's own arguments, the arguments for scripts/train.py, and what those mean."""
+    try:
+        args, others = parse_args(argv)
+        train_argv = [args.recipe, "--output_dir", args.output_dir, *others]
+        recipe, arguments = parse_recipe(train_argv, __doc__, EPILOG)
+        if args.skip_training and not Path(args.output_dir).is_dir():
+            raise ValueError(f"--skip_training: there is no model in {args.output_dir}")
+    except (OSError, ValueError) as error:
+        print(f"demo.py: error: {one_line(error)}", file=sys.stderr)
+        raise SystemExit(2) from error
+    return args, train_argv, recipe, arguments
+
+
+def run(argv: list[str] | None) -> list[dict]:
+    args, train_argv, recipe, arguments = read_settings(argv)
+    duration = None
+    if args.skip_training:
+        say(1, f"Training is skipped: the model is the one in {args.output_dir}")
+    else:
+        say(1, f"Training {recipe.model} as {args.recipe} says")
+        duration = train(train_argv)
+        print(f"trained in {duration / 60:.1f} minutes")
+
+    say(2, f"Evaluating on the split {args.split!r} of {recipe.dataset}")
+    model, processor = load_model(args.output_dir)
+    rows = load_rows(recipe.dataset, args.split, args.num_samples)
+    results = evaluate_each(model, processor, rows, recipe)
+    print(results_table(results))
+    if duration is not None:
+        update_card(model, processor, recipe, arguments, args.split, results, duration)
+
+    say(3, "Asking about single samples")
+    samples = ask_some(model, processor, rows, recipe)
+    print(answers_table(samples))
+
+    say(4, "Drawing the answers")
+    picture = plot_answers(samples, Path(args.output_dir, "answers.png"))
+    print(f"the model, its processor and its card (README.md) are in {args.output_dir}\nthe picture is {picture}")
+    return samples
+
+
+def main(argv: list[str] | None = None) -> list[dict]:
+    """
+    Trains, evaluates, asks and draws.
+
+    Args:
+        argv (`list[str]`, *optional*): the command line without the program's name; that of the process by default.
+
+    Returns:
+        `list[dict]`: the samples on the picture, as [`plot_answers`] takes them.
+    """
+    logging.set_verbosity_warning()
+    return run(argv)
+
+
+if __name__ == "__main__":
+    main()

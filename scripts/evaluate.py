@@ -1,0 +1,171 @@
+#!/usr/bin/env python
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""
+Measures how good a CrossFuse model's answers are: exact match, character error rate and chrF over a data set's split.
+
+Each input of the model that is named in --inputs is read from a column; leave one out to see what the model makes of
+the others. Pictures and speech can be made worse on purpose, in the same way in every run.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from transformers.utils import logging
+
+from modeling_crossfuse.evaluation import (
+    Degradation,
+    check_inputs,
+    evaluate_rows,
+    format_table,
+    load_model,
+    load_rows,
+    one_line,
+    parse_mapping,
+    subsets,
+)
+from modeling_crossfuse.model_card import write_whole
+
+
+EPILOG = """
+examples:
+  name the pictures of the test split:
+    python scripts/evaluate.py checkpoints/emoji --dataset data/emoji --inputs image=picture --target name
+  pictures alone, speech alone and both, half the picture hidden and the speech in noise as loud as itself:
+    python scripts/evaluate.py checkpoints/emoji --dataset data/emoji --inputs image=picture audio=speech \\
+        --target name --subsets --cover 0.5 --noise_db 0 --output results.json
+  ask a question; its answers stand in a column inside a struct:
+    python scripts/evaluate.py checkpoints/emoji --dataset data/emoji --inputs image=picture \\
+        --question "name in French" --target names.fr
+
+exit codes: 0 done, 2 a wrong argument, model or data set (one line on standard error says which)
+"""
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", metavar="MODEL", help="folder of a saved model, or its id on the Hub")
+    parser.add_argument("--dataset", required=True, help="folder of a data set, or its id on the Hub")
+    parser.add_argument("--split", default="test", help="split to evaluate on (default: test)")
+    parser.add_argument(
+        "--inputs", nargs="+", required=True, metavar="MODALITY=COLUMN", help="which column each modality is read from"
+    )
+    parser.add_argument(
+        "--target", required=True, metavar="COLUMN", help="column of the right answers, such as names.fr"
+    )
+    parser.add_argument("--question", metavar="TEXT", help="ask this of every sample, through the text modality")
+    parser.add_argument(
+        "--subsets", action="store_true", help="evaluate every combination of the inputs, not just all"
+    )
+    parser.add_argument("--cover", type=float, metavar="SHARE", help="hide this share of each picture, from the right")
+    parser.add_argument(
+        "--noise_db", type=float, metavar="DB", help="add white noise to speech at this signal-to-noise ratio in dB"
+    )
+    parser.add_argument("--num_beams", type=int, default=1, metavar="N", help="beams of the search (default: 1)")
+    parser.add_argument("--max_new_tokens", type=int, metavar="N", help="tokens of an answer (default: the model's)")
+    parser.add_argument("--batch_size", type=int, default=64, metavar="N", help="samples at a time (default: 64)")
+    parser.add_argument("--max_samples", type=int, metavar="N", help="use N rows only, spaced evenly over the split")
+    parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU where there is one)")
+    parser.add_argument("--output", metavar="FILE", help="write the results to this JSON file, too")
+    args = parser.parse_args(argv)
+    for name in ("num_beams", "max_new_tokens", "batch_size", "max_samples"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ValueError(f"--{name} is {getattr(args, name)}; expected at least 1")
+    if args.cover is not None and not 0 <= args.cover <= 1:
+        raise ValueError(f"--cover is {args.cover}; expected a share from 0 to 1")
+    return args
+
+
+def evaluate_subsets(args: argparse.Namespace, model, processor, rows, inputs: dict[str, str]) -> list[dict]:
+    """The metrics of all inputs together or, with --subsets, of every combination of them."""
+    degrade = Degradation(cover=args.cover, noise_db=args.noise_db)
+    length = {} if args.max_new_tokens is None else {"max_new_tokens": args.max_new_tokens}
+    results = []
+    for names in subsets(list(inputs)) if args.subsets else [tuple(inputs)]:
+        chosen = {name: inputs[name] for name in names}
+        metrics = evaluate_rows(
+            model,
+            processor,
+            rows,
+            chosen,
+            args.target,
+            question=args.question,
+            batch_size=args.batch_size,
+            degrade=degrade,
+            num_beams=args.num_beams,
+            **length,
+        )
+        results.append({"inputs": chosen, **metrics})
+    return results
+
+
+def results_table(results: list[dict]) -> str:
+    """The results as text for the terminal."""
+    header = ["inputs", "exact match", "CER", "chrF", "samples", "samples/s"]
+    rows = [
+        [
+            " + ".join(result["inputs"]),
+            f"{result['exact_match']:.3f}",
+            f"{result['cer']:.3f}",
+            f"{result['chrf']:.1f}",
+            f"{result['num_samples']:,}",
+            f"{result['samples_per_second']:.1f}",
+        ]
+        for result in results
+    ]
+    return format_table(header, rows, right=range(1, len(header)))
+
+
+def run(argv: list[str] | None) -> list[dict]:
+    args = parse_args(argv)
+    inputs = parse_mapping(args.inputs)
+    if args.output is not None and not Path(args.output).absolute().parent.is_dir():
+        raise ValueError(f"--output: there is no folder {Path(args.output).parent}")
+    rows = load_rows(args.dataset, args.split, args.max_samples)
+    model, processor = load_model(args.model, args.device)
+    check_inputs(model.config, rows, inputs, args.target)
+    results = evaluate_subsets(args, model, processor, rows, inputs)
+    print(results_table(results))
+    if args.output is not None:
+        settings = {name: value for name, value in vars(args).items() if name not in ("inputs", "output", "device")}
+        write_whole(args.output, json.dumps({**settings, "results": results}, indent=2, ensure_ascii=False) + "\n")
+        print(f"written to {args.output}")
+    return results
+
+
+def main(argv: list[str] | None = None) -> list[dict]:
+    """
+    Evaluates, prints a table, and writes JSON if asked to.
+
+    Args:
+        argv (`list[str]`, *optional*): the command line without the program's name; that of the process by default.
+
+    Returns:
+        `list[dict]`: for each combination of inputs, `inputs` and what [`evaluate_rows`] gives.
+    """
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()  # of loading the weights
+    try:
+        return run(argv)
+    except (ImportError, OSError, ValueError) as error:
+        print(f"evaluate.py: error: {one_line(error)}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    main()

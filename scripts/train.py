@@ -1,0 +1,168 @@
+#!/usr/bin/env python
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""CrossFuse configuration: one sub-config per modality, one for the fusion, one for the decoder."""
+"""Trains or fine-tunes a CrossFuse model on any data set whose columns map to modalities."""
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+from transformers import set_seed, trainer_utils
+
+from modeling_crossfuse.augmentation import BatchAugmentation
+from modeling_crossfuse.data import CrossFuseDataCollator
+from modeling_crossfuse.metrics import compute_text_metrics
+from modeling_crossfuse.model_card import write_model_card
+from modeling_crossfuse.training import (
+    CachedInputs,
+    CachedInputsCollator,
+    CrossFuseTrainer,
+    build_model,
+    load_split,
+    parse_recipe,
+)
+
+
+logger = logging.getLogger("crossfuse")
+
+EPILOG = """
+Examples:
+  The demo's recipe, with another learning rate:
+    python scripts/train.py configuration/recipes/emoji.yaml --learning_rate 5e-4
+  A data set of your own, without a recipe:
+    python scripts/train.py --model configuration/small --dataset me/photos --inputs image=photo text=question \\
+        --target answer --output_dir outputs/photos --num_train_epochs 10 --per_device_train_batch_size 32
+  On several processes:
+    accelerate launch scripts/train.py configuration/recipes/emoji.yaml
+  Going on after an interruption:
+    python scripts/train.py configuration/recipes/emoji.yaml --resume_from_checkpoint last
+"""
+
+
+def make_collators(recipe, processor, modalities, seed):
+    """The collator for training, with questions and augmentation, and the one for evaluation, without."""
+    collator = CachedInputsCollator if recipe.cache_inputs else CrossFuseDataCollator
+    shared = {"inputs": recipe.inputs, "target": recipe.target, "max_target_length": recipe.max_target_length}
+    train = collator(
+        processor,
+        questions=recipe.questions,
+        question_dropout=recipe.question_dropout,
+        augment=BatchAugmentation(processor, modalities, recipe.augmentation) if recipe.augmentation else None,
+        seed=seed,
+        **shared,
+    )
+    return train, collator(processor, **shared)
+
+
+def make_compute_metrics(processor):
+    """What the Trainer calls with generated tokens and labels."""
+
+    def compute_metrics(prediction):
+        pad = processor.tokenizer.pad_token_id
+        texts = []
+        for tokens in (prediction.predictions, prediction.label_ids):
+            tokens = tokens.copy()
+            tokens[tokens == -100] = pad
+            texts.append(processor.batch_decode(tokens, skip_special_tokens=True))
+        return compute_text_metrics(predictions=texts[0], references=texts[1])
+
+    return compute_metrics
+
+
+def resume_point(arguments):
+    """The checkpoint to go on from: `last` stands for the newest in the output folder."""
+    if arguments.resume_from_checkpoint in ("last", "true", "True"):
+        checkpoint = trainer_utils.get_last_checkpoint(arguments.output_dir)
+        if checkpoint is None:
+            raise ValueError(f"`resume_from_checkpoint`: there is no checkpoint in {arguments.output_dir}")
+        return checkpoint
+    return arguments.resume_from_checkpoint
+
+
+def main(argv: list[str] | None = None) -> str:
+    """
+    Trains, evaluates, and saves model, processor and model card.
+
+    Returns:
+        `str`: the folder they were saved in.
+    """
+    recipe, arguments = parse_recipe(sys.argv[1:] if argv is None else argv, __doc__, EPILOG)
+    arguments.remove_unused_columns = False  # the collator reads the raw columns
+    arguments.predict_with_generate = True
+    set_seed(arguments.seed)
+    rows = load_split(recipe, recipe.train_split, recipe.max_train_samples)
+    eval_rows = load_split(recipe, recipe.eval_split, recipe.max_eval_samples) if recipe.eval_split else None
+    with arguments.main_process_first(desc="building the model"):
+        model, processor = build_model(recipe, rows)
+    model.generation_config.max_length = recipe.max_target_length
+    logger.info(f"{model.num_parameters():,} parameters, {len(rows):,} samples to train on")
+    train_collator, eval_collator = make_collators(recipe, processor, model.config.modalities, arguments.seed)
+    if recipe.cache_inputs:
+        rows = CachedInputs(rows, processor, recipe.inputs)
+        eval_rows = CachedInputs(eval_rows, processor, recipe.inputs) if eval_rows is not None else None
+    trainer = CrossFuseTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        eval_dataset=eval_rows,
+        data_collator=train_collator,
+        eval_collator=eval_collator,
+        processing_class=processor,
+        compute_metrics=make_compute_metrics(processor),
+        learning_rates=recipe.learning_rates,
+        ema_decay=recipe.ema_decay,
+    )
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=resume_point(arguments))
+    duration = time.monotonic() - started
+    metrics = trainer.evaluate() if eval_rows is not None else {}
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        write_model_card(
+            Path(arguments.output_dir),
+            model,
+            processor,
+            dataset=recipe.dataset,
+            split=recipe.eval_split,
+            metrics={key.removeprefix("eval_"): value for key, value in metrics.items()},
+            recipe={**vars(recipe), **{key: getattr(arguments, key) for key in RECIPE_KEYS}},
+            duration=duration,
+        )
+    return arguments.output_dir
+
+
+# What of `TrainingArguments` a reader of the card wants to know.
+RECIPE_KEYS = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_steps",
+    "bf16",
+    "seed",
+)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    logger.setLevel(logging.INFO)
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,94 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Tiny CrossFuse models and inputs that the tests share."""
+
+import torch
+
+from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration
+
+
+FUSIONS = ("concat", "joint", "bottleneck", "latent")
+
+# One modality of each kind.
+MODALITIES = {
+    "text": {"vocab_size": 40},
+    "image": {"image_size": 8, "patch_size": 4},
+    "video": {"image_size": 8, "patch_size": 4, "num_frames": 4, "temporal_patch_size": 2},
+    "audio": {"num_mel_bins": 6, "num_conv_layers": 1},
+    "wrist": {"kind": "series", "num_channels": 3},
+}
+
+TINY = {
+    "d_model": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    # Ten times the usual: untrained models of the usual range answer nearly the same whatever they are given.
+    "initializer_range": 0.2,
+    "decoder": {"vocab_size": 50},
+}
+
+
+def tiny_config(*modalities: str, fusion: str | dict = "concat", **settings) -> CrossFuseConfig:
+    """A config of about 10,000 parameters per part. `modalities` are names in `MODALITIES`, `text` by default."""
+    chosen = {name: MODALITIES[name] for name in modalities or ("text",)}
+    fusion = {"num_layers": 1, "num_latents": 3, **({"type": fusion} if isinstance(fusion, str) else fusion)}
+    return CrossFuseConfig(**{**TINY, "modalities": chosen, "fusion": fusion, **settings})
+
+
+def tiny_model(config: CrossFuseConfig, model_class=CrossFuseForConditionalGeneration, seed: int = 0):
+    """A model in evaluation mode with the same weights on every call."""
+    torch.manual_seed(seed)
+    return model_class(config).eval()
+
+
+def tiny_inputs(config: CrossFuseConfig, batch_size: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random values of every modality, without masks."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {
+        "image": lambda part: (part.num_channels, part.image_size, part.image_size),
+        "video": lambda part: (part.num_frames, part.num_channels, part.image_size, part.image_size),
+        "audio": lambda part: (part.num_mel_bins, 6),
+        "series": lambda part: (5, part.num_channels),
+    }
+    inputs = {}
+    for name, part in config.modalities.items():
+        value_name = config.modalities.value_name(name)
+        if part.kind == "text":
+            inputs[value_name] = torch.randint(3, part.vocab_size, (batch_size, 5), generator=generator)
+        else:
+            inputs[value_name] = torch.randn(batch_size, *shapes[part.kind](part), generator=generator)
+    return inputs
+
+
+def tiny_labels(batch_size: int = 2, length: int = 4, seed: int = 0, vocab_size: int = 50) -> torch.Tensor:
+    """Random labels without special tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(3, vocab_size, (batch_size, length), generator=generator)
+
+
+def take_rows(inputs: dict[str, torch.Tensor], rows) -> dict[str, torch.Tensor]:
+    """Some samples of a batch."""
+    return {name: value[rows] for name, value in inputs.items()}
+
+
+def count_calls(module: torch.nn.Module) -> list[int]:
+    """A list that grows by the batch size of every call of `module`."""
+    rows = []
+    module.register_forward_pre_hook(lambda module, args, kwargs: rows.append(len(args[0])), with_kwargs=True)
+    return rows
+
+
+def assert_same(actual: torch.Tensor, expected: torch.Tensor, atol: float = 1e-5):
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=1e-4)

@@ -1,0 +1,269 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""CrossFuseDataCollator: rows of a data set to batches with labels."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from modeling_crossfuse import CrossFuseConfig
+from modeling_crossfuse.data import CrossFuseDataCollator, get_column
+from modeling_crossfuse.processing_crossfuse import CrossFuseProcessor
+
+from .helpers import tiny_config, tiny_model
+
+
+EMOJI = Path(__file__).parent.parent / "data" / "emoji"
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Characters: every answer comes back letter by letter."""
+    letters = " abcdefghijklmnopqrstuvwxyz"
+    vocabulary = {token: index for index, token in enumerate(["[PAD]", "[BOS]", "[EOS]", "[UNK]", *letters])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    special = {"pad_token": "[PAD]", "bos_token": "[BOS]", "eos_token": "[EOS]", "unk_token": "[UNK]"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return CrossFuseProcessor.from_config(tiny_config("text", "wrist"), tokenizer=make_tokenizer())
+
+
+ROWS = [
+    {"trace": np.ones((2, 3)), "say": "red", "names": {"en": "red", "fr": "rouge"}},
+    {"trace": np.zeros((4, 3)), "say": None, "names": {"en": "blue", "fr": None}},
+    {"trace": None, "say": "green", "names": {"en": "green", "fr": "vert"}},
+    {"say": "grey", "names": None},
+]
+QUESTIONS = {"in english": "names.en", "in french": "names.fr"}
+
+
+def text_of(processor, ids: torch.Tensor) -> list[str]:
+    ids = ids.masked_fill(ids == -100, processor.tokenizer.pad_token_id).tolist()
+    return ["".join(processor.tokenizer.convert_ids_to_tokens([i for i in row if i > 3])) for row in ids]
+
+
+# Columns
+
+
+def test_get_column():
+    row = {"a": 1, "names": {"fr": "rouge", "x": {"y": 2}}, "b.c": 3, "d": None, "e": {"f.g": 4}}
+    assert [get_column(row, column) for column in ("a", "names.fr", "names.x.y", "b.c", "d.z", "e.f.g")] == [
+        1, "rouge", 2, 3, None, 4
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ("c", "no column 'c'; a row has a, names"),
+        ("names.de", "no column 'names.de'; the field 'names' has fr"),
+        ("a.b", "'a' is int and has no fields"),
+    ],
+)
+def test_get_column_that_is_not_there(column, message):
+    with pytest.raises(KeyError, match=message):
+        get_column({"a": 1, "names": {"fr": "rouge"}}, column)
+
+
+# Inputs and labels
+
+
+def test_inputs_and_labels(processor):
+    batch = CrossFuseDataCollator(processor, {"wrist": "trace", "text": "say"}, target="names.en")(ROWS[:3])
+    assert set(batch) == {
+        "input_ids", "attention_mask", "wrist_values", "wrist_mask", "modality_mask", "labels"
+    }  # fmt: skip
+    assert batch["modality_mask"].tolist() == [[1, 1], [0, 1], [1, 0]]
+    assert text_of(processor, batch["input_ids"]) == ["red", "", "green"]
+    assert text_of(processor, batch["labels"]) == ["red", "blue", "green"]
+    assert batch["labels"][0].tolist()[3:] == [processor.tokenizer.eos_token_id, -100, -100]
+
+
+def test_a_column_that_some_rows_lack(processor):
+    batch = CrossFuseDataCollator(processor, {"wrist": "trace", "text": "say"})([ROWS[0], ROWS[3]])
+    assert batch["modality_mask"].tolist() == [[1, 1], [1, 0]] and "labels" not in batch
+
+
+def test_labels_are_cut_but_end(processor):
+    batch = CrossFuseDataCollator(processor, {"text": "say"}, target="say", max_target_length=4)([ROWS[0], ROWS[2]])
+    assert text_of(processor, batch["labels"]) == ["red", "gre"]
+    assert batch["labels"][:, -1].tolist() == [processor.tokenizer.eos_token_id] * 2
+
+
+def test_labels_train_the_model(processor):
+    batch = CrossFuseDataCollator(processor, {"wrist": "trace"}, target="names.en")(ROWS[:2])
+    outputs = tiny_model(tiny_config("text", "wrist"))(**batch)
+    assert torch.isfinite(outputs.loss) and outputs.logits.shape[:2] == batch["labels"].shape
+
+
+def test_augment_changes_the_batch(processor):
+    def augment(batch):
+        return {**batch, "wrist_values": batch["wrist_values"] + 1}
+
+    plain = CrossFuseDataCollator(processor, {"wrist": "trace"})(ROWS[:2])
+    changed = CrossFuseDataCollator(processor, {"wrist": "trace"}, augment=augment)(ROWS[:2])
+    assert torch.equal(changed["wrist_values"], plain["wrist_values"] + 1)
+
+
+# Questions
+
+
+def test_questions_are_drawn_and_answered(processor):
+    collator = CrossFuseDataCollator(processor, {"wrist": "trace"}, questions=QUESTIONS, seed=0)
+    seen = set()
+    for _ in range(20):
+        batch = collator(ROWS[:3])
+        pairs = zip(text_of(processor, batch["input_ids"]), text_of(processor, batch["labels"]))
+        seen |= set(enumerate(pairs))
+    # The second row has no French name, so it is never asked for it.
+    assert seen == {
+        (0, ("in english", "red")),
+        (0, ("in french", "rouge")),
+        (1, ("in english", "blue")),
+        (2, ("in english", "green")),
+        (2, ("in french", "vert")),
+    }
+
+
+def test_questions_can_be_left_out(processor):
+    arguments = {"inputs": {"wrist": "trace"}, "questions": {"in french": "names.fr"}, "target": "names.en"}
+    rows = [ROWS[0]] * 400
+    batch = CrossFuseDataCollator(processor, **arguments, question_dropout=0.25, seed=0)(rows)
+    asked = batch["modality_mask"][:, 0].tolist()
+    assert 60 < asked.count(0) < 140
+    assert text_of(processor, batch["labels"]) == ["rouge" if question else "red" for question in asked]
+    batch = CrossFuseDataCollator(processor, **arguments)([ROWS[0], ROWS[1]])
+    assert text_of(processor, batch["labels"]) == ["rouge", "blue"]
+    assert batch["modality_mask"].tolist() == [[1, 1], [0, 1]]
+
+
+def test_questions_of_another_modality():
+    modalities = {"question": {"kind": "text"}, "context": {"kind": "text"}}
+    processor = CrossFuseProcessor(tokenizer=make_tokenizer(), modalities=modalities)
+    collator = CrossFuseDataCollator(
+        processor, {"context": "say"}, questions={"in english": "names.en"}, question_modality="question"
+    )
+    batch = collator(ROWS[:1])
+    assert text_of(processor, batch["question_input_ids"]) == ["in english"]
+    assert text_of(processor, batch["context_input_ids"]) == ["red"]
+
+
+def test_the_seed_makes_questions_repeatable(processor):
+    def draws(seed):
+        collator = CrossFuseDataCollator(processor, {"wrist": "trace"}, questions=QUESTIONS, seed=seed)
+        return [collator([ROWS[0]] * 20)["labels"].tolist() for _ in range(3)]
+
+    assert draws(1) == draws(1) != draws(2)
+    assert draws(1)[0] != draws(1)[1]
+
+
+def test_workers_draw_differently_in_each_epoch(processor):
+    collator = CrossFuseDataCollator(processor, {"wrist": "trace"}, questions=QUESTIONS, seed=1)
+
+    def epochs():
+        torch.manual_seed(0)
+        loader = torch.utils.data.DataLoader([ROWS[0]] * 80, batch_size=40, collate_fn=collator, num_workers=2)
+        return [[text_of(processor, batch["labels"]) for batch in loader] for _ in range(2)]
+
+    first, second = epochs()
+    assert first[0] != first[1], "two workers draw alike"
+    assert first != second, "two epochs draw alike"
+    assert [first, second] == epochs()
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"inputs": {"ankle": "trace"}}, "`ankle` is not a modality of the processor; it has text, wrist"),
+        ({"inputs": {"text": "say"}, "questions": QUESTIONS}, "given by `inputs` and by `questions`"),
+        ({"inputs": {"wrist": "trace"}, "questions": QUESTIONS, "question_modality": "q"}, "`q` is not a modality"),
+        ({"inputs": {"wrist": "trace"}, "questions": QUESTIONS, "question_dropout": 0.5}, "needs `target`"),
+        ({"inputs": {"wrist": "trace"}, "questions": QUESTIONS, "question_dropout": 2}, "question_dropout=2"),
+        ({"inputs": {"wrist": "trace"}, "target": "say", "max_target_length": 0}, "max_target_length=0"),
+    ],
+)
+def test_wrong_arguments(processor, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        CrossFuseDataCollator(processor, **arguments)
+
+
+def test_labels_need_a_tokenizer():
+    processor = CrossFuseProcessor(modalities={"wrist": {"kind": "series", "num_channels": 3}})
+    with pytest.raises(ValueError, match="eos_token"):
+        CrossFuseDataCollator(processor, {"wrist": "trace"}, target="say")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rows", "error", "message"),
+    [
+        (
+            {"target": "say"},
+            [{"say": "red"}],
+            ValueError,
+            "no row has the column 'trace'; the first has say.*remove_unused",
+        ),
+        ({"target": "name"}, ROWS[:1], ValueError, "row 0: no column 'name'; a row has trace, say, names"),
+        ({"target": "say"}, ROWS[:2], TypeError, "row 1 has None in the target column 'say'; expected a str"),
+        ({"target": "trace"}, ROWS[:1], TypeError, "row 0 has array"),
+        ({"questions": {"in french": "names.fr"}}, ROWS[:2], ValueError, "row 1 answers none of the questions"),
+        ({}, [ROWS[0], ROWS[2]], ValueError, "sample 1 of the batch has no modality"),
+    ],
+)
+def test_wrong_rows(processor, arguments, rows, error, message):
+    with pytest.raises(error, match=message):
+        CrossFuseDataCollator(processor, {"wrist": "trace"}, **arguments)(rows)
+
+
+# The data set of the repository
+
+
+def test_rows_of_the_emoji_data_set():
+    datasets = pytest.importorskip("datasets")
+    pytest.importorskip("soundfile")
+    config = CrossFuseConfig(
+        d_model=32,
+        num_hidden_layers=1,
+        modalities={
+            "text": {"vocab_size": 40},
+            "image": {"image_size": 32, "patch_size": 8},
+            "audio": {"num_mel_bins": 40},
+        },
+        decoder={"vocab_size": 40},
+    )
+    processor = CrossFuseProcessor.from_config(config, tokenizer=make_tokenizer())
+    rows = datasets.Dataset.from_parquet(str(EMOJI / "data" / "validation-00000-of-00001.parquet"))
+    collator = CrossFuseDataCollator(
+        processor,
+        {"image": "picture", "audio": "speech"},
+        target="name",
+        questions={"what is the group": "group", "what is it in spanish": "names.es"},
+        question_dropout=0.5,
+        max_target_length=24,
+        seed=0,
+    )
+    batch = collator([rows[index] for index in range(8)])
+    assert batch["pixel_values"].shape == (8, 3, 32, 32) and batch["input_features"].shape[:2] == (8, 40)
+    assert batch["modality_mask"][:, 1:].all() and 0 < batch["modality_mask"][:, 0].sum() < 8
+    assert batch["labels"].shape[1] <= 24
+    assert torch.isfinite(tiny_model(config)(**batch).loss)

@@ -1,0 +1,92 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Exact match, character error rate and chrF."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modeling_crossfuse.metrics import CharacterErrorRate, ChrF, ExactMatch, compute_text_metrics
+
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+
+
+@pytest.mark.parametrize(
+    ("metric_class", "predictions", "references", "expected"),
+    [
+        (ExactMatch, ["a", "b", "c", ""], ["a", "x", "c", "d"], {"exact_match": 0.5}),
+        (ExactMatch, ["Apple"], ["apple"], {"exact_match": 0.0}),
+        (CharacterErrorRate, ["abcd", "x"], ["abce", "x"], {"cer": 0.2}),
+        (CharacterErrorRate, ["aaaa"], ["b"], {"cer": 4.0}),
+        (CharacterErrorRate, [""], ["ab"], {"cer": 1.0}),
+        (ChrF, ["red apple"], ["red apple"], {"chrf": 100.0}),
+        (ChrF, ["xyz"], ["red apple"], {"chrf": 0.0}),
+    ],
+)
+def test_values(metric_class, predictions, references, expected):
+    assert metric_class().compute(predictions=predictions, references=references) == pytest.approx(expected)
+
+
+def test_all_three_at_once():
+    results = compute_text_metrics(["roter Apfel", "苹果"], ["roter Apfel", "红苹果"])
+    assert results == pytest.approx({"exact_match": 0.5, "cer": 1 / 14, "chrf": results["chrf"]})
+    assert 0 < results["chrf"] < 100
+
+
+def test_batches_add_up():
+    metric = ExactMatch()
+    metric.add_batch(predictions=["a"], references=["a"])
+    metric.add_batch(predictions=["b"], references=["c"])
+    assert metric.compute() == {"exact_match": 0.5}
+    assert metric.compute(predictions=["a"], references=["a"]) == {"exact_match": 1.0}
+
+
+def test_two_at_once_do_not_mix():
+    first, second = ExactMatch(), ExactMatch()
+    first.add_batch(predictions=["a"], references=["a"])
+    second.add_batch(predictions=["a"], references=["b"])
+    assert first.compute() == {"exact_match": 1.0}
+    assert second.compute() == {"exact_match": 0.0}
+
+
+def test_nothing_is_written(tmp_path):
+    metric = ChrF(cache_dir=str(tmp_path))
+    metric.compute(predictions=["a"], references=["a"])
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "message"),
+    [
+        ([], [], "`predictions` is empty"),
+        (["a"], ["a", "b"], "Mismatch in the number of predictions"),
+        ([3], ["a"], "expected format"),
+    ],
+)
+def test_wrong_inputs(predictions, references, message):
+    with pytest.raises(ValueError, match=message):
+        compute_text_metrics(predictions, references)
+
+
+def test_nothing_given():
+    with pytest.raises(ValueError, match="nothing to compare"):
+        ExactMatch().compute()
+
+
+def test_a_script_of_the_same_name_does_not_hide_the_library():
+    code = f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); import modeling_crossfuse.metrics as m; m.ChrF()"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,0 +1,542 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The model: every kind of modality, sizes, layer settings, attention implementations, training and the loss."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments
+
+from modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseModel
+
+from .helpers import (
+    FUSIONS,
+    MODALITIES,
+    assert_same,
+    take_rows,
+    tiny_config,
+    tiny_inputs,
+    tiny_labels,
+    tiny_model,
+)
+
+
+def logits_of(model, inputs, labels=None):
+    with torch.no_grad():
+        return model(**inputs, labels=tiny_labels() if labels is None else labels).logits
+
+
+# Every kind, alone and together
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("modalities", [(name,) for name in MODALITIES] + [tuple(MODALITIES)], ids="-".join)
+def test_forward_and_backward(modalities, fusion):
+    config = tiny_config(*modalities, fusion=fusion)
+    model = tiny_model(config).train()
+    outputs = model(**tiny_inputs(config), labels=tiny_labels())
+    assert outputs.logits.shape == (2, 4, 50)
+    outputs.loss.backward()
+    without = [
+        name
+        for name, p in model.named_parameters()
+        if p.grad is None or not p.grad.isfinite().all() or p.grad.eq(0).all()
+    ]
+    assert not without
+
+
+@pytest.mark.parametrize("name", MODALITIES)
+def test_every_modality_matters_to_the_answer(name):
+    config = tiny_config(*MODALITIES)
+    model, inputs = tiny_model(config), tiny_inputs(config)
+    value_name = config.modalities.value_name(name)
+    other = {**inputs, value_name: tiny_inputs(config, seed=1)[value_name]}
+    assert (logits_of(model, inputs) - logits_of(model, other)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("stem", [{}, {"stem_type": "conv", "stem_depth": 0}, {"stem_type": "conv", "stem_width": 4}])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (16, 8), (9, 14), (3, 1)])
+def test_images_of_any_size(height, width, stem):
+    config = tiny_config(modalities={"image": {**MODALITIES["image"], **stem}})
+    outputs = tiny_model(config, CrossFuseModel).encoder(pixel_values=torch.randn(2, 3, height, width))
+    assert outputs.last_hidden_state.shape == (2, math.ceil(height / 4) * math.ceil(width / 4), 32)
+
+
+@pytest.mark.parametrize(("frames", "height", "width"), [(4, 8, 8), (1, 8, 8), (5, 9, 14)])
+def test_videos_of_any_size(frames, height, width):
+    model = tiny_model(tiny_config("video"), CrossFuseModel)
+    outputs = model.encoder(pixel_values_videos=torch.randn(2, frames, 3, height, width))
+    cells = math.ceil(frames / 2) * math.ceil(height / 4) * math.ceil(width / 4)
+    assert outputs.last_hidden_state.shape == (2, cells, 32)
+
+
+@pytest.mark.parametrize(("frames", "layers", "length"), [(6, 1, 3), (7, 1, 4), (7, 2, 2), (1, 2, 1)])
+def test_audio_of_any_length(frames, layers, length):
+    config = tiny_config(modalities={"audio": {"num_mel_bins": 6, "num_conv_layers": layers}})
+    outputs = tiny_model(config, CrossFuseModel).encoder(input_features=torch.randn(2, 6, frames))
+    assert outputs.last_hidden_state.shape == (2, length, 32)
+
+
+@pytest.mark.parametrize(("steps", "patch_length", "length"), [(5, 1, 5), (5, 2, 3), (1, 4, 1)])
+def test_series_of_any_length(steps, patch_length, length):
+    config = tiny_config(modalities={"wrist": {**MODALITIES["wrist"], "patch_length": patch_length}})
+    outputs = tiny_model(config, CrossFuseModel).encoder(wrist_values=torch.randn(2, steps, 3))
+    assert outputs.last_hidden_state.shape == (2, length, 32)
+
+
+def test_several_images_of_a_sample():
+    config = tiny_config("image", "text")
+    model = tiny_model(config)
+    inputs = {**tiny_inputs(config), "pixel_values": torch.randn(2, 3, 3, 8, 8)}
+    both = logits_of(model, {**inputs, "image_mask": torch.tensor([[1, 1, 1], [1, 0, 0]])})
+    # One image in a row of three is the same as that image alone, with or without the dimension for several.
+    labels = tiny_labels()[1:]
+    second = take_rows(inputs, slice(1, 2))
+    assert_same(both[1:], logits_of(model, {**second, "pixel_values": second["pixel_values"][:, :1]}, labels))
+    assert_same(both[1:], logits_of(model, {**second, "pixel_values": second["pixel_values"][:, 0]}, labels))
+    # Every image counts, and so does their order.
+    first = take_rows(inputs, slice(0, 1))
+    swapped = {**first, "pixel_values": first["pixel_values"].flip(1)}
+    assert (both[:1] - logits_of(model, swapped, tiny_labels()[:1])).abs().max() > 1e-3
+
+
+def test_two_modalities_of_one_kind():
+    config = tiny_config(modalities={name: {**MODALITIES["image"], "kind": "image"} for name in ("left", "right")})
+    model, inputs = tiny_model(config), tiny_inputs(config)
+    assert set(inputs) == {"left_pixel_values", "right_pixel_values"}
+    swapped = {"left_pixel_values": inputs["right_pixel_values"], "right_pixel_values": inputs["left_pixel_values"]}
+    assert (logits_of(model, inputs) - logits_of(model, swapped)).abs().max() > 1e-3
+
+
+def test_modalities_of_other_widths_are_projected():
+    modalities = {"text": {"vocab_size": 40, "hidden_size": 16}, "image": {**MODALITIES["image"], "hidden_size": 64}}
+    config = tiny_config(modalities=modalities)
+    outputs = tiny_model(config, CrossFuseModel).encoder(**tiny_inputs(config))
+    assert outputs.last_hidden_state.shape == (2, 5 + 4, 32)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.bool, torch.float32])
+def test_masks_of_any_dtype(dtype):
+    config = tiny_config("text", "wrist")
+    model, inputs = tiny_model(config), tiny_inputs(config)
+    masks = {
+        "attention_mask": torch.tensor([[1, 1, 1, 0, 0], [1] * 5]),
+        "wrist_mask": torch.tensor([[1] * 5, [1, 1, 0, 0, 0]]),
+        "modality_mask": torch.tensor([[1, 1], [1, 0]]),
+    }
+    cast = {name: mask.to(dtype) for name, mask in masks.items()}
+    assert_same(logits_of(model, {**inputs, **cast}), logits_of(model, {**inputs, **masks}))
+
+
+# Settings of the layers
+
+LAYERS = {
+    "rotary": {"position_embedding_type": "rotary"},
+    "sinusoidal": {"position_embedding_type": "sinusoidal"},
+    "layernorm": {"norm_type": "layernorm"},
+    "gelu": {"mlp_type": "gelu"},
+    "grouped-query": {"num_attention_heads": 4, "num_key_value_heads": 2},
+    "multi-query": {"num_attention_heads": 4, "num_key_value_heads": 1},
+    "no layers": {"num_hidden_layers": 0},
+    "all": {"norm_type": "layernorm", "mlp_type": "gelu", "num_key_value_heads": 1, "rope_theta": 100},
+}
+
+
+@pytest.mark.parametrize("settings", LAYERS.values(), ids=LAYERS)
+def test_layer_settings(settings):
+    config = tiny_config(*MODALITIES, fusion="joint", **settings)
+    model, inputs = tiny_model(config), tiny_inputs(config)
+    outputs = model(**inputs, labels=tiny_labels())
+    outputs.loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+    # Whatever the layers are made of, a sample is the same alone and in a batch.
+    alone = logits_of(model, take_rows(inputs, slice(1, 2)), tiny_labels()[1:])
+    assert_same(outputs.logits[1:].detach(), alone)
+
+
+@pytest.mark.parametrize("name", MODALITIES)
+@pytest.mark.parametrize("positions", ["rotary", "sinusoidal"])
+def test_order_matters(positions, name):
+    """Nothing is a bag: turning a modality's content round changes the answer."""
+    config = tiny_config(name, position_embedding_type=positions)
+    model, inputs = tiny_model(config), tiny_inputs(config)
+    value_name = config.modalities.value_name(name)
+    axes = {"text": [1], "image": [2, 3], "video": [1, 3, 4], "audio": [2], "wrist": [1]}[name]
+    for axis in axes:
+        turned = {value_name: inputs[value_name].roll(1 if name != "image" and name != "video" else 4, axis)}
+        if name == "video" and axis == 1:
+            turned = {value_name: inputs[value_name].roll(2, axis)}
+        assert (logits_of(model, inputs) - logits_of(model, turned)).abs().max() > 1e-3, f"axis {axis}"
+
+
+def test_the_decoder_is_causal():
+    config = tiny_config()
+    model, inputs = tiny_model(config), tiny_inputs(config)
+    ids = tiny_labels()
+    changed = ids.clone()
+    changed[:, 2] = (ids[:, 2] + 1) % 50
+    with torch.no_grad():
+        before = model(**inputs, decoder_input_ids=ids).logits
+        after = model(**inputs, decoder_input_ids=changed).logits
+    assert_same(before[:, :2], after[:, :2])
+    assert (before[:, 2:] - after[:, 2:]).abs().amax((0, 2)).min() > 1e-3
+
+
+@pytest.mark.parametrize("key", ["dropout", "attention_dropout"])
+def test_dropout_is_for_training_only(key):
+    config = tiny_config("text", "image", fusion="joint", attn_implementation="eager", **{key: 0.5})
+    model, inputs = tiny_model(config), tiny_inputs(config)
+    assert torch.equal(logits_of(model, inputs), logits_of(model, inputs))
+    assert torch.equal(
+        logits_of(model, inputs),
+        logits_of(tiny_model(tiny_config("text", "image", fusion="joint", attn_implementation="eager")), inputs),
+    )
+    model.train()
+    assert not torch.equal(logits_of(model, inputs), logits_of(model, inputs))
+
+
+# Attention implementations, data types, compilation
+
+
+def ragged_masks() -> dict[str, torch.Tensor]:
+    """Masks for two samples of the modalities text, image, video, audio and wrist, and a target of four tokens."""
+    return {
+        "attention_mask": torch.tensor([[1, 1, 1, 0, 0], [1] * 5]),
+        "wrist_mask": torch.tensor([[1] * 5, [0, 0, 1, 1, 1]]),
+        "modality_mask": torch.tensor([[1, 1, 0, 1, 1], [0, 1, 1, 1, 0]]),
+        "decoder_attention_mask": torch.tensor([[1] * 4, [1, 1, 1, 0]]),
+    }
+
+
+def assert_agrees_with_eager(implementation: str, **settings):
+    # flex attention takes heads of at least 16 channels.
+    config = tiny_config(*MODALITIES, **{"d_model": 64, "num_attention_heads": 4, **settings})
+    model, inputs = tiny_model(config), tiny_inputs(config) | ragged_masks()
+    kept = inputs["decoder_attention_mask"].bool()
+    model.set_attn_implementation("eager")
+    expected = logits_of(model, inputs)
+    model.set_attn_implementation(implementation)
+    assert_same(logits_of(model, inputs)[kept], expected[kept])
+
+
+@pytest.mark.parametrize("num_key_value_heads", [4, 2])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_sdpa_agrees_with_eager(fusion, num_key_value_heads):
+    assert_agrees_with_eager("sdpa", fusion=fusion, num_key_value_heads=num_key_value_heads)
+
+
+@pytest.mark.parametrize("num_key_value_heads", [4, 2])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_flex_attention_agrees_with_eager(fusion, num_key_value_heads, monkeypatch):
+    # The same mathematics without the minute that compiling its kernels takes.
+    monkeypatch.setattr(torch._dynamo.config, "disable", True)
+    assert_agrees_with_eager("flex_attention", fusion=fusion, num_key_value_heads=num_key_value_heads)
+
+
+@pytest.mark.slow
+def test_compiled_flex_attention_agrees_with_eager():
+    assert_agrees_with_eager("flex_attention", fusion="joint", num_key_value_heads=2)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_bfloat16(fusion):
+    config = tiny_config(*MODALITIES, fusion=fusion)
+    model, inputs = tiny_model(config), tiny_inputs(config)
+    expected = logits_of(model, inputs)
+    model.to(torch.bfloat16)
+    inputs = {name: value.bfloat16() if value.is_floating_point() else value for name, value in inputs.items()}
+    outputs = model(**inputs, labels=tiny_labels())
+    assert outputs.logits.dtype == torch.bfloat16
+    outputs.loss.backward()
+    error = (outputs.logits.float() - expected).abs().mean()
+    assert error < 0.1 * expected.std()
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_autocast(fusion):
+    config = tiny_config(*MODALITIES, fusion=fusion)
+    model, inputs = tiny_model(config).train(), tiny_inputs(config)
+    inputs["modality_mask"] = torch.tensor([[1, 1, 0, 1, 1], [0, 1, 1, 1, 0]])
+    expected = logits_of(model, inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model(**inputs, labels=tiny_labels())
+    outputs.loss.backward()
+    assert (outputs.logits.float() - expected).abs().mean() < 0.1 * expected.std()
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_gradient_checkpointing_gives_equal_gradients(fusion):
+    config = tiny_config(*MODALITIES, fusion=fusion, dropout=0.0)
+    model, inputs = tiny_model(config).train(), tiny_inputs(config)
+    model(**inputs, labels=tiny_labels()).loss.backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    model.gradient_checkpointing_enable()
+    model(**inputs, labels=tiny_labels()).loss.backward()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name], msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_compiled_equals_eager(fusion):
+    config = tiny_config("text", "wrist", fusion=fusion)
+    model, inputs = tiny_model(config), tiny_inputs(config)
+    compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
+    assert_same(logits_of(compiled, inputs), logits_of(model, inputs))
+    masks = {
+        "attention_mask": torch.tensor([[1, 1, 1, 0, 0], [1] * 5]),
+        "modality_mask": torch.tensor([[1, 0], [1, 1]]),
+    }
+    assert_same(logits_of(compiled, inputs | masks), logits_of(model, inputs | masks))
+
+
+@pytest.mark.slow
+def test_compiled_by_inductor_equals_eager():
+    config = tiny_config(*MODALITIES, fusion="bottleneck")
+    model, inputs = tiny_model(config), tiny_inputs(config) | ragged_masks()
+    compiled = torch.compile(copy.deepcopy(model), fullgraph=True)
+    kept = inputs["decoder_attention_mask"].bool()
+    assert_same(logits_of(compiled, inputs)[kept], logits_of(model, inputs)[kept])
+
+
+# Embeddings
+
+
+def test_embeddings_in_place_of_tokens():
+    config = tiny_config("text", "image")
+    model, inputs = tiny_model(config), tiny_inputs(config)
+    expected = logits_of(model, inputs)
+    embeds = model.model.encoder.get_input_embeddings()(inputs.pop("input_ids"))
+    assert_same(logits_of(model, {**inputs, "inputs_embeds": embeds}), expected)
+
+
+def test_decoder_embeddings_in_place_of_tokens():
+    config = tiny_config()
+    model, inputs = tiny_model(config), tiny_inputs(config)
+    ids = tiny_labels()
+    with torch.no_grad():
+        expected = model(**inputs, decoder_input_ids=ids).logits
+        embeds = model.get_input_embeddings()(ids)
+        assert_same(model(**inputs, decoder_inputs_embeds=embeds).logits, expected)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tied_and_untied_embeddings(tied):
+    model = tiny_model(tiny_config(tie_word_embeddings=tied))
+    assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) == tied
+
+
+@pytest.mark.parametrize("size", [47, 60])
+@pytest.mark.parametrize("tied", [True, False])
+def test_resize_token_embeddings(tied, size):
+    config = tiny_config("text", "image", tie_word_embeddings=tied)
+    model, inputs = tiny_model(config), tiny_inputs(config)
+    labels = tiny_labels(vocab_size=40)
+    before = logits_of(model, inputs, labels)
+    model.resize_token_embeddings(size)
+    assert model.config.vocab_size == model.config.decoder.vocab_size == size
+    assert model.get_input_embeddings().weight.shape == model.get_output_embeddings().weight.shape == (size, 32)
+    assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) == tied
+    after = model(**inputs, labels=labels)
+    kept = min(size, 50)
+    assert_same(after.logits[..., :kept].detach(), before[..., :kept])
+    after.loss.backward()
+
+
+# Outputs
+
+
+def test_outputs_of_every_layer():
+    config = tiny_config("text", "image", fusion="joint", attn_implementation="eager", num_hidden_layers=2)
+    model, inputs = tiny_model(config), tiny_inputs(config)
+    outputs = model(**inputs, labels=tiny_labels(), output_attentions=True, output_hidden_states=True)
+    text, image, memory, target = 5, 4, 9, 4
+    # The input of the first layer, then the output of every layer, the fusion's last.
+    lengths = [text] * 3 + [image] * 2 + [memory]
+    assert [state.shape for state in outputs.encoder_hidden_states] == [(2, length, 32) for length in lengths]
+    lengths = [text] * 2 + [image] * 2 + [memory]
+    assert [weights.shape for weights in outputs.encoder_attentions] == [(2, 2, length, length) for length in lengths]
+    assert [state.shape for state in outputs.decoder_hidden_states] == [(2, target, 32)] * 3
+    assert [weights.shape for weights in outputs.decoder_attentions] == [(2, 2, target, target)] * 2
+    assert [weights.shape for weights in outputs.cross_attentions] == [(2, 2, target, memory)] * 2
+    for weights in (*outputs.encoder_attentions, *outputs.decoder_attentions, *outputs.cross_attentions):
+        assert_same(weights.sum(-1), torch.ones(weights.shape[:-1]))
+
+
+def test_tuple_output_equals_the_dict():
+    config = tiny_config("text", "image")
+    model, inputs = tiny_model(config), tiny_inputs(config)
+    outputs = model(**inputs, labels=tiny_labels(), use_cache=False)
+    loss, logits, *_ = model(**inputs, labels=tiny_labels(), use_cache=False, return_dict=False)
+    assert torch.equal(loss, outputs.loss) and torch.equal(logits, outputs.logits)
+
+
+@pytest.mark.parametrize("as_tuple", [False, True])
+def test_encoder_outputs_in_place_of_inputs(as_tuple):
+    config = tiny_config("text", "image")
+    model, inputs = tiny_model(config), tiny_inputs(config)
+    memory = model.get_encoder()(**inputs, return_dict=not as_tuple)
+    assert_same(logits_of(model, {"encoder_outputs": memory}), logits_of(model, inputs))
+
+
+def test_pooled_output_leaves_the_targets_padding_out():
+    config = tiny_config()
+    model, inputs = tiny_model(config, CrossFuseModel), tiny_inputs(config)
+    mask = torch.tensor([[1, 1, 0, 0], [1] * 4])
+    outputs = model(**inputs, decoder_input_ids=tiny_labels(), decoder_attention_mask=mask)
+    assert_same(outputs.pooler_output[0], outputs.last_hidden_state[0, :2].mean(0))
+    assert_same(outputs.pooler_output[1], outputs.last_hidden_state[1].mean(0))
+
+
+def test_neither_labels_nor_decoder_inputs():
+    config = tiny_config()
+    with pytest.raises(ValueError, match="decoder_input_ids"):
+        tiny_model(config)(**tiny_inputs(config))
+
+
+# The loss
+
+
+def hand_made_loss(logits, labels):
+    """Minus the mean log probability of the labels that are not -100."""
+    chosen = [
+        logits[row, column].log_softmax(-1)[labels[row, column]]
+        for row in range(labels.shape[0])
+        for column in range(labels.shape[1])
+        if labels[row, column] != -100
+    ]
+    return -torch.stack(chosen).mean()
+
+
+def test_loss_is_the_cross_entropy_of_the_labels():
+    config = tiny_config("text", "image")
+    model, inputs = tiny_model(config), tiny_inputs(config)
+    labels = tiny_labels()
+    labels[0, 2:] = -100
+    # The start token first, then the labels; padding where the loss ignores them.
+    decoder_input_ids = torch.cat([torch.tensor([[1], [1]]), labels[:, :-1]], dim=1)
+    decoder_input_ids[decoder_input_ids == -100] = 0
+    assert torch.equal(model.prepare_decoder_input_ids_from_labels(labels), decoder_input_ids)
+    outputs = model(**inputs, labels=labels)
+    assert_same(outputs.logits, model(**inputs, decoder_input_ids=decoder_input_ids).logits)
+    assert_same(outputs.loss, hand_made_loss(outputs.logits, labels))
+
+
+def test_loss_beside_decoder_input_ids_does_not_shift_again():
+    config = tiny_config()
+    model, inputs, labels = tiny_model(config), tiny_inputs(config), tiny_labels()
+    outputs = model(**inputs, decoder_input_ids=tiny_labels(seed=1), labels=labels)
+    assert_same(outputs.loss, hand_made_loss(outputs.logits, labels))
+
+
+def test_what_the_loss_ignores_changes_nothing_else():
+    config = tiny_config()
+    model, inputs, labels = tiny_model(config), tiny_inputs(config), tiny_labels()
+    longer = torch.cat([labels, torch.full((2, 3), -100)], dim=1)
+    assert_same(model(**inputs, labels=longer).loss, model(**inputs, labels=labels).loss)
+
+
+def ragged_data(config, size: int = 8) -> list[dict]:
+    """Samples whose labels have one to four tokens, so that micro-batches have different numbers of them."""
+    inputs, labels = tiny_inputs(config, size), tiny_labels(size)
+    for row in range(size):
+        labels[row, row % 4 + 1 :] = -100
+    return [{**{name: value[row] for name, value in inputs.items()}, "labels": labels[row]} for row in range(size)]
+
+
+def stack(rows: list[dict]) -> dict[str, torch.Tensor]:
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+@pytest.mark.parametrize("as_tensor", [True, False])
+def test_gradients_accumulate_to_those_of_one_batch(as_tensor):
+    config = tiny_config("text", "wrist")
+    model, rows = tiny_model(config), ragged_data(config)
+    model(**stack(rows)).loss.backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    count = sum((row["labels"] != -100).sum() for row in rows)
+    for start in (0, 1, 4):
+        batch = stack(rows[start : {0: 1, 1: 4, 4: 8}[start]])
+        model(**batch, num_items_in_batch=count if as_tensor else count.item()).loss.backward()
+    for name, p in model.named_parameters():
+        assert_same(p.grad, expected[name], atol=1e-6)
+
+
+class Rows(Dataset):
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index]
+
+
+def train_one_step(config, rows, output_dir, batch_size: int, steps: int) -> dict[str, torch.Tensor]:
+    """The weights after one step of a real Trainer: plain gradient descent, so that they show the gradient's size."""
+    arguments = TrainingArguments(
+        output_dir=str(output_dir),
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=steps,
+        max_steps=1,
+        learning_rate=1.0,
+        optim="sgd",
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        report_to=[],
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+        seed=0,
+    )
+    model = tiny_model(config)
+    Trainer(model, arguments, train_dataset=Rows(rows), data_collator=stack).train()
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_trainer_accumulates_to_the_gradient_of_one_batch(batch_size, tmp_path):
+    config = tiny_config("text", "wrist")
+    rows = ragged_data(config)
+    expected = train_one_step(config, rows, tmp_path, batch_size=8, steps=1)
+    start = tiny_model(config).state_dict()
+    actual = train_one_step(config, rows, tmp_path, batch_size=batch_size, steps=8 // batch_size)
+    assert max((expected[name] - start[name]).abs().max() for name in start) > 1e-2
+    for name in expected:
+        assert_same(actual[name], expected[name])
+
+
+def test_a_few_steps_learn_a_batch_by_heart():
+    config = tiny_config("text", "image", "wrist", fusion="bottleneck", initializer_range=0.05)
+    model, inputs, labels = tiny_model(config).train(), tiny_inputs(config, 4), tiny_labels(4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        loss = model(**inputs, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss < 0.1
+    answers = model.eval().generate(**inputs, max_new_tokens=4, eos_token_id=None)
+    assert torch.equal(answers[:, 1:], labels)
+
+
+def test_same_seed_same_weights():
+    config = tiny_config(*MODALITIES, fusion="latent")
+    first, second = (tiny_model(config, CrossFuseForConditionalGeneration, seed=3).state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)

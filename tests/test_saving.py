@@ -1,0 +1,222 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Saving and loading: equal bits, shards, the Auto classes, base model and head, and nothing but safetensors."""
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoModelForSeq2SeqLM,
+)
+
+from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration, CrossFuseModel
+
+from .helpers import FUSIONS, MODALITIES, assert_same, tiny_config, tiny_inputs, tiny_labels, tiny_model
+
+
+def assert_equal_states(actual, expected):
+    actual, expected = actual.state_dict(), expected.state_dict()
+    assert actual.keys() == expected.keys()
+    for name in expected:
+        assert actual[name].dtype == expected[name].dtype, name
+        assert torch.equal(actual[name], expected[name]), name
+
+
+def logits_of(model, inputs):
+    with torch.no_grad():
+        return model(**inputs, labels=tiny_labels()).logits
+
+
+def names_in_files(folder) -> list[str]:
+    names = []
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            names += file.keys()
+    return names
+
+
+SETTINGS = {
+    "tied": {},
+    "untied": {"tie_word_embeddings": False},
+    "other layers": {"norm_type": "layernorm", "mlp_type": "gelu", "position_embedding_type": "sinusoidal"},
+    "other widths": {"modalities": {name: {**part, "hidden_size": 16} for name, part in MODALITIES.items()}},
+    "convolutions": {"modalities": {"image": {**MODALITIES["image"], "stem_type": "conv"}}},
+    "contrastive": {"contrastive_loss_weight": 0.1},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_bits_and_answers_are_the_same_after_loading(settings, fusion, tmp_path):
+    config = tiny_config(*MODALITIES, fusion=fusion, **settings)
+    model, inputs = tiny_model(config), tiny_inputs(config)
+    model.save_pretrained(tmp_path)
+    loaded = CrossFuseForConditionalGeneration.from_pretrained(tmp_path)
+    assert_equal_states(loaded, model)
+    assert torch.equal(logits_of(loaded, inputs), logits_of(model, inputs))
+    tied = model.config.tie_word_embeddings
+    assert (loaded.lm_head.weight is loaded.model.decoder.embed_tokens.weight) == tied
+    buffers, expected = dict(loaded.named_buffers()), dict(model.named_buffers())
+    assert all(torch.equal(buffers[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_bits_of_other_dtypes(dtype, tmp_path):
+    model = tiny_model(tiny_config(*MODALITIES)).to(dtype)
+    model.save_pretrained(tmp_path)
+    loaded = CrossFuseForConditionalGeneration.from_pretrained(tmp_path, dtype="auto")
+    assert_equal_states(loaded, model)
+
+
+def test_every_weight_comes_from_the_file(tmp_path):
+    """A weight that the file lacks, or that the model lacks, would be reported."""
+    tiny_model(tiny_config(*MODALITIES, fusion="bottleneck")).save_pretrained(tmp_path)
+    _, report = CrossFuseForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+
+
+def test_loading_leaves_the_random_state_alone(tmp_path):
+    """Nothing is initialised at random that the file then overwrites, so nothing can be forgotten either."""
+    tiny_model(tiny_config(*MODALITIES, fusion="latent")).save_pretrained(tmp_path)
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        states.append(CrossFuseForConditionalGeneration.from_pretrained(tmp_path))
+    assert_equal_states(*states)
+
+
+def test_shards(tmp_path):
+    model = tiny_model(tiny_config(*MODALITIES))
+    model.save_pretrained(tmp_path, max_shard_size="50KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    assert_equal_states(CrossFuseForConditionalGeneration.from_pretrained(tmp_path), model)
+
+
+def test_only_safetensors_are_written(tmp_path):
+    tiny_model(tiny_config(*MODALITIES)).save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+    }
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tied_weights_are_written_once(tied, tmp_path):
+    tiny_model(tiny_config(tie_word_embeddings=tied)).save_pretrained(tmp_path)
+    names = names_in_files(tmp_path)
+    assert "model.decoder.embed_tokens.weight" in names
+    assert ("lm_head.weight" in names) == (not tied)
+
+
+def test_head_after_resizing(tmp_path):
+    model = tiny_model(tiny_config())
+    model.resize_token_embeddings(61)
+    model.save_pretrained(tmp_path)
+    loaded = CrossFuseForConditionalGeneration.from_pretrained(tmp_path)
+    assert loaded.config.vocab_size == 61
+    assert_equal_states(loaded, model)
+
+
+def test_base_model_from_the_heads_file(tmp_path):
+    model = tiny_model(tiny_config(*MODALITIES))
+    model.save_pretrained(tmp_path)
+    base, report = CrossFuseModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert_equal_states(base, model.model)
+    assert not report["missing_keys"]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_head_from_the_base_models_file(tied, tmp_path):
+    base = tiny_model(tiny_config(*MODALITIES, tie_word_embeddings=tied), CrossFuseModel)
+    base.save_pretrained(tmp_path)
+    model, report = CrossFuseForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert_equal_states(model.model, base)
+    # Only an untied output layer is new.
+    assert set(report["missing_keys"]) == (set() if tied else {"lm_head.weight"})
+
+
+@pytest.mark.parametrize(
+    ("auto_class", "model_class"),
+    [
+        (AutoModel, CrossFuseModel),
+        (AutoModelForSeq2SeqLM, CrossFuseForConditionalGeneration),
+        (AutoModelForMultimodalLM, CrossFuseForConditionalGeneration),
+        (AutoModelForImageTextToText, CrossFuseForConditionalGeneration),
+    ],
+)
+def test_auto_classes(auto_class, model_class, tmp_path):
+    config = tiny_config("text", "image")
+    model = tiny_model(config)
+    model.save_pretrained(tmp_path)
+    loaded = auto_class.from_pretrained(tmp_path)
+    assert type(loaded) is model_class
+    assert_equal_states(loaded, model.model if model_class is CrossFuseModel else model)
+    assert type(auto_class.from_config(config)) is model_class
+    assert type(AutoConfig.from_pretrained(tmp_path)) is CrossFuseConfig
+
+
+def test_the_file_names_its_class_and_type(tmp_path):
+    tiny_model(tiny_config()).save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["architectures"] == ["CrossFuseForConditionalGeneration"]
+    assert written["model_type"] == "crossfuse"
+
+
+def test_generation_config_is_kept(tmp_path):
+    model = tiny_model(tiny_config())
+    model.generation_config.max_new_tokens = 7
+    model.generation_config.num_beams = 2
+    model.save_pretrained(tmp_path)
+    loaded = CrossFuseForConditionalGeneration.from_pretrained(tmp_path).generation_config
+    assert (loaded.max_new_tokens, loaded.num_beams) == (7, 2)
+
+
+def test_saving_twice_writes_the_same_bytes(tmp_path):
+    model = tiny_model(tiny_config(*MODALITIES))
+    model.save_pretrained(tmp_path / "first")
+    CrossFuseForConditionalGeneration.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
+    for name in ("model.safetensors", "config.json", "generation_config.json"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
+
+
+def test_a_file_of_another_model_is_refused(tmp_path):
+    tiny_model(tiny_config()).save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match=re.escape("embed_tokens.weight")):
+        CrossFuseForConditionalGeneration.from_pretrained(tmp_path, config=tiny_config(decoder={"vocab_size": 51}))
+
+
+def test_a_loaded_model_trains_on(tmp_path):
+    config = tiny_config("text", "wrist", fusion="joint")
+    model, inputs = tiny_model(config), tiny_inputs(config)
+    model.save_pretrained(tmp_path)
+    loaded = CrossFuseForConditionalGeneration.from_pretrained(tmp_path)
+    losses = []
+    for trained in (model, loaded):
+        trained.train()
+        loss = trained(**inputs, labels=tiny_labels()).loss
+        loss.backward()
+        losses.append(loss.detach())
+    assert_same(*losses)
+    gradients = dict(model.named_parameters())
+    for name, parameter in loaded.named_parameters():
+        assert torch.equal(parameter.grad, gradients[name].grad), name

@@ -1,0 +1,46 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""transformers' `ProcessorTesterMixin`, run on CrossFuse's processor."""
+
+import unittest
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, ViTImageProcessor
+
+from modeling_crossfuse import CrossFuseFeatureExtractor, CrossFuseProcessor
+
+from .transformers_tests.test_processing_common import ProcessorTesterMixin
+
+
+class CrossFuseProcessorTest(ProcessorTesterMixin, unittest.TestCase):
+    processor_class = CrossFuseProcessor
+
+    @classmethod
+    def _setup_tokenizer(cls):
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", *alphabet])}
+        tokenizer = Tokenizer(models.BPE(vocabulary, []))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        return PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+        )
+
+    @classmethod
+    def _setup_image_processor(cls):
+        return ViTImageProcessor(size={"height": 32, "width": 32})
+
+    @classmethod
+    def _setup_feature_extractor(cls):
+        return CrossFuseFeatureExtractor()
