@@ -100,16 +100,16 @@ class AudioAugmentation:
         return torch.empty(features.shape[0], 1, 1).uniform_(low, high)
 
     def _add_noise(self, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        logs = features / self.log_scale
-        kept = mask[:, None].to(logs.dtype)
-        signal = (logs.exp() * kept).sum((1, 2), keepdim=True) / (kept.sum((1, 2), keepdim=True) * logs.shape[1])
-        bands = torch.linspace(-1, 1, logs.shape[1])[None, :, None]
+        chosen = torch.rand(features.shape[0]) < self.noise_probability
+        logs, kept = features[chosen] / self.log_scale, mask[chosen, None].to(features.dtype)
+        bands = logs.shape[1]
+        signal = (logs.exp() * kept).sum((1, 2), keepdim=True) / (kept.sum((1, 2), keepdim=True) * bands)
         # The power of noise in one band and frame scatters exponentially around its mean.
-        spectrum = self._uniform(logs, -2, 2) * bands + torch.empty_like(logs).exponential_().clamp(min=1e-4).log()
+        scatter = torch.rand_like(logs).clamp(min=1e-6).log().neg().log()
+        tilt = self._uniform(logs, -2, 2) * torch.linspace(-1, 1, bands)[None, :, None]
         ratio = self._uniform(logs, *self.noise_db) * (2.302585 / 10)
-        noisy = torch.logaddexp(logs, signal.clamp(min=1e-10).log() - ratio + spectrum)
-        chosen = torch.rand(logs.shape[0], 1, 1) < self.noise_probability
-        return torch.where(chosen, noisy, logs) * self.log_scale
+        noise = signal.clamp(min=1e-10).log() - ratio + tilt + scatter
+        return features.index_put((chosen,), torch.logaddexp(logs, noise) * self.log_scale)
 
     def _span(self, features: torch.Tensor, axis: int, largest: float) -> torch.Tensor:
         """One random span along an axis for each clip, as booleans."""

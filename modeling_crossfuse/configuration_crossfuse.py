@@ -684,6 +684,14 @@ class CrossFuseConfig(_LayerConfig):
             if twice:
                 raise ValueError(f"`modalities` has two modalities that are both given as `{twice[0]}`; rename one")
 
+    def __setattr__(self, key, value):
+        super().__setattr__(key, value)
+        if key == "dtype":  # saving a model sets it here only
+            for name in self.sub_configs_defaults:
+                part = self.__dict__.get(name)
+                if isinstance(part, PreTrainedConfig):
+                    part.dtype = value
+
     @property
     def vocab_size(self) -> int:
         return self.decoder.vocab_size

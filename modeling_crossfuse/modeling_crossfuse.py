@@ -636,9 +636,7 @@ class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixi
         if labels is not None:
             # The decoder's input is shifted already: as `shift_labels`, the loss does not shift again.
             loss_kwargs.setdefault("shift_labels", labels.contiguous())
-            loss = self.loss_function(logits=logits, labels=None, vocab_size=self.config.vocab_size, **loss_kwargs)
-            if self.training:
-                loss = self._regularised(loss, logits, outputs, **loss_kwargs)
+            loss = self._loss(logits, outputs, **loss_kwargs)
         return CrossFuseSeq2SeqLMOutput(
             loss=loss,
             logits=logits,
@@ -653,15 +651,27 @@ class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixi
             encoder_modality_ids=outputs.encoder_modality_ids,
         )
 
-    def _regularised(self, loss, logits, outputs, shift_labels, num_items_in_batch=None) -> torch.Tensor:
-        """The loss with label smoothing and the contrastive loss, normalised as the loss is."""
+    def _loss(self, logits, outputs, shift_labels, num_items_in_batch=None) -> torch.Tensor:
+        """Cross entropy and, in training, label smoothing and the contrastive loss, over the items of all accumulation."""
+        smoothing = self.config.label_smoothing if self.training else 0.0
         kept = shift_labels != -100
-        if num_items_in_batch is None:
-            num_items_in_batch = kept.sum()
-        if smoothing := self.config.label_smoothing:
-            uniform = -nn.functional.log_softmax(logits.float(), dim=-1).mean(-1)
-            loss = (1 - smoothing) * loss + smoothing * (uniform * kept).sum() / num_items_in_batch
-        if self.contrastive_head is not None:
+        items = kept.sum() if num_items_in_batch is None else num_items_in_batch
+        if smoothing:
+            # transformers' loss function has no label smoothing.
+            targets = shift_labels.view(-1).to(logits.device)
+            loss = nn.functional.cross_entropy(
+                logits.float().flatten(0, 1), targets, reduction="sum", label_smoothing=smoothing
+            )
+            loss = loss / items
+        else:
+            loss = self.loss_function(
+                logits=logits,
+                labels=None,
+                vocab_size=self.config.vocab_size,
+                shift_labels=shift_labels,
+                num_items_in_batch=num_items_in_batch,
+            )
+        if self.training and self.contrastive_head is not None:
             contrastive = self.contrastive_head(
                 outputs.encoder_last_hidden_state,
                 outputs.encoder_attention_mask,
@@ -669,8 +679,7 @@ class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixi
                 self.model.decoder.embed_tokens(shift_labels.masked_fill(~kept, 0)),
             )
             # A mean over this batch: it counts as its share of the items that are accumulated.
-            share = kept.sum() / num_items_in_batch
-            loss = loss + self.config.contrastive_loss_weight * share * contrastive
+            loss = loss + self.config.contrastive_loss_weight * contrastive * (kept.sum() / items)
         return loss
 
     def prepare_inputs_for_generation(

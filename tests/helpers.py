@@ -18,6 +18,9 @@ import torch
 from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration
 
 
+# One thread is the fastest for models this small, and leaves the other cores to other test workers.
+torch.set_num_threads(1)
+
 FUSIONS = ("concat", "joint", "bottleneck", "latent")
 
 # One modality of each kind.

@@ -112,11 +112,13 @@ def repeat(inputs, times: int):
 # Greedy search, with every cache
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
+CACHES = [{}, {"use_cache": False}, {"cache_implementation": "static"}]
+
+
 @pytest.mark.parametrize(
     "settings",
     [
-        {},
+        *({"fusion": fusion} for fusion in FUSIONS),
         {"position_embedding_type": "sinusoidal"},
         {"num_attention_heads": 4, "num_key_value_heads": 2},
         {"tie_word_embeddings": True},
@@ -124,9 +126,9 @@ def repeat(inputs, times: int):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("cache", [{}, {"use_cache": False}, {"cache_implementation": "static"}], ids=str)
-def test_greedy(fusion, settings, cache):
-    model = make_model(fusion=fusion, **settings)
+@pytest.mark.parametrize("cache", CACHES, ids=str)
+def test_greedy(settings, cache):
+    model = make_model(**settings)
     inputs = make_inputs(model)
     answers = model.generate(**inputs, max_new_tokens=STEPS, do_sample=False, **cache)
     assert torch.equal(answers, reference(model, inputs))
@@ -169,6 +171,7 @@ def test_use_cache_of_the_config():
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiled_forward_with_a_static_cache(backend):
+    torch.compiler.reset()
     model = make_model("text", "wrist", fusion="joint")
     inputs = make_inputs(model)
     inputs["modality_mask"] = torch.tensor([[1, 1], [0, 1], [1, 0]])
@@ -198,7 +201,7 @@ def test_step_by_step_with_a_cache_gives_the_logits_of_one_pass(model, inputs, e
 # Beams
 
 
-@pytest.mark.parametrize("cache", [{}, {"use_cache": False}, {"cache_implementation": "static"}], ids=str)
+@pytest.mark.parametrize("cache", CACHES, ids=str)
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_beam_search(model, inputs, num_beams, cache):
     outputs = model.generate(
@@ -268,7 +271,7 @@ def test_number_of_answers_needs_as_many_beams(model, inputs):
 # Sampling
 
 
-@pytest.mark.parametrize("cache", [{}, {"use_cache": False}, {"cache_implementation": "static"}], ids=str)
+@pytest.mark.parametrize("cache", CACHES, ids=str)
 @pytest.mark.parametrize(
     "settings", [{"top_k": 0}, {"top_k": 5}, {"top_k": 0, "top_p": 0.7}, {"temperature": 0.5, "top_k": 0}], ids=str
 )
@@ -342,7 +345,7 @@ def test_prompt_lookup(model, inputs, row):
 # Prompts of the decoder
 
 
-@pytest.mark.parametrize("cache", [{}, {"use_cache": False}, {"cache_implementation": "static"}], ids=str)
+@pytest.mark.parametrize("cache", CACHES, ids=str)
 def test_a_prompt_is_continued(model, inputs, cache):
     prompt = torch.tensor([[START, 9, 8], [START, 7, 6], [START, 5, 4]])
     answers = model.generate(**inputs, decoder_input_ids=prompt, max_new_tokens=STEPS, **cache)
@@ -358,7 +361,7 @@ def test_a_prompt_without_the_start_token_gets_it(model, inputs):
 
 @pytest.mark.parametrize("settings", [{}, {"position_embedding_type": "sinusoidal"}], ids=str)
 @pytest.mark.parametrize("num_beams", [1, 3])
-@pytest.mark.parametrize("cache", [{}, {"use_cache": False}, {"cache_implementation": "static"}], ids=str)
+@pytest.mark.parametrize("cache", CACHES, ids=str)
 def test_left_padded_prompts(settings, num_beams, cache):
     """A prompt goes on as it does without the padding to its left."""
     model = make_model(**settings)
@@ -511,7 +514,7 @@ def ended(answers: torch.Tensor, end: int) -> list[list[int]]:
     return [row + [PAD] * (length - len(row)) for row in rows]
 
 
-@pytest.mark.parametrize("cache", [{}, {"use_cache": False}, {"cache_implementation": "static"}], ids=str)
+@pytest.mark.parametrize("cache", CACHES, ids=str)
 def test_end_of_sequence(model, inputs, expected, end, cache):
     answers = model.generate(**inputs, max_new_tokens=STEPS, eos_token_id=end, **cache)
     assert answers.tolist() == ended(expected, end)

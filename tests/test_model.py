@@ -241,10 +241,10 @@ def test_sdpa_agrees_with_eager(fusion, num_key_value_heads):
 
 @pytest.mark.parametrize("num_key_value_heads", [4, 2])
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_flex_attention_agrees_with_eager(fusion, num_key_value_heads, monkeypatch):
+def test_flex_attention_agrees_with_eager(fusion, num_key_value_heads):
     # The same mathematics without the minute that compiling its kernels takes.
-    monkeypatch.setattr(torch._dynamo.config, "disable", True)
-    assert_agrees_with_eager("flex_attention", fusion=fusion, num_key_value_heads=num_key_value_heads)
+    with torch.compiler.set_stance("force_eager"):
+        assert_agrees_with_eager("flex_attention", fusion=fusion, num_key_value_heads=num_key_value_heads)
 
 
 @pytest.mark.slow
@@ -293,6 +293,7 @@ def test_gradient_checkpointing_gives_equal_gradients(fusion):
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_compiled_equals_eager(fusion):
+    torch.compiler.reset()
     config = tiny_config("text", "wrist", fusion=fusion)
     model, inputs = tiny_model(config), tiny_inputs(config)
     compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
@@ -306,6 +307,7 @@ def test_compiled_equals_eager(fusion):
 
 @pytest.mark.slow
 def test_compiled_by_inductor_equals_eager():
+    torch.compiler.reset()
     config = tiny_config(*MODALITIES, fusion="bottleneck")
     model, inputs = tiny_model(config), tiny_inputs(config) | ragged_masks()
     compiled = torch.compile(copy.deepcopy(model), fullgraph=True)

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The example that this project began with: a text-only model, its encoder and its decoder called one after the other."""
+"""The example that this project began with: a text-only model, its encoder and decoder called one after the other."""
 
 import torch
 

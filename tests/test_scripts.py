@@ -1,0 +1,406 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The command-line programs: what they answer, print and write, and how they refuse wrong arguments."""
+
+import importlib.util
+import io
+import json
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseProcessor
+from modeling_crossfuse.evaluation import (
+    Degradation,
+    add_noise,
+    cover,
+    evaluate_rows,
+    load_rows,
+    modality_shares,
+    predict,
+)
+from modeling_crossfuse.plotting import plot_answers
+from modeling_crossfuse.training import train_tokenizer
+
+from .helpers import FUSIONS, tiny_config, tiny_inputs, tiny_model
+
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+NAMES = ["red", "green", "blue", "grey", "white"]
+
+
+def load_script(name: str):
+    """A script as a module, without its folder on the path."""
+    spec = importlib.util.spec_from_file_location(f"crossfuse_script_{name}", SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def make_clip(seed: int) -> bytes:
+    """A tenth of a second of sound at 16 kHz, as a WAV file."""
+    samples = (np.random.default_rng(seed).standard_normal(1600) * 3000).astype("<i2")
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes(samples.tobytes())
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A saved model, a data set, and one file of each kind."""
+    folder = tmp_path_factory.mktemp("scripts")
+    config = tiny_config("text", "image", "audio", "wrist", decoder={"vocab_size": 280})
+    tokenizer = train_tokenizer([*NAMES, "name in French"], vocab_size=280)
+    config.modalities["text"].vocab_size = config.vocab_size = len(tokenizer)
+    tiny_model(config).save_pretrained(folder / "model")
+    CrossFuseProcessor.from_config(config, tokenizer=tokenizer).save_pretrained(folder / "model")
+    rows = {
+        "picture": [Image.new("RGB", (8, 8), name) for name in NAMES],
+        "speech": [{"bytes": make_clip(seed), "path": None} for seed in range(len(NAMES))],
+        "name": NAMES,
+        "names": [{"fr": name[::-1]} for name in NAMES],
+    }
+    features = datasets.Features(
+        {
+            "picture": datasets.Image(),
+            # What `Audio(decode=False)` reads, which only torchcodec could write.
+            "speech": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")},
+            "name": datasets.Value("string"),
+            "names": {"fr": datasets.Value("string")},
+        }
+    )
+    data = datasets.Dataset.from_dict(rows, features=features)
+    (folder / "data").mkdir()
+    data.to_parquet(folder / "data" / "test-00000-of-00001.parquet")
+    rows["picture"][0].save(folder / "red.png")
+    (folder / "red.wav").write_bytes(make_clip(0))
+    np.save(folder / "wrist.npy", np.ones((4, 3), dtype=np.float32))
+    np.savetxt(folder / "wrist.csv", np.ones((4, 3)), delimiter=",")
+    (folder / "broken.csv").write_text("a,b,c\n1,2,3\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return CrossFuseForConditionalGeneration.from_pretrained(folder / "model").eval()
+
+
+@pytest.fixture(scope="module")
+def processor(folder):
+    return CrossFuseProcessor.from_pretrained(folder / "model")
+
+
+@pytest.fixture(scope="module")
+def rows(folder):
+    return load_rows(str(folder / "data"))
+
+
+def assert_refused(capsys, main, argv, message):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in argv])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "Traceback" not in error and len(error.splitlines()) == 1, error
+
+
+# evaluation.py
+
+
+def test_cover_hides_the_right_half_and_leaves_the_picture_alone():
+    picture = Image.new("RGB", (10, 4), "red")
+    pixels = np.asarray(cover(picture, 0.5))
+    assert (pixels[:, 5:] == 255).all() and (pixels[:, :5] == (255, 0, 0)).all()
+    assert np.asarray(picture)[0, 9].tolist() == [255, 0, 0]
+    assert (np.asarray(cover(picture, 0)) == np.asarray(picture)).all()
+    assert (np.asarray(cover(picture, 1)) == 255).all()
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_cover_refuses(share):
+    with pytest.raises(ValueError, match="share"):
+        cover(Image.new("RGB", (4, 4)), share)
+
+
+@pytest.mark.parametrize("snr_db", [-10, 0, 20])
+def test_noise_has_the_ratio_asked_for(snr_db):
+    clip = np.sin(np.arange(4000) / 7)
+    noise = add_noise(clip, snr_db, np.random.default_rng(1)) - clip
+    assert 10 * np.log10((clip**2).mean() / (noise**2).mean()) == pytest.approx(snr_db, abs=1e-3)
+    assert not add_noise(np.zeros(10), snr_db, np.random.default_rng(1)).any()
+
+
+@pytest.mark.parametrize(("clip", "snr_db"), [(np.zeros((2, 5)), 0), (np.ones(5), float("nan"))])
+def test_noise_refuses(clip, snr_db):
+    with pytest.raises(ValueError, match=r"`clip`|`snr_db"):
+        add_noise(clip, snr_db, np.random.default_rng(0))
+
+
+def test_degradation_is_the_same_in_every_run_and_differs_between_clips():
+    first, again = (Degradation(noise_db=0)("audio", {"bytes": make_clip(0), "path": None}) for _ in range(2))
+    other_seed = Degradation(noise_db=0, seed=1)("audio", {"bytes": make_clip(0), "path": None})
+    assert first["sampling_rate"] == 16_000
+    assert (first["array"] == again["array"]).all()
+    assert not (first["array"] == other_seed["array"]).all()
+    assert Degradation(cover=0.5, noise_db=0)("text", "hello") == "hello"
+
+
+def test_predict_is_the_same_in_any_batch_and_puts_the_mode_back(model, processor, rows):
+    inputs = {"image": "picture", "audio": "speech"}
+    model.train()
+    alone = predict(model, processor, rows, inputs, batch_size=1, max_new_tokens=6)
+    together = predict(model, processor, rows, inputs, batch_size=3, max_new_tokens=6)
+    assert model.training
+    model.eval()
+    assert alone == together and len(alone) == len(NAMES)
+
+
+def test_predict_takes_missing_values_and_degradations(model, processor, rows):
+    lacking = [{**row, "picture": None if index % 2 else row["picture"]} for index, row in enumerate(rows)]
+    inputs = {"image": "picture", "audio": "speech"}
+    answers = predict(model, processor, lacking, inputs, degrade=Degradation(cover=0.5, noise_db=0), max_new_tokens=4)
+    assert len(answers) == len(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "question", "message"),
+    [
+        ({"imag": "picture"}, None, "unknown modality 'imag'"),
+        ({"image": "photo"}, None, "no column 'photo'"),
+        ({"text": "name"}, "name in French", "takes the place of the modality 'text'"),
+    ],
+)
+def test_predict_refuses(model, processor, rows, inputs, question, message):
+    with pytest.raises(ValueError, match=message):
+        predict(model, processor, rows, inputs, question=question)
+
+
+def test_evaluate_rows_measures_what_predict_answers(model, processor, rows):
+    answers = predict(model, processor, rows, {"image": "picture"}, max_new_tokens=4)
+    own = [{"picture": row["picture"], "name": answer or "x"} for row, answer in zip(rows, answers)]
+    results = evaluate_rows(model, processor, own, {"image": "picture"}, "name", max_new_tokens=4)
+    assert results["exact_match"] == sum(map(bool, answers)) / len(answers)
+    assert results["num_samples"] == len(NAMES) and results["samples_per_second"] > 0
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_modality_shares(fusion):
+    config = tiny_config("text", "image", "wrist", fusion=fusion)
+    model = tiny_model(config)
+    inputs = tiny_inputs(config)
+    inputs["modality_mask"] = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    ids = model.generate(**inputs, max_new_tokens=5)
+    implementation = model.config._attn_implementation
+    shares = modality_shares(model, inputs, ids)
+    assert model.config._attn_implementation == implementation
+    assert shares.shape == (2, 3) and (shares >= 0).all()
+    assert shares[1, 1:].sum() == 0  # missing
+    total = {"concat": 1.0, "joint": 1.0, "latent": 0.0}.get(fusion)
+    if total is None:
+        assert ((shares.sum(1) > 0) & (shares.sum(1) < 1)).all()
+    else:
+        torch.testing.assert_close(shares.sum(1), torch.full((2,), total))
+
+
+def test_modality_shares_leave_out_padding():
+    config = tiny_config("text", "image")
+    model = tiny_model(config)
+    inputs = tiny_inputs(config, batch_size=1)
+    short = torch.tensor([[1, 7, 9, 2]])
+    padded = torch.tensor([[1, 7, 9, 2, 0, 0, 0]])
+    torch.testing.assert_close(modality_shares(model, inputs, short), modality_shares(model, inputs, padded))
+
+
+# evaluate.py
+
+
+def evaluate_argv(folder, *others):
+    return [folder / "model", "--dataset", folder / "data", "--target", "name", *others]
+
+
+def test_evaluate_every_subset(folder, tmp_path, capsys):
+    output = tmp_path / "results.json"
+    argv = evaluate_argv(folder, "--inputs", "image=picture", "audio=speech", "--subsets", "--max_new_tokens", 4)
+    argv += ["--cover", 0.5, "--noise_db", -5, "--question", "name in French", "--output", output]
+    results = load_script("evaluate").main([str(argument) for argument in argv])
+    table = capsys.readouterr().out
+    assert [list(result["inputs"]) for result in results] == [["image"], ["audio"], ["image", "audio"]]
+    assert "image + audio" in table and "exact match" in table
+    saved = json.loads(output.read_text(encoding="utf-8"))
+    assert saved["results"] == results and saved["noise_db"] == -5
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_evaluate_a_struct_and_some_samples(folder):
+    argv = [folder / "model", "--dataset", folder / "data", "--target", "names.fr", "--max_samples", 2]
+    argv += ["--inputs", "image=picture", "--num_beams", 2, "--max_new_tokens", 3]
+    (result,) = load_script("evaluate").main([str(argument) for argument in argv])
+    assert result["num_samples"] == 2
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        (["--inputs", "imag=picture"], "unknown modality 'imag'; this model takes text, image, audio, wrist"),
+        (["--inputs", "image=photo"], "no column 'photo'"),
+        (["--inputs", "image"], "'image' is not of the form modality=value"),
+        (["--inputs", "image=picture", "image=name"], "'image' is given twice"),
+        (["--inputs", "image=picture", "--split", "tset"], 'Unknown split "tset"'),
+        (["--inputs", "image=picture", "--cover", "2"], "--cover is 2.0"),
+        (["--inputs", "image=picture", "--batch_size", "0"], "--batch_size is 0"),
+        (["--inputs", "image=picture", "--output", "/nowhere/r.json"], "there is no folder /nowhere"),
+    ],
+)
+def test_evaluate_refuses(folder, capsys, others, message):
+    assert_refused(capsys, load_script("evaluate").main, evaluate_argv(folder, *others), message)
+
+
+def test_evaluate_refuses_what_is_not_there(folder, capsys):
+    main = load_script("evaluate").main
+    argv = ["--dataset", folder / "data", "--target", "name", "--inputs", "image=picture"]
+    assert_refused(capsys, main, [folder / "no-model", *argv], "there is no model at")
+    argv[1] = folder / "no-data"
+    assert_refused(capsys, main, [folder / "model", *argv], "there is no data set at")
+
+
+# predict.py
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        ["image={folder}/red.png"],
+        ["audio={folder}/red.wav", "text=name in French"],
+        ["wrist={folder}/wrist.npy", "image={folder}/red.png"],
+        ["wrist={folder}/wrist.csv"],
+    ],
+)
+def test_predict_one_sample(folder, capsys, inputs):
+    given = [pair.format(folder=folder) for pair in inputs]
+    answers = load_script("predict").main([str(folder / "model"), "--max_new_tokens", "5", "--inputs", *given])
+    assert capsys.readouterr().out == f"{answers[0]}\n" and len(answers) == 1
+
+
+def test_npy_and_csv_are_the_same(folder):
+    main = load_script("predict").main
+    argv = [str(folder / "model"), "--max_new_tokens", "5", "--inputs"]
+    assert main([*argv, f"wrist={folder}/wrist.npy"]) == main([*argv, f"wrist={folder}/wrist.csv"])
+
+
+def test_predict_a_data_set(folder, tmp_path):
+    output = tmp_path / "answers.jsonl"
+    argv = [folder / "model", "--dataset", folder / "data", "--columns", "image=picture", "--max_new_tokens", 4]
+    answers = load_script("predict").main([str(argument) for argument in [*argv, "--output", output]])
+    lines = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert lines == [{"row": row, "answer": answer} for row, answer in enumerate(answers)]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--inputs", "image={folder}/no.png"], "there is no file"),
+        (["--inputs", "image={folder}/red.wav"], "is not a readable picture"),
+        (["--inputs", "pic={folder}/red.png"], "unknown modality 'pic'"),
+        (["--inputs", "wrist={folder}/broken.csv"], "is not a table of numbers"),
+        (["--inputs", "wrist={folder}/red.png"], "expected a .npy or .csv file"),
+        ([], "give either --inputs"),
+        (["--dataset", "{folder}/data"], "--dataset needs --columns"),
+    ],
+)
+def test_predict_script_refuses(folder, capsys, argv, message):
+    argv = [argument.format(folder=folder) for argument in argv]
+    assert_refused(capsys, load_script("predict").main, [folder / "model", *argv], message)
+
+
+# demo.py and plotting.py
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--recipe", "/nowhere/recipe.yaml"], "No such file"),
+        (["--recipe", "{folder}/typo.yaml"], "has the key `modle`"),
+        (["--recipe", "{folder}/good.yaml", "--skip_training", "--output_dir", "/nowhere"], "there is no model in"),
+    ],
+)
+def test_demo_refuses(folder, capsys, argv, message):
+    (folder / "typo.yaml").write_text("modle: x\n")
+    (folder / "good.yaml").write_text("model: x\nuse_cpu: true\n")
+    argv = [argument.format(folder=folder) for argument in argv]
+    assert_refused(capsys, load_script("demo").main, argv, message)
+
+
+def test_demo_shows_a_trained_model(folder, tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"model: {folder / 'model'}\ndataset: {folder / 'data'}\ninputs: [image=picture, audio=speech]\ntarget: name\n"
+        'questions: {"name in French": names.fr}\nuse_cpu: true\n'
+    )
+    argv = ["--recipe", recipe, "--output_dir", folder / "model", "--skip_training", "--num_samples", 4]
+    samples = load_script("demo").main([str(argument) for argument in argv])
+    assert len(samples) == 4
+    assert {sample["asked"] for sample in samples} >= {"picture + speech", "picture + “name in French”"}
+    assert all(sum(sample["shares"].values()) == pytest.approx(1) for sample in samples)
+    assert Image.open(folder / "model" / "answers.png").size > (300, 300)
+    assert "picture + speech" in capsys.readouterr().out
+
+
+SAMPLE = {"picture": Image.new("RGB", (8, 8)), "answer": "a $5 bill", "truth": "b", "shares": {"image": 0.5}}
+
+
+def test_plot_answers(tmp_path):
+    path = plot_answers([SAMPLE] * 5, tmp_path / "answers.png")
+    assert Image.open(path).format == "PNG"
+    assert [path.name for path in tmp_path.iterdir()] == ["answers.png"]
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ([], "`samples` is empty"),
+        ([{**SAMPLE, "shares": {"image": 0.7, "audio": 0.7}}], "add up to 1"),
+        ([{key: value for key, value in SAMPLE.items() if key != "truth"}], "lacks `truth`"),
+    ],
+)
+def test_plot_answers_refuses(tmp_path, samples, message):
+    with pytest.raises(ValueError, match=message):
+        plot_answers(samples, tmp_path / "answers.png")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["evaluate", "predict", "demo"])
+def test_help(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        load_script(name).main(["--help"])
+    output = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert f"usage: {name}.py" in output and "examples:" in output and "%(default)" not in output
+
+
+def test_help_from_the_command_line():
+    # evaluate.py, since Python puts its folder on the path, where it hides the library `evaluate`
+    command = [sys.executable, str(SCRIPTS / "evaluate.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "examples:" in done.stdout
