@@ -11,7 +11,6 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""CrossFuse configuration: one sub-config per modality, one for the fusion, one for the decoder."""
 """Random changes to finished training batches: pictures through kornia, log-mel features by masking and noise."""
 
 from typing import Any

@@ -174,8 +174,8 @@ class _PartConfig(_LayerConfig):
             )
         if self.head_dim % 2:
             raise ValueError(
-                f"`hidden_size={self.hidden_size}` over `num_attention_heads={self.num_attention_heads}` gives heads of "
-                f"{self.head_dim} channels; an even number is expected"
+                f"`hidden_size={self.hidden_size}` over `num_attention_heads={self.num_attention_heads}` gives heads "
+                f"of {self.head_dim} channels; an even number is expected"
             )
         groups = self.num_key_value_heads or self.num_attention_heads
         if self.num_attention_heads % groups:
@@ -235,10 +235,10 @@ class CrossFuseImageConfig(CrossFuseEncoderConfig):
         image_size (`int`, defaults to 224): height and width that the processor resizes to, in pixels.
         patch_size (`int`, defaults to 16): pixels per side that become one position of the stream.
         num_channels (`int`, defaults to 3): colour channels.
-        stem_type (`str`, defaults to `"patch"`): `"patch"` is one linear projection of a patch (Dosovitskiy et al., 2021);
-            `"conv"` is stages of residual convolutions that each halve the picture (Xiao et al., 2021, *Early
-            Convolutions Help Transformers See Better*): it learns from far fewer pictures. `patch_size` must be a power of
-            two, and at least 2, then.
+        stem_type (`str`, defaults to `"patch"`): `"patch"` is one linear projection of a patch (Dosovitskiy et al.,
+            2021); `"conv"` is stages of residual convolutions that each halve the picture (Xiao et al., 2021, *Early
+            Convolutions Help Transformers See Better*): it learns from far fewer pictures. `patch_size` must be a
+            power of two, and at least 2, then.
         stem_depth (`int`, defaults to 1): residual blocks in each stage of the `"conv"` stem, none in its first.
         stem_width (`int`, *optional*): channels of the first stage of the `"conv"` stem, doubled at each stage up to
             `hidden_size`. Defaults to an eighth of `hidden_size`.
@@ -264,8 +264,8 @@ class CrossFuseImageConfig(CrossFuseEncoderConfig):
 @strict
 class CrossFuseVideoConfig(CrossFuseEncoderConfig):
     """
-    Configuration of a modality of kind `video`: `pixel_values_videos` of shape `(batch, frames, channels, height, width)`.
-    Other sizes and numbers of frames than the config's work too.
+    Configuration of a modality of kind `video`: `pixel_values_videos` of shape
+    `(batch, frames, channels, height, width)`. Other sizes and numbers of frames than the config's work too.
 
     Args:
         image_size (`int`, defaults to 224): height and width that the processor resizes each frame to, in pixels.
@@ -496,7 +496,8 @@ class CrossFuseFusionConfig(_PartConfig):
         type (`str`, defaults to `"concat"`): `"concat"`, `"joint"`, `"bottleneck"`, `"latent"`, or a name given to
             [`register_fusion`].
         num_layers (`int`, defaults to 2): layers of the fusion; `"concat"` has none.
-        num_latents (`int`, defaults to 16): bottleneck positions of `"bottleneck"`, or the length of `"latent"`'s memory.
+        num_latents (`int`, defaults to 16): bottleneck positions of `"bottleneck"`, or the length of `"latent"`'s
+            memory.
         options (`dict`, *optional*): whatever a fusion of your own needs.
     """
 
@@ -540,13 +541,14 @@ class CrossFuseConfig(_LayerConfig):
     r"""
     Configuration of a CrossFuse model: any number of named modalities, a fusion and a decoder.
 
-    Settings of the layers (`num_attention_heads`, `norm_type`, `dropout`, ...) given here hold in every part; a part's own
-    settings win.
+    Settings of the layers (`num_attention_heads`, `norm_type`, `dropout`, ...) given here hold in every part; a part's
+    own settings win.
 
     Args:
-        d_model (`int`, defaults to 256): width of the streams, the memory and, unless they say otherwise, of every part.
-        modalities (`dict[str, dict]`, *optional*): name of each modality to its settings. `kind` is one of `text`, `image`,
-            `video`, `audio`, `series`, and may be left out where the name is the kind. The order is that of
+        d_model (`int`, defaults to 256): width of the streams, the memory and, unless they say otherwise, of every
+            part.
+        modalities (`dict[str, dict]`, *optional*): name of each modality to its settings. `kind` is one of `text`,
+            `image`, `video`, `audio`, `series`, and may be left out where the name is the kind. The order is that of
             `modality_mask` and of the memory. Defaults to one modality `text`.
         fusion (`dict`, *optional*): see [`CrossFuseFusionConfig`].
         decoder (`dict`, *optional*): see [`CrossFuseDecoderConfig`].
@@ -561,20 +563,22 @@ class CrossFuseConfig(_LayerConfig):
         norm_eps (`float`, defaults to 1e-6): added to the norms' variance.
         dropout (`float`, defaults to 0.0): dropout after the embeddings, attention and feed-forward.
         attention_dropout (`float`, defaults to 0.0): dropout of attention weights.
-        position_embedding_type (`str`, defaults to `"rotary"`): `"rotary"` (Su et al., 2021; one group of channels per axis
-            for images and videos) or `"sinusoidal"` (Vaswani et al., 2017).
+        position_embedding_type (`str`, defaults to `"rotary"`): `"rotary"` (Su et al., 2021; one group of channels per
+            axis for images and videos) or `"sinusoidal"` (Vaswani et al., 2017).
         rope_theta (`float`, defaults to 10000.0): base wavelength of rotary positions.
         initializer_range (`float`, defaults to 0.02): standard deviation of initial weights.
         modality_dropout (`float`, defaults to 0.0): probability with which training leaves out a modality of a sample;
             never its last one. Each modality may have its own.
-        contrastive_loss_weight (`float`, defaults to 0.0): weight of an auxiliary loss that pulls the mean of the memory
-            towards an embedding of the sample's labels and away from those of the batch's other labels (Yu et al., 2022,
-            *CoCa*). It helps where a few labels must be told apart from a few examples.
-        label_smoothing (`float`, defaults to 0.0): share of the target probability spread over the vocabulary in training.
-        tie_word_embeddings (`bool`, defaults to `True`): whether the decoder's token embedding is also its output layer.
+        contrastive_loss_weight (`float`, defaults to 0.0): weight of an auxiliary loss that pulls the mean of the
+            memory towards an embedding of the sample's labels and away from those of the batch's other labels (Yu et
+            al., 2022, *CoCa*). It helps where a few labels must be told apart from a few examples.
+        label_smoothing (`float`, defaults to 0.0): share of the target probability spread over the vocabulary in
+            training.
+        tie_word_embeddings (`bool`, defaults to `True`): whether the decoder's token embedding is also its output
+            layer.
         pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id (`int`): special tokens of the answers.
-        src_vocab_size, tgt_vocab_size (`int`, *optional*): short forms of `modalities={"text": {"vocab_size": ...}}` and
-            `decoder={"vocab_size": ...}` for a text-only model. They are not saved.
+        src_vocab_size, tgt_vocab_size (`int`, *optional*): short forms of `modalities={"text": {"vocab_size": ...}}`
+            and `decoder={"vocab_size": ...}` for a text-only model. They are not saved.
 
     Raises:
         ValueError: if a key is unknown or a value has the wrong type or size; the message names key, value and what is
@@ -677,7 +681,7 @@ class CrossFuseConfig(_LayerConfig):
                 raise ValueError(f"`{where}` has `hidden_size={part.hidden_size}`; expected `d_model={self.d_model}`")
 
     def validate_tensor_names(self):
-        """Two modalities may not ask for the same keyword argument of `forward` (`image` and `image_pixel_values`...)."""
+        """Two modalities may not ask for the same keyword argument of `forward`."""
         if isinstance(self.modalities, CrossFuseModalitiesConfig):
             names = self.modalities.tensor_names
             twice = sorted({name for name in names if names.count(name) > 1})
@@ -709,7 +713,7 @@ class CrossFuseConfig(_LayerConfig):
         self.decoder.use_cache = value
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
-        """The config of the decoder; with `encoder=True`, that of the first modality of kind `text`, if there is one."""
+        """The decoder's config; with `encoder=True`, that of the first modality of kind `text`, if there is one."""
         if encoder and not decoder:
             return next((part for part in self.modalities.values() if part.kind == "text"), self)
         return self.decoder

@@ -88,7 +88,8 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
             encoder_attention_mask (`torch.Tensor` of shape `(batch, memory_length)`): 1 for what may be read.
             attention_mask (`torch.Tensor` of shape `(batch, past + target_length)`): 0 for padding of the answer.
             position_ids (`torch.LongTensor` of shape `(batch, target_length)`): counted from the mask by default.
-            past_key_values ([`~transformers.EncoderDecoderCache`]): keys and values of earlier steps and of the memory.
+            past_key_values ([`~transformers.EncoderDecoderCache`]): keys and values of earlier steps and of the
+                memory.
             inputs_embeds (`torch.Tensor` of shape `(batch, target_length, d_model)`): instead of `input_ids`.
 
         Raises:

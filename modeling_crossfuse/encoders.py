@@ -11,7 +11,9 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Built-in encoders: a stem per kind in front of the one Transformer layer. Values of one modality -> hidden states."""
+"""Built-in encoders: a stem per kind in front of the one Transformer layer."""
+
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -28,7 +30,7 @@ from .layers import (
 
 
 def sequence_positions(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Positions `(batch, length, 1)` that count only what the mask `(batch, length)` keeps, wherever the padding stands."""
+    """Positions `(batch, length, 1)` that count only what the mask `(batch, length)` keeps."""
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0).unsqueeze(-1)
 
 
@@ -148,7 +150,7 @@ class AudioStem(nn.Module):
         super().__init__()
         widths = [config.num_mel_bins] + [config.hidden_size] * config.num_conv_layers
         self.convolutions = nn.ModuleList(
-            nn.Conv1d(before, after, 3, stride=2, padding=1) for before, after in zip(widths, widths[1:])
+            nn.Conv1d(before, after, 3, stride=2, padding=1) for before, after in pairwise(widths)
         )
 
     def forward(self, values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -243,8 +245,8 @@ class CrossFuseEncoder(CrossFusePreTrainedModel):
 
 class CrossFuseEncoders(CrossFusePreTrainedModel):
     """
-    The encoders of all modalities, each a child of the modality's name. A model rather than an `nn.ModuleDict`, so that
-    transformers finds the models inside: their tied weights, attention implementation and parallel plans.
+    The encoders of all modalities, each a child of the modality's name. A model rather than an `nn.ModuleDict`, so
+    that transformers finds the models inside: their tied weights, attention implementation and parallel plans.
 
     Args:
         config ([`CrossFuseModalitiesConfig`]): the `modalities` of a [`CrossFuseConfig`].

@@ -77,8 +77,8 @@ class CrossFuseFusion(CrossFusePreTrainedModel):
 
     Args:
         config ([`CrossFuseFusionConfig`]): its `options` are free for a fusion of your own.
-        num_modalities (`int`): how many modalities the model has. `forward` gets the streams of those that at least one
-            sample of the batch has.
+        num_modalities (`int`): how many modalities the model has. `forward` gets the streams of those that at least
+            one sample of the batch has.
     """
 
     config: CrossFuseFusionConfig
@@ -113,8 +113,8 @@ class JointFusion(CrossFuseFusion):
 
 class BottleneckFusion(CrossFuseFusion):
     """
-    Attention bottlenecks (Nagrani et al., 2021, *Attention Bottlenecks for Multimodal Fusion*): each modality keeps its
-    own layers, and a few shared positions carry what passes between modalities. After each layer the shared positions
+    Attention bottlenecks (Nagrani et al., 2021, *Attention Bottlenecks for Multimodal Fusion*): each modality keeps
+    its own layers, and a few shared positions carry what passes between modalities. After each layer the shared positions
     are the mean of what each present modality made of them. The memory is the streams and, last, the shared positions.
     """
 
@@ -154,8 +154,8 @@ class BottleneckFusion(CrossFuseFusion):
 
 class LatentFusion(CrossFuseFusion):
     """
-    A latent array reads all streams by cross-attention (Jaegle et al., 2021, *Perceiver*): the memory has `num_latents`
-    positions however long the input is.
+    A latent array reads all streams by cross-attention (Jaegle et al., 2021, *Perceiver*): the memory has
+    `num_latents` positions however long the input is.
     """
 
     def __init__(self, config, num_modalities: int):

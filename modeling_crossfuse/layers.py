@@ -102,7 +102,7 @@ def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
 
 
 class CrossFuseTokenEmbedding(nn.Embedding):
-    """Token embedding times the square root of its width (Vaswani et al., 2017), so that tokens start at about unit size."""
+    """Token embedding times the square root of its width (Vaswani et al., 2017): tokens start at about unit size."""
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         return super().forward(input_ids) * self.embedding_dim**0.5
@@ -146,7 +146,8 @@ def eager_attention_forward(
 
 class CrossFuseAttention(nn.Module):
     """
-    Multi-head attention with grouped keys and values (Ainslie et al., 2023, *GQA*), to itself or to `key_value_states`.
+    Multi-head attention with grouped keys and values (Ainslie et al., 2023, *GQA*), to itself or to
+    `key_value_states`.
 
     The keys and values of cross-attention are computed once and then read from the cache.
     """
@@ -362,8 +363,8 @@ class CrossFusePreTrainedModel(PreTrainedModel):
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Embedding:
         """
-        Resizes the decoder's vocabulary and, with it, that of each text encoder whose vocabulary is as large: questions
-        and answers share the tokenizer that has grown. The arguments are those of
+        Resizes the decoder's vocabulary and, with it, that of each text encoder whose vocabulary is as large:
+        questions and answers share the tokenizer that has grown. The arguments are those of
         [`~transformers.PreTrainedModel.resize_token_embeddings`].
         """
         arguments = (new_num_tokens, pad_to_multiple_of, mean_resizing)

@@ -42,13 +42,13 @@ class CrossFuseEncoderOutput(BaseModelOutput):
 
     Args:
         last_hidden_state (`torch.Tensor` of shape `(batch, memory_length, d_model)`): the memory.
-        hidden_states (`tuple(torch.Tensor)`, *optional*): the input of the first layer and the output of every layer, the
-            modalities' encoders first, in the config's order, then the fusion. An encoder's have a row for each sample that
-            has the modality.
+        hidden_states (`tuple(torch.Tensor)`, *optional*): the input of the first layer and the output of every layer,
+            the modalities' encoders first, in the config's order, then the fusion. An encoder's have a row for each
+            sample that has the modality.
         attentions (`tuple(torch.Tensor)`, *optional*): weights of every self-attention, in the same order.
         attention_mask (`torch.Tensor` of shape `(batch, memory_length)`): 1 for what the decoder may read.
-        modality_ids (`torch.LongTensor` of shape `(batch, memory_length)`): the modality of each position, as its place in
-            `config.modalities`; -1 where the fusion made positions that belong to no single modality.
+        modality_ids (`torch.LongTensor` of shape `(batch, memory_length)`): the modality of each position, as its
+            place in `config.modalities`; -1 where the fusion made positions that belong to no single modality.
     """
 
     attention_mask: torch.Tensor | None = None
@@ -61,8 +61,8 @@ class CrossFuseModelOutput(Seq2SeqModelOutput):
     [`~transformers.modeling_outputs.Seq2SeqModelOutput`] and what only CrossFuse has.
 
     Args:
-        pooler_output (`torch.Tensor` of shape `(batch, d_model)`): mean of `last_hidden_state` over the target's length,
-            its padding left out.
+        pooler_output (`torch.Tensor` of shape `(batch, d_model)`): mean of `last_hidden_state` over the target's
+            length, its padding left out.
         encoder_attention_mask (`torch.Tensor` of shape `(batch, memory_length)`): 1 for what the decoder may read.
         encoder_modality_ids (`torch.LongTensor` of shape `(batch, memory_length)`): the modality of each position.
     """
@@ -103,8 +103,8 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
     One encoder per modality, a projection of each to `d_model`, and the fusion of the streams into the memory.
 
     ```
-    values of a modality --(samples that have it)--> encoder --> projection + modality embedding = stream --\
-    values of a modality --(samples that have it)--> encoder --> projection + modality embedding = stream ---> fusion --> memory
+    values --(samples that have the modality)--> encoder --> projection + modality embedding = stream --\
+    values --(samples that have the modality)--> encoder --> projection + modality embedding = stream ---> fusion
     ```
 
     Args:
@@ -155,12 +155,13 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, length)`): values of the modality `text`, if there is one.
             modality_mask (`torch.Tensor` of shape `(batch, num_modalities)`): 1 where a sample has a modality, in the
-                config's order. Without it, a modality is present where its values are given and its mask keeps anything.
+                config's order. Without it, a modality is present where its values are given and its mask keeps
+                anything.
             kwargs: values and masks of the other modalities, named as `config.modalities.tensor_names` says.
 
         Raises:
-            ValueError: if no modality is given, a sample has none, a tensor has the wrong shape or name, or values are not
-                finite.
+            ValueError: if no modality is given, a sample has none, a tensor has the wrong shape or name, or values are
+                not finite.
         """
         given = {"input_ids": input_ids, **kwargs}
         tensors = {name: given.pop(name, None) for name in self.config.modalities.tensor_names}
@@ -226,8 +227,8 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
 
     def _unused_stream(self, index: int, name: str, present: torch.Tensor) -> list[Stream]:
         """
-        Nothing, but under distributed training an empty stream that depends on the encoder's parameters: ranks must agree
-        on which parameters get a gradient.
+        Nothing, but under distributed training an empty stream that depends on the encoder's parameters: ranks must
+        agree on which parameters get a gradient.
         """
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if not (self.training and distributed):
@@ -312,7 +313,8 @@ def _check_values(value_name: str, values: torch.Tensor, part, is_tokens: bool):
     axis, field = (2, "hidden_size") if embeds else _CHANNEL_AXIS.get(part.kind, (None, None))
     if axis is not None and values.shape[axis] != getattr(part, field):
         raise ValueError(
-            f"`{value_name}` has shape {tuple(values.shape)}; expected `{field}={getattr(part, field)}` in dimension {axis}"
+            f"`{value_name}` has shape {tuple(values.shape)}; expected `{field}={getattr(part, field)}` in dimension "
+            f"{axis}"
         )
 
 
@@ -324,8 +326,8 @@ def _presence(inputs: dict[str, tuple], modality_mask: torch.Tensor | None, moda
     if modality_mask is not None:
         if modality_mask.shape != present.shape:
             raise ValueError(
-                f"`modality_mask` has shape {tuple(modality_mask.shape)}; expected {tuple(present.shape)}, a column for each "
-                f"of {', '.join(modalities)}"
+                f"`modality_mask` has shape {tuple(modality_mask.shape)}; expected {tuple(present.shape)}, a column "
+                f"for each of {', '.join(modalities)}"
             )
         present = present & (modality_mask != 0)
     if not torch.compiler.is_compiling():
@@ -361,8 +363,8 @@ def _check_tokens(value_name: str, tokens: torch.Tensor, kept: torch.Tensor, voc
     if wrong.any():
         sample, position = wrong.nonzero()[0].tolist()
         raise ValueError(
-            f"`{value_name}` of sample {sample} has the token {tokens[sample, position].item()}; expected at least 0 and "
-            f"below `vocab_size={vocab_size}`"
+            f"`{value_name}` of sample {sample} has the token {tokens[sample, position].item()}; expected at least 0 "
+            f"and below `vocab_size={vocab_size}`"
         )
 
 
@@ -428,12 +430,14 @@ class CrossFuseModel(CrossFusePreTrainedModel):
             pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)` or
                 `(batch, images, channels, height, width)`): the modality `image`.
             image_mask (`torch.Tensor` of shape `(batch, images)`): its mask.
-            pixel_values_videos (`torch.Tensor` of shape `(batch, frames, channels, height, width)`): the modality `video`.
+            pixel_values_videos (`torch.Tensor` of shape `(batch, frames, channels, height, width)`): the modality
+                `video`.
             video_mask (`torch.Tensor` of shape `(batch, frames)`): its mask.
             input_features (`torch.Tensor` of shape `(batch, num_mel_bins, frames)`): the modality `audio`.
             feature_attention_mask (`torch.Tensor` of shape `(batch, frames)`): its mask.
             modality_mask (`torch.Tensor` of shape `(batch, num_modalities)`): 1 where a sample has a modality.
-            decoder_input_ids (`torch.LongTensor` of shape `(batch, target_length)`): tokens of the answer, shifted right.
+            decoder_input_ids (`torch.LongTensor` of shape `(batch, target_length)`): tokens of the answer, shifted
+                right.
             encoder_outputs ([`CrossFuseEncoderOutput`]): a memory from before, instead of the modalities.
             kwargs: tensors of the other modalities, named as `config.modalities.tensor_names` says.
 
@@ -485,7 +489,7 @@ class CrossFuseModel(CrossFusePreTrainedModel):
 
 
 def shift_tokens_right(labels: torch.Tensor, pad_token_id: int, decoder_start_token_id: int) -> torch.Tensor:
-    """Labels `(batch, length)` as the decoder's input: one step later, with padding for what the loss ignores (-100)."""
+    """Labels `(batch, length)` as the decoder's input: one step later, with padding in place of -100."""
     shifted = torch.cat([labels.new_full((labels.shape[0], 1), decoder_start_token_id), labels[:, :-1]], dim=1)
     return shifted.masked_fill(shifted == -100, pad_token_id)
 
@@ -493,7 +497,8 @@ def shift_tokens_right(labels: torch.Tensor, pad_token_id: int, decoder_start_to
 class CrossFuseContrastiveHead(nn.Module):
     """
     The auxiliary loss of contrastive captioners (Yu et al., 2022, *CoCa*): the mean of the memory and an embedding of
-    the sample's labels, by a symmetric softmax over the batch. Samples with equal labels are no negatives of each other.
+    the sample's labels, by a symmetric softmax over the batch. Samples with equal labels are no negatives of each
+    other.
     """
 
     def __init__(self, config: CrossFuseConfig):
@@ -604,8 +609,8 @@ class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixi
         The inputs of [`CrossFuseModel`], and:
 
         Args:
-            labels (`torch.LongTensor` of shape `(batch, target_length)`): tokens of the answer, -100 where there is none.
-                The decoder's input is made from them unless given.
+            labels (`torch.LongTensor` of shape `(batch, target_length)`): tokens of the answer, -100 where there is
+                none. The decoder's input is made from them unless given.
         """
         # Consumed here, not by the layers below.
         loss_kwargs = {key: kwargs.pop(key) for key in ("num_items_in_batch", "shift_labels") if key in kwargs}
@@ -652,7 +657,7 @@ class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixi
         )
 
     def _loss(self, logits, outputs, shift_labels, num_items_in_batch=None) -> torch.Tensor:
-        """Cross entropy and, in training, label smoothing and the contrastive loss, over the items of all accumulation."""
+        """Cross entropy; in training with label smoothing and the contrastive loss. A mean over all accumulated items."""
         smoothing = self.config.label_smoothing if self.training else 0.0
         kept = shift_labels != -100
         items = kept.sum() if num_items_in_batch is None else num_items_in_batch

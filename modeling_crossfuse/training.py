@@ -11,7 +11,6 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""CrossFuse configuration: one sub-config per modality, one for the fusion, one for the decoder."""
 """What the training script is made of: recipes, data, tokenizer, and a Trainer with two additions."""
 
 import contextlib
@@ -57,9 +56,12 @@ class RecipeArguments:
         default=None, metadata={"help": 'Changes to the config, as JSON, such as \'{"decoder": {"dropout": 0.1}}\'.'}
     )
     dataset: str | None = field(
-        default=None, metadata={"help": "Data set: a name on the Hub, a folder that load_dataset reads, or save_to_disk's."}
+        default=None,
+        metadata={"help": "Data set: a name on the Hub, a folder that load_dataset reads, or save_to_disk's."},
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the data set, if it has several."})
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration of the data set, if it has several."}
+    )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str | None = field(default="validation", metadata={"help": "Split to evaluate on while training."})
     inputs: list[str] | None = field(
@@ -85,7 +87,8 @@ class RecipeArguments:
         metadata={"help": "Learning rates of parts, as JSON: start of a parameter's name to its rate."},
     )
     ema_decay: float | None = field(
-        default=None, metadata={"help": "Evaluate and save an exponential moving average of the weights with this decay."}
+        default=None,
+        metadata={"help": "Evaluate and save an exponential moving average of the weights with this decay."},
     )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "eager, sdpa, flex_attention or flash_attention_2."}
@@ -138,7 +141,9 @@ def parse_columns(pairs: dict[str, str] | list[str] | None) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def parse_recipe(argv: list[str], description: str, epilog: str = "") -> tuple[RecipeArguments, Seq2SeqTrainingArguments]:
+def parse_recipe(
+    argv: list[str], description: str, epilog: str = ""
+) -> tuple[RecipeArguments, Seq2SeqTrainingArguments]:
     """
     Reads `[recipe.yaml] --flag value ...`.
 
@@ -164,7 +169,9 @@ def _read_recipe(path: str) -> dict[str, Any]:
     if not isinstance(recipe, dict):
         raise ValueError(f"the recipe {path} is not a mapping of flags to values")
     allowed = [
-        part.name for arguments in (RecipeArguments, Seq2SeqTrainingArguments) for part in dataclasses.fields(arguments)
+        part.name
+        for arguments in (RecipeArguments, Seq2SeqTrainingArguments)
+        for part in dataclasses.fields(arguments)
     ]
     for key in recipe:
         if key not in allowed:
@@ -195,7 +202,8 @@ def load_split(recipe: RecipeArguments, split: str, max_samples: int | None = No
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """
-    A byte-level BPE tokenizer (Sennrich et al., 2016) of the texts, with `<pad>`, `<s>` and `</s>` as tokens 0, 1 and 2.
+    A byte-level BPE tokenizer (Sennrich et al., 2016) of the texts, with `<pad>`, `<s>` and `</s>` as tokens 0, 1 and
+    2.
 
     Args:
         texts (`Iterable[str]`): what to learn the vocabulary from.

@@ -53,6 +53,7 @@ from datasets import Audio, Dataset, Features, Image, List, Value, load_dataset
 from PIL import Image as PILImage
 from tqdm import tqdm
 
+
 try:
     import resvg_py
 except ImportError:
@@ -358,8 +359,8 @@ def plan_rows(emoji: list[Emoji], seed: int) -> list[Plan]:
     test_voices = [f"{accent}+{variant}" for accent in ACCENTS for variant in TEST_VARIANTS]
     plans = []
     for item in emoji:
-        voices = generator.sample(train_voices, len(TRAIN_ARTISTS)) + [generator.choice(test_voices)]
-        for artist, voice in zip(TRAIN_ARTISTS + (TEST_ARTIST,), voices):
+        voices = [*generator.sample(train_voices, len(TRAIN_ARTISTS)), generator.choice(test_voices)]
+        for artist, voice in zip((*TRAIN_ARTISTS, TEST_ARTIST), voices):
             plans.append(Plan(item, artist, voice, generator.randint(*SPEEDS), generator.randint(*PITCHES)))
     return plans
 

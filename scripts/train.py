@@ -12,7 +12,6 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""CrossFuse configuration: one sub-config per modality, one for the fusion, one for the decoder."""
 """Trains or fine-tunes a CrossFuse model on any data set whose columns map to modalities."""
 
 import logging
