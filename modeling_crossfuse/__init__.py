@@ -36,9 +36,10 @@ from .configuration_crossfuse import (
     CrossFuseTextConfig,
     CrossFuseVideoConfig,
 )
+from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .fusion import CrossFuseFusion, Memory, Stream, register_fusion
 from .modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseModel, CrossFusePreTrainedModel
-from .processing_crossfuse import CrossFuseFeatureExtractor, CrossFuseProcessor
+from .processing_crossfuse import CrossFuseProcessor
 
 
 __version__ = "0.1.0"

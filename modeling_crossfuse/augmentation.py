@@ -29,10 +29,15 @@ class ImageAugmentation:
 
     Raises:
         ImportError: if kornia is not installed.
-        ValueError: if kornia has no augmentation of a name, or it does not take the arguments.
+        ValueError: if the steps are no list of such dicts, kornia has no augmentation of a name, or it does not take
+            the arguments.
     """
 
     def __init__(self, steps: list[dict[str, dict[str, Any]]], mean: list[float], std: list[float]):
+        if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+            raise ValueError(
+                f"`augmentation` has {steps!r} for pictures; expected a list such as [{{'RandomAffine': {{}}}}]"
+            )
         self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
         self.steps = [self._build(name, arguments or {}) for step in steps for name, arguments in step.items()]
 
@@ -56,7 +61,7 @@ class ImageAugmentation:
         pictures = (pixel_values.flatten(0, -4) * self.std + self.mean).clamp(0, 1)
         for step in self.steps:
             pictures = step(pictures)
-        return ((pictures.clamp(0, 1) - self.mean) / self.std).view_as(pixel_values)
+        return ((pictures.clamp(0, 1) - self.mean) / self.std).reshape(pixel_values.shape)
 
 
 class AudioAugmentation:
@@ -102,7 +107,8 @@ class AudioAugmentation:
         chosen = torch.rand(features.shape[0]) < self.noise_probability
         logs, kept = features[chosen] / self.log_scale, mask[chosen, None].to(features.dtype)
         bands = logs.shape[1]
-        signal = (logs.exp() * kept).sum((1, 2), keepdim=True) / (kept.sum((1, 2), keepdim=True) * bands)
+        # A clip that is missing has nothing kept.
+        signal = (logs.exp() * kept).sum((1, 2), keepdim=True) / (kept.sum((1, 2), keepdim=True).clamp(min=1) * bands)
         # The power of noise in one band and frame scatters exponentially around its mean.
         scatter = torch.rand_like(logs).clamp(min=1e-6).log().neg().log()
         tilt = self._uniform(logs, -2, 2) * torch.linspace(-1, 1, bands)[None, :, None]
@@ -132,7 +138,7 @@ class BatchAugmentation:
             [`AudioAugmentation`].
 
     Raises:
-        ValueError: if a modality is unknown or its kind can't be augmented.
+        ValueError: if a modality is unknown, its kind can't be augmented, or its settings are wrong.
     """
 
     def __init__(self, processor, modalities, settings: dict[str, Any]):
@@ -144,9 +150,13 @@ class BatchAugmentation:
             kind = self.names[name].kind
             if kind == "image":
                 images = processor.image_processor
-                self.steps[name] = ImageAugmentation(arguments, images.image_mean, images.image_std)
+                normalised = (images.image_mean, images.image_std) if images.do_normalize else ([0.0], [1.0])
+                self.steps[name] = ImageAugmentation(arguments, *normalised)
             elif kind == "audio":
-                self.steps[name] = AudioAugmentation(**arguments)
+                try:
+                    self.steps[name] = AudioAugmentation(**arguments)
+                except TypeError as error:
+                    raise ValueError(f"`augmentation` has {arguments!r} for {name!r}: {error}") from error
             else:
                 raise ValueError(f"`augmentation` names {name!r} of kind {kind!r}; expected image or audio")
 

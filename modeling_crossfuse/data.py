@@ -11,13 +11,19 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""From rows of a `datasets` data set to batches with labels."""
+"""Data sets: reading their rows and columns, and turning rows into batches with labels."""
 
 import random
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+
+
+if TYPE_CHECKING:
+    import datasets
 
 
 def get_column(row: Mapping[str, Any], column: str) -> Any:
@@ -59,6 +65,110 @@ def get_column(row: Mapping[str, Any], column: str) -> Any:
             raise KeyError(f"no column {column!r}; {head!r} is {type(value).__name__} and has no fields")
 
 
+def top_column(rows: "datasets.Dataset", column: str) -> str:
+    """The column of the data set that holds `column`, which may be a field of a struct."""
+    return column if column in rows.column_names else column.split(".")[0]
+
+
+def select_columns(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> Sequence[Mapping[str, Any]]:
+    """Only what `columns` needs: whatever else a row of a `datasets.Dataset` has would be decoded, too."""
+    if not hasattr(rows, "select_columns"):
+        return rows
+    return rows.select_columns(list(dict.fromkeys(top_column(rows, column) for column in columns)))
+
+
+def parse_mapping(pairs: Mapping[str, str] | Iterable[str] | None) -> dict[str, str]:
+    """
+    Modalities and what belongs to each, as a command line or a recipe gives them.
+
+    Args:
+        pairs (`list[str]`, `dict[str, str]`, *optional*): such as `["image=picture", "audio=speech"]`; a `dict` stays
+            as it is, and None becomes an empty one.
+
+    Raises:
+        ValueError: if one is not of the form `modality=value`, or a modality comes twice.
+
+    Example:
+
+    ```python
+    >>> from modeling_crossfuse.data import parse_mapping
+
+    >>> parse_mapping(["image=photo", "text=question"])
+    {'image': 'photo', 'text': 'question'}
+    ```
+    """
+    if pairs is None or isinstance(pairs, Mapping):
+        return dict(pairs or {})
+    mapping = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value):
+            raise ValueError(f"{pair!r} is not of the form modality=value, such as image=picture")
+        if name in mapping:
+            raise ValueError(f"the modality {name!r} is given twice")
+        mapping[name] = value
+    return mapping
+
+
+def check_exists(what: str, name_or_path: str):
+    """What can't be an id on the Hub must be a folder; the Hub's own message for it would speak of ids."""
+    is_path = (
+        Path(name_or_path).is_absolute() or name_or_path.startswith(".") or name_or_path.rstrip("/").count("/") > 1
+    )
+    if is_path and not Path(name_or_path).exists():
+        raise FileNotFoundError(f"there is no {what} at {name_or_path}")
+
+
+def load_rows(
+    dataset: str | None, split: str = "test", max_samples: int | None = None, config: str | None = None
+) -> "datasets.Dataset":
+    """
+    A split of a data set, with audio left undecoded, so that `torchcodec` is not needed.
+
+    Args:
+        dataset (`str`): a name on the Hub, a folder that `load_dataset` reads, or one that `save_to_disk` wrote.
+        split (`str`, defaults to `"test"`): its split.
+        max_samples (`int`, *optional*): how many rows to keep, spaced evenly: a data set may be sorted.
+        config (`str`, *optional*): the data set's configuration, if it has several.
+
+    Raises:
+        ImportError: if `crossfuse[train]` is not installed.
+        OSError, ValueError: if there is no such data set or split.
+    """
+    from datasets import Audio, load_from_disk
+
+    if dataset is None:
+        raise ValueError("`dataset` is missing; give a data set's name or folder")
+    if max_samples is not None and max_samples < 1:
+        raise ValueError(f"`max_samples={max_samples}` is not at least 1")
+    check_exists("data set", dataset)
+    if Path(dataset, "dataset_dict.json").exists():  # as `save_to_disk` writes it
+        splits = load_from_disk(dataset)
+        if split not in splits:
+            raise ValueError(f"the data set {dataset} has no split {split!r}; it has {', '.join(splits)}")
+        rows = splits[split]
+    else:
+        rows = _load_split(dataset, config, split)
+    for column, feature in rows.features.items():
+        if isinstance(feature, Audio):
+            rows = rows.cast_column(column, Audio(decode=False))
+    if max_samples is not None and max_samples < len(rows):
+        rows = rows.select(np.linspace(0, len(rows) - 1, max_samples).round().astype(int))
+    return rows
+
+
+def _load_split(dataset: str, config: str | None, split: str) -> "datasets.Dataset":
+    from datasets import get_dataset_split_names, load_dataset
+
+    try:
+        return load_dataset(dataset, config, split=split)
+    except ValueError as error:
+        if not str(error).startswith("Unknown split"):
+            raise
+        names = ", ".join(get_dataset_split_names(dataset, config))
+        raise ValueError(f"the data set {dataset} has no split {split!r}; it has {names}") from error
+
+
 class CrossFuseDataCollator:
     r"""
     Turns rows of a data set into a batch for a CrossFuse model, with labels. Use it with
@@ -77,6 +187,8 @@ class CrossFuseDataCollator:
         question_dropout (`float`, defaults to 0.0): probability with which a row gets no question, and `target` to
             answer.
         max_target_length (`int`, *optional*): tokens of an answer, its end of sequence included.
+        answer_ids (`dict[str, int]`, *optional*): number of each answer in the `target` column, for a model with
+            `num_answers`: gives `answer_ids` `(batch,)`, -100 for other answers, whatever question was drawn.
         augment (`Callable`, *optional*): takes the finished batch, a dict of tensors, and returns it changed.
         seed (`int`, *optional*): makes the questions repeatable. In workers of a `DataLoader` the worker's own seed,
             which follows from `torch.manual_seed` and changes with each epoch, is mixed in.
@@ -115,6 +227,7 @@ class CrossFuseDataCollator:
         question_modality: str = "text",
         question_dropout: float = 0.0,
         max_target_length: int | None = None,
+        answer_ids: dict[str, int] | None = None,
         augment: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None,
         seed: int | None = None,
     ):
@@ -125,6 +238,7 @@ class CrossFuseDataCollator:
         self.question_modality = question_modality
         self.question_dropout = question_dropout
         self.max_target_length = max_target_length
+        self.answer_ids = answer_ids
         self.augment = augment
         self.seed = seed
         self._random, self._random_of = random.Random(seed), None
@@ -141,6 +255,8 @@ class CrossFuseDataCollator:
             raise ValueError(f"`question_dropout={self.question_dropout}`; expected a probability")
         if self.questions and self.question_dropout > 0 and self.target is None:
             raise ValueError("`question_dropout` needs `target`: what a row without a question has to answer")
+        if self.answer_ids is not None and self.target is None:
+            raise ValueError("`answer_ids` needs `target`: the column whose answers they number")
         if self.max_target_length is not None and self.max_target_length < 1:
             raise ValueError(f"`max_target_length={self.max_target_length}`; expected at least 1")
         tokenizer = getattr(self.processor, "tokenizer", None)
@@ -157,6 +273,9 @@ class CrossFuseDataCollator:
         if self.target or self.questions:
             columns = [column for _, column in chosen]
             batch["labels"] = self._labels([self._answer(*item) for item in zip(range(len(rows)), rows, columns)])
+        if self.answer_ids is not None:
+            answers = [get_column(row, self.target) for row in rows]
+            batch["answer_ids"] = torch.tensor([self.answer_ids.get(answer, -100) for answer in answers])
         return batch if self.augment is None else self.augment(batch)
 
     def _encode(self, rows: list[Mapping[str, Any]], inputs: dict[str, list[Any]]) -> dict[str, torch.Tensor]:
@@ -221,4 +340,12 @@ class CrossFuseDataCollator:
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
 
 
-__all__ = ["CrossFuseDataCollator", "get_column"]
+__all__ = [
+    "CrossFuseDataCollator",
+    "check_exists",
+    "get_column",
+    "load_rows",
+    "parse_mapping",
+    "select_columns",
+    "top_column",
+]

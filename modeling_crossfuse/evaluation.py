@@ -15,136 +15,14 @@
 
 import itertools
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
-from transformers import AutoModelForSeq2SeqLM, AutoProcessor
 
-from .data import get_column
-from .processing_crossfuse import _load_sound
-
-
-def cover(picture: Image.Image, share: float = 0.5) -> Image.Image:
-    """
-    Hides the right part of a picture behind white.
-
-    Args:
-        picture (`PIL.Image.Image`): left as it is.
-        share (`float`, defaults to 0.5): share of the width that is hidden, from 0 to 1.
-
-    Returns:
-        `PIL.Image.Image`: an RGB picture of the same size.
-
-    Raises:
-        ValueError: if `share` is not between 0 and 1.
-
-    Example:
-
-    ```python
-    >>> from PIL import Image
-    >>> from modeling_crossfuse.evaluation import cover
-
-    >>> half = cover(Image.new("RGB", (4, 1), "red"))
-    >>> [half.getpixel((x, 0)) for x in range(4)]
-    [(255, 0, 0), (255, 0, 0), (255, 255, 255), (255, 255, 255)]
-    ```
-    """
-    if not 0 <= share <= 1:
-        raise ValueError(f"`share={share}` is not between 0 and 1")
-    covered = picture.convert("RGB")
-    width, height = covered.size
-    hidden = round(width * share)
-    if hidden:
-        ImageDraw.Draw(covered).rectangle((width - hidden, 0, width, height), fill="white")
-    return covered
-
-
-def add_noise(clip: np.ndarray, snr_db: float, generator: np.random.Generator) -> np.ndarray:
-    """
-    Adds white noise to a waveform.
-
-    Args:
-        clip (`np.ndarray` of shape `(samples,)`): the waveform, left as it is.
-        snr_db (`float`): signal-to-noise ratio in dB, both as mean power over the clip: at 0 the noise is as strong as
-            the signal. Silence stays silent.
-        generator (`np.random.Generator`): draws the noise.
-
-    Returns:
-        `np.ndarray` of shape `(samples,)`: float32, not clipped.
-
-    Raises:
-        ValueError: if the clip has not one dimension, or `snr_db` is not finite.
-
-    Example:
-
-    ```python
-    >>> import numpy as np
-    >>> from modeling_crossfuse.evaluation import add_noise
-
-    >>> clip = np.sin(np.arange(16_000) / 10)
-    >>> noise = add_noise(clip, snr_db=0, generator=np.random.default_rng(0)) - clip
-    >>> round(float((noise**2).mean() / (clip**2).mean()), 4)
-    1.0
-    ```
-    """
-    clip = np.asarray(clip, dtype=np.float64)
-    if clip.ndim != 1:
-        raise ValueError(f"`clip` has shape {clip.shape}; expected (samples,)")
-    if not np.isfinite(snr_db):
-        raise ValueError(f"`snr_db={snr_db}` is not a finite number")
-    if clip.size == 0:
-        return clip.astype(np.float32)
-    noise = generator.standard_normal(clip.shape)
-    power = (clip**2).mean() / 10 ** (snr_db / 10)
-    return (clip + noise * np.sqrt(power / (noise**2).mean())).astype(np.float32)
-
-
-@dataclass
-class Degradation:
-    """
-    Makes raw inputs worse, each time in the same way: the noise of a clip depends on `seed` and the clip alone.
-
-    Args:
-        cover (`float`, *optional*): share of every picture to hide, see [`cover`].
-        noise_db (`float`, *optional*): signal-to-noise ratio of every clip in dB, see [`add_noise`].
-        seed (`int`, defaults to 0): of the noise.
-    """
-
-    cover: float | None = None
-    noise_db: float | None = None
-    seed: int = 0
-
-    def __call__(self, kind: str, value: Any) -> Any:
-        """
-        `value`, a raw input of a modality of that kind, made worse; kinds other than image and audio stay as they are.
-
-        Raises:
-            ValueError: if it can't be read, or a setting is out of range.
-        """
-        if kind == "image" and self.cover is not None:
-            if isinstance(value, list):
-                return [self(kind, picture) for picture in value]
-            if not isinstance(value, Image.Image):
-                raise ValueError(f"a picture to cover is {type(value).__name__}; expected a PIL image")
-            return cover(value, self.cover)
-        if kind == "audio" and self.noise_db is not None:
-            sound, sampling_rate = _load_sound("a sound to add noise to", value)
-            generator = np.random.default_rng([self.seed, zlib.crc32(sound.tobytes())])
-            return {"array": add_noise(sound, self.noise_db, generator), "sampling_rate": sampling_rate}
-        return value
-
-
-def _first_column(rows, column: str) -> str:
-    """The column itself, or the struct that a dotted path starts at."""
-    return column if column in rows.column_names else column.split(".")[0]
+from .data import get_column, select_columns
 
 
 def text_modality(config) -> str:
@@ -190,9 +68,8 @@ def _batches(config, processor, rows, inputs, question, degrade, batch_size) -> 
         return processor(**columns, return_tensors="pt")
 
     kinds = {name: config.modalities[name].kind for name in inputs}
-    if hasattr(rows, "select_columns"):  # a `datasets.Dataset` decodes every column of a row that is read
-        rows = rows.select_columns(list({_first_column(rows, column) for column in inputs.values()}))
-    return DataLoader(_Samples(rows, inputs, kinds, degrade), batch_size=batch_size, collate_fn=collate)
+    samples = _Samples(select_columns(rows, inputs.values()), inputs, kinds, degrade)
+    return DataLoader(samples, batch_size=batch_size, collate_fn=collate)
 
 
 def check_inputs(config, rows: Sequence[dict[str, Any]], inputs: dict[str, str], target: str | None = None):
@@ -235,7 +112,7 @@ def predict(
         question (`str`, *optional*): asked of every sample, as the first modality of kind `text`.
         batch_size (`int`, defaults to 64): samples per batch.
         degrade (`Callable[[str, Any], Any]`, *optional*): takes a kind and a raw value and returns a worse one, such
-            as [`Degradation`].
+            as [`~modeling_crossfuse.degradation.Degradation`].
         progress (`bool`, defaults to `True`): whether to show a progress bar.
         generate_kwargs: as `model.generate` takes them.
 
@@ -304,8 +181,7 @@ def evaluate_rows(
     from .metrics import compute_text_metrics
 
     check_inputs(model.config, rows, inputs, target)
-    answers_only = rows.select_columns([_first_column(rows, target)]) if hasattr(rows, "select_columns") else rows
-    references = [get_column(row, target) for row in answers_only]
+    references = [get_column(row, target) for row in select_columns(rows, [target])]
     for index, reference in enumerate(references):
         if not isinstance(reference, str):
             raise ValueError(f"row {index} has {reference!r} in column {target!r}; expected a text")
@@ -414,127 +290,11 @@ def _answered(ids: torch.LongTensor, model) -> torch.Tensor:
     return ((is_end.cumsum(1) - is_end) == 0).long()
 
 
-def _check_source(what: str, name_or_path: str):
-    """What can't be an id on the Hub must be a folder; the Hub's own message for it would speak of ids."""
-    is_path = (
-        Path(name_or_path).is_absolute() or name_or_path.startswith(".") or name_or_path.rstrip("/").count("/") > 1
-    )
-    if is_path and not Path(name_or_path).exists():
-        raise FileNotFoundError(f"there is no {what} at {name_or_path}")
-
-
-def load_model(name_or_path: str, device: str | None = None):
-    """
-    A saved model and its processor.
-
-    Args:
-        name_or_path (`str`): a folder, or an id on the Hub.
-        device (`str`, *optional*): defaults to a GPU where there is one.
-
-    Returns:
-        The model, in evaluation mode, and the processor.
-
-    Raises:
-        OSError, ValueError: if they can't be loaded; the message says why.
-    """
-    _check_source("model", name_or_path)
-    model = AutoModelForSeq2SeqLM.from_pretrained(name_or_path)
-    processor = AutoProcessor.from_pretrained(name_or_path)
-    return model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu")), processor
-
-
-def load_rows(dataset: str, split: str = "test", max_samples: int | None = None):
-    """
-    A split of a data set, with audio left undecoded, so that `torchcodec` is not needed.
-
-    Args:
-        dataset (`str`): a folder, or an id on the Hub.
-        split (`str`, defaults to `"test"`): its split.
-        max_samples (`int`, *optional*): how many rows to keep, spaced evenly: a data set may be sorted.
-
-    Raises:
-        OSError, ValueError: if there is no such data set or split.
-    """
-    from datasets import Audio, load_dataset, load_from_disk
-
-    if max_samples is not None and max_samples < 1:
-        raise ValueError(f"`max_samples={max_samples}` is not at least 1")
-    _check_source("data set", dataset)
-    if Path(dataset, "dataset_dict.json").exists():  # as `save_to_disk` writes it
-        splits = load_from_disk(dataset)
-        if split not in splits:
-            raise ValueError(f"unknown split {split!r}; {dataset} has {', '.join(splits)}")
-        rows = splits[split]
-    else:
-        rows = load_dataset(dataset, split=split)
-    for column, feature in rows.features.items():
-        if isinstance(feature, Audio):
-            rows = rows.cast_column(column, Audio(decode=False))
-    if max_samples is not None and max_samples < len(rows):
-        rows = rows.select(np.linspace(0, len(rows) - 1, max_samples).round().astype(int))
-    return rows
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, on one line: the first line that says something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
-
-
-def parse_mapping(pairs: Sequence[str]) -> dict[str, str]:
-    """
-    `["image=picture", "audio=speech"]`, as given on a command line, as a `dict`.
-
-    Raises:
-        ValueError: if one is not of the form `name=value`, or a name comes twice.
-    """
-    mapping = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not (name and equals and value):
-            raise ValueError(f"{pair!r} is not of the form modality=value, such as image=picture")
-        if name in mapping:
-            raise ValueError(f"the modality {name!r} is given twice")
-        mapping[name] = value
-    return mapping
-
-
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """
-    Columns of text for the terminal.
-
-    Args:
-        header (`Sequence[str]`): titles of the columns.
-        rows (`Sequence[Sequence[str]]`): their cells.
-        right (`Sequence[int]`, defaults to `()`): the columns to align at the right, as numbers are.
-
-    Example:
-
-    ```python
-    >>> from modeling_crossfuse.evaluation import format_table
-
-    >>> print(format_table(["inputs", "CER"], [["image", "0.250"]], right=[1]))
-    inputs    CER
-    ------  -----
-    image   0.250
-    ```
-    """
-    widths = [max(map(len, column)) for column in zip(header, *rows)]
-    lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if place in right else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(line, widths))
-        ).rstrip()
-        for line in lines
-    )
-
-
 __all__ = [
-    "Degradation",
-    "add_noise",
-    "cover",
+    "check_inputs",
     "evaluate_rows",
     "modality_shares",
     "predict",
+    "subsets",
+    "text_modality",
 ]

@@ -114,8 +114,9 @@ class JointFusion(CrossFuseFusion):
 class BottleneckFusion(CrossFuseFusion):
     """
     Attention bottlenecks (Nagrani et al., 2021, *Attention Bottlenecks for Multimodal Fusion*): each modality keeps
-    its own layers, and a few shared positions carry what passes between modalities. After each layer the shared positions
-    are the mean of what each present modality made of them. The memory is the streams and, last, the shared positions.
+    its own layers, and a few shared positions carry what passes between modalities. After each layer the shared
+    positions are the mean of what each present modality made of them. The memory is the streams and, last, the shared
+    positions.
     """
 
     def __init__(self, config, num_modalities: int):

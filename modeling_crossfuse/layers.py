@@ -45,8 +45,9 @@ def sinusoidal_positions(position_ids: torch.Tensor, dim: int) -> torch.Tensor:
     >>> import torch
     >>> from modeling_crossfuse.layers import sinusoidal_positions
 
-    >>> sinusoidal_positions(torch.arange(2)[:, None], 4).round(decimals=4).tolist()
-    [[0.0, 0.0, 1.0, 1.0], [0.8415, 0.01, 0.5403, 0.9999]]
+    >>> sinusoidal_positions(torch.arange(2)[:, None], 4)
+    tensor([[0.0000, 0.0000, 1.0000, 1.0000],
+            [0.8415, 0.0100, 0.5403, 0.9999]])
     ```
     """
     axes = position_ids.shape[-1]

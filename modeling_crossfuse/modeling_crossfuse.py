@@ -14,17 +14,16 @@
 """CrossFuse models: the encoders and their fusion, the model, and the model that generates text."""
 
 import copy
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
-from transformers.utils import can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -44,7 +43,7 @@ class CrossFuseEncoderOutput(BaseModelOutput):
         last_hidden_state (`torch.Tensor` of shape `(batch, memory_length, d_model)`): the memory.
         hidden_states (`tuple(torch.Tensor)`, *optional*): the input of the first layer and the output of every layer,
             the modalities' encoders first, in the config's order, then the fusion. An encoder's have a row for each
-            sample that has the modality.
+            sample that has the modality, and for each of its images where samples have several.
         attentions (`tuple(torch.Tensor)`, *optional*): weights of every self-attention, in the same order.
         attention_mask (`torch.Tensor` of shape `(batch, memory_length)`): 1 for what the decoder may read.
         modality_ids (`torch.LongTensor` of shape `(batch, memory_length)`): the modality of each position, as its
@@ -421,7 +420,7 @@ class CrossFuseModel(CrossFusePreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> CrossFuseModelOutput:
         r"""
         Args:
@@ -494,34 +493,20 @@ def shift_tokens_right(labels: torch.Tensor, pad_token_id: int, decoder_start_to
     return shifted.masked_fill(shifted == -100, pad_token_id)
 
 
-class CrossFuseContrastiveHead(nn.Module):
+class CrossFuseAnswerHead(nn.Module):
     """
-    The auxiliary loss of contrastive captioners (Yu et al., 2022, *CoCa*): the mean of the memory and an embedding of
-    the sample's labels, by a symmetric softmax over the batch. Samples with equal labels are no negatives of each
-    other.
+    An auxiliary classifier of the answers that training knows, on the mean of the memory. It is for training only:
+    [`~CrossFuseForConditionalGeneration.drop_answer_head`] removes it.
     """
 
     def __init__(self, config: CrossFuseConfig):
         super().__init__()
         self.norm = make_norm(config.decoder)
-        self.memory_proj = nn.Linear(config.d_model, config.d_model, bias=False)
-        self.label_proj = nn.Linear(config.d_model, config.d_model, bias=False)
-        self.logit_scale = nn.Parameter(torch.empty(()))
-        self.reset_logit_scale()
+        self.out_proj = nn.Linear(config.d_model, config.num_answers)
 
-    def reset_logit_scale(self):
-        init.constant_(self.logit_scale, math.log(1 / 0.07))
-
-    def forward(self, memory, memory_mask, labels: torch.Tensor, label_embeds: torch.Tensor) -> torch.Tensor:
-        """Memory `(batch, memory_length, d_model)` and embeddings of the labels `(batch, target_length, d_model)`."""
-        pooled = self.memory_proj(self.norm(masked_mean(memory, memory_mask)))
-        targets = self.label_proj(masked_mean(label_embeds, labels != -100))
-        pooled, targets = (nn.functional.normalize(states.float(), dim=-1) for states in (pooled, targets))
-        logits = self.logit_scale.float().clamp(max=math.log(100)).exp() * pooled @ targets.T
-        equal = (labels[:, None] == labels[None]).all(-1)
-        own = torch.arange(len(labels), device=labels.device)
-        logits = logits.masked_fill(equal & (own[:, None] != own), torch.finfo(logits.dtype).min)
-        return (nn.functional.cross_entropy(logits, own) + nn.functional.cross_entropy(logits.T, own)) / 2
+    def forward(self, memory: torch.Tensor, memory_mask: torch.Tensor | None) -> torch.Tensor:
+        """Memory `(batch, memory_length, d_model)` to logits `(batch, num_answers)`."""
+        return self.out_proj(self.norm(masked_mean(memory, memory_mask)))
 
 
 class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixin):
@@ -563,14 +548,12 @@ class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixi
         super().__init__(config)
         self.model = CrossFuseModel(config)
         self.lm_head = nn.Linear(config.d_model, config.decoder.vocab_size, bias=False)
-        self.contrastive_head = CrossFuseContrastiveHead(config) if config.contrastive_loss_weight else None
+        self.answer_head = CrossFuseAnswerHead(config) if config.num_answers else None
         self.post_init()
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module):
-        super()._init_weights(module)
-        if isinstance(module, CrossFuseContrastiveHead):
-            module.reset_logit_scale()
+    def drop_answer_head(self):
+        """Removes the auxiliary classifier, from the config too: what is saved afterwards is smaller by it."""
+        self.answer_head, self.config.num_answers = None, 0
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
@@ -603,7 +586,8 @@ class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixi
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         labels: torch.LongTensor | None = None,
-        **kwargs,
+        answer_ids: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> CrossFuseSeq2SeqLMOutput:
         r"""
         The inputs of [`CrossFuseModel`], and:
@@ -611,6 +595,8 @@ class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixi
         Args:
             labels (`torch.LongTensor` of shape `(batch, target_length)`): tokens of the answer, -100 where there is
                 none. The decoder's input is made from them unless given.
+            answer_ids (`torch.LongTensor` of shape `(batch,)`): which of the `num_answers` each sample's is, -100 for
+                none of them. Only training reads it.
         """
         # Consumed here, not by the layers below.
         loss_kwargs = {key: kwargs.pop(key) for key in ("num_items_in_batch", "shift_labels") if key in kwargs}
@@ -641,7 +627,7 @@ class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixi
         if labels is not None:
             # The decoder's input is shifted already: as `shift_labels`, the loss does not shift again.
             loss_kwargs.setdefault("shift_labels", labels.contiguous())
-            loss = self._loss(logits, outputs, **loss_kwargs)
+            loss = self._loss(logits, outputs, answer_ids, **loss_kwargs)
         return CrossFuseSeq2SeqLMOutput(
             loss=loss,
             logits=logits,
@@ -656,8 +642,8 @@ class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixi
             encoder_modality_ids=outputs.encoder_modality_ids,
         )
 
-    def _loss(self, logits, outputs, shift_labels, num_items_in_batch=None) -> torch.Tensor:
-        """Cross entropy; in training with label smoothing and the contrastive loss. A mean over all accumulated items."""
+    def _loss(self, logits, outputs, answer_ids, shift_labels, num_items_in_batch=None) -> torch.Tensor:
+        """Cross entropy and, in training, auxiliary losses and label smoothing: a mean over the accumulated items."""
         smoothing = self.config.label_smoothing if self.training else 0.0
         kept = shift_labels != -100
         items = kept.sum() if num_items_in_batch is None else num_items_in_batch
@@ -676,15 +662,13 @@ class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixi
                 shift_labels=shift_labels,
                 num_items_in_batch=num_items_in_batch,
             )
-        if self.training and self.contrastive_head is not None:
-            contrastive = self.contrastive_head(
-                outputs.encoder_last_hidden_state,
-                outputs.encoder_attention_mask,
-                shift_labels,
-                self.model.decoder.embed_tokens(shift_labels.masked_fill(~kept, 0)),
-            )
+        if self.training and self.answer_head is not None and answer_ids is not None:
+            answers = self.answer_head(outputs.encoder_last_hidden_state, outputs.encoder_attention_mask)
+            answer_loss = nn.functional.cross_entropy(
+                answers.float(), answer_ids, label_smoothing=smoothing, reduction="sum"
+            ) / (answer_ids != -100).sum().clamp(min=1)
             # A mean over this batch: it counts as its share of the items that are accumulated.
-            loss = loss + self.config.contrastive_loss_weight * contrastive * (kept.sum() / items)
+            loss = loss + answer_loss * (kept.sum() / items)
         return loss
 
     def prepare_inputs_for_generation(

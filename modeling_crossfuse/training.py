@@ -11,12 +11,14 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What the training script is made of: recipes, data, tokenizer, and a Trainer with two additions."""
+"""What the training script is made of: recipes, tokenizer, cached inputs, and a Trainer with two additions."""
 
+import argparse
 import contextlib
 import dataclasses
 import difflib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,9 +39,10 @@ from transformers import (
     PreTrainedTokenizerFast,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
+    TrainerCallback,
 )
 
-from .data import CrossFuseDataCollator, get_column
+from .data import CrossFuseDataCollator, get_column, parse_mapping, select_columns, top_column
 from .modeling_crossfuse import CrossFuseForConditionalGeneration
 from .processing_crossfuse import CrossFuseProcessor
 
@@ -93,6 +96,10 @@ class RecipeArguments:
     attn_implementation: str | None = field(
         default=None, metadata={"help": "eager, sdpa, flex_attention or flash_attention_2."}
     )
+    answer_classifier: bool = field(
+        default=False,
+        metadata={"help": "Train with an auxiliary classifier of the distinct answers; the saved model has none."},
+    )
     cache_inputs: bool = field(
         default=False, metadata={"help": "Decode every sample once and keep it in memory: for data sets that fit."}
     )
@@ -102,7 +109,7 @@ class RecipeArguments:
     def __post_init__(self):
         for name in ("model_overrides", "questions", "augmentation", "learning_rates"):
             setattr(self, name, _parse_json(name, getattr(self, name)))
-        self.inputs = parse_columns(self.inputs)
+        self.inputs = parse_mapping(self.inputs)
 
 
 def _parse_json(name: str, value: Any) -> dict[str, Any] | None:
@@ -117,28 +124,8 @@ def _parse_json(name: str, value: Any) -> dict[str, Any] | None:
     return parsed
 
 
-def parse_columns(pairs: dict[str, str] | list[str] | None) -> dict[str, str]:
-    """
-    `["image=photo", "text=question"]` to `{"image": "photo", "text": "question"}`.
-
-    Raises:
-        ValueError: if a pair has no `=`.
-
-    Example:
-
-    ```python
-    >>> from modeling_crossfuse.training import parse_columns
-
-    >>> parse_columns(["image=photo", "text=question"])
-    {'image': 'photo', 'text': 'question'}
-    ```
-    """
-    if pairs is None or isinstance(pairs, dict):
-        return pairs or {}
-    for pair in pairs:
-        if "=" not in pair.strip("="):
-            raise ValueError(f"`inputs` has {pair!r}; expected modality=column, such as image=photo")
-    return dict(pair.split("=", 1) for pair in pairs)
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and keeps the lines of the examples."""
 
 
 def parse_recipe(
@@ -152,10 +139,15 @@ def parse_recipe(
         description, epilog (`str`): texts of `--help`.
 
     Raises:
-        ValueError: if the recipe is not a mapping, or has a key that is no flag.
+        ValueError: if the recipe is not YAML or not a mapping, or has a key that is no flag.
         FileNotFoundError: if there is no such recipe.
     """
-    parser = HfArgumentParser((RecipeArguments, Seq2SeqTrainingArguments), description=description, epilog=epilog)
+    parser = HfArgumentParser(
+        (RecipeArguments, Seq2SeqTrainingArguments),
+        description=description,
+        epilog=epilog,
+        formatter_class=_HelpFormatter,
+    )
     # Without this, transformers takes `bf16` for a GPU's and refuses it on a machine that has none.
     parser.set_defaults(use_cpu=not torch.accelerator.is_available())
     if argv and not argv[0].startswith("-"):
@@ -164,10 +156,24 @@ def parse_recipe(
     return parser.parse_args_into_dataclasses(args=argv)
 
 
+class _RecipeLoader(yaml.SafeLoader):
+    """Takes `1e-3`, which has no dot, for a number, too, as YAML 1.2 does and PyYAML does not."""
+
+
+_RecipeLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 def _read_recipe(path: str) -> dict[str, Any]:
-    recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    """A recipe's flags and, where it has none of its own, those of the recipe beside it that it names as `base`."""
+    try:
+        recipe = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_RecipeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"the recipe {path} is not YAML: {error}") from error
     if not isinstance(recipe, dict):
         raise ValueError(f"the recipe {path} is not a mapping of flags to values")
+    base = recipe.pop("base", None)
     allowed = [
         part.name
         for arguments in (RecipeArguments, Seq2SeqTrainingArguments)
@@ -178,26 +184,7 @@ def _read_recipe(path: str) -> dict[str, Any]:
             close = difflib.get_close_matches(str(key), allowed, n=1)
             hint = f" Did you mean `{close[0]}`?" if close else ""
             raise ValueError(f"the recipe {path} has the key `{key}`, which is no flag.{hint}")
-    return recipe
-
-
-def load_split(recipe: RecipeArguments, split: str, max_samples: int | None = None) -> datasets.Dataset:
-    """
-    A split of the recipe's data set.
-
-    Raises:
-        ValueError: if no data set is named, or it has no such split.
-    """
-    if recipe.dataset is None:
-        raise ValueError("`dataset` is missing; give a data set's name or folder")
-    if Path(recipe.dataset, "dataset_dict.json").exists():
-        splits = datasets.load_from_disk(recipe.dataset)
-    else:
-        splits = datasets.load_dataset(recipe.dataset, recipe.dataset_config)
-    if split not in splits:
-        raise ValueError(f"the data set {recipe.dataset} has no split {split!r}; it has {', '.join(splits)}")
-    rows = splits[split]
-    return rows if max_samples is None else rows.select(range(min(max_samples, len(rows))))
+    return recipe if base is None else {**_read_recipe(str(Path(path).with_name(base))), **recipe}
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -241,19 +228,26 @@ def recipe_texts(recipe: RecipeArguments, rows: datasets.Dataset) -> Iterable[st
     """Every text of the training rows that a tokenizer has to know: questions, their answers, targets, text inputs."""
     columns = [recipe.target, *(recipe.questions or {}).values(), *recipe.inputs.values()]
     columns = [column for column in dict.fromkeys(columns) if column]
-    texts = rows.select_columns(list(dict.fromkeys(column.split(".")[0] for column in columns)))
-    texts = texts.select_columns([name for name, kind in texts.features.items() if _is_text(kind)])
+    texts = select_columns(rows, columns)
+    columns = [column for column in columns if _has_text(texts.features[top_column(texts, column)])]
     yield from recipe.questions or ()
-    for row in texts:
+    for row in select_columns(texts, columns):
         for column in columns:
-            if column.split(".")[0] in row and isinstance(text := get_column(row, column), str):
+            if isinstance(text := get_column(row, column), str):
                 yield text
 
 
-def _is_text(feature: Any) -> bool:
+def _has_text(feature: Any) -> bool:
     if isinstance(feature, dict):
-        return all(_is_text(part) for part in feature.values())
-    return getattr(feature, "dtype", None) == "string"
+        return any(_has_text(part) for part in feature.values())
+    return getattr(feature, "dtype", None) in ("string", "large_string")
+
+
+def _only_text(value: Any, feature: Any) -> Any:
+    """A row, or a struct in it, without what is no text."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _only_text(value[name], part) for name, part in feature.items() if _has_text(part)}
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -263,10 +257,21 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def build_model(recipe: RecipeArguments, rows: datasets.Dataset):
+def number_answers(rows: datasets.Dataset, target: str) -> dict[str, int]:
+    """The distinct answers in a column, sorted, to their numbers."""
+    answers = {get_column(row, target) for row in select_columns(rows, [target])}
+    return {answer: number for number, answer in enumerate(sorted(answers - {None}))}
+
+
+def build_model(recipe: RecipeArguments, rows: datasets.Dataset, num_answers: int = 0):
     """
     The model and processor of a recipe: those saved in a folder or on the Hub, or new ones from a config, with a
     tokenizer and series statistics fitted on the training rows.
+
+    Args:
+        recipe ([`RecipeArguments`]): the recipe.
+        rows (`datasets.Dataset`): the training rows.
+        num_answers (`int`, defaults to 0): answers for the auxiliary classifier.
 
     Returns:
         `tuple[CrossFuseForConditionalGeneration, CrossFuseProcessor]`
@@ -274,6 +279,7 @@ def build_model(recipe: RecipeArguments, rows: datasets.Dataset):
     config = AutoConfig.from_pretrained(recipe.model)
     if recipe.model_overrides:
         config = type(config).from_dict(_merge(config.to_dict(), recipe.model_overrides))
+    config.num_answers = num_answers
     if _has_weights(recipe.model):
         model = AutoModelForSeq2SeqLM.from_pretrained(
             recipe.model, config=config, attn_implementation=recipe.attn_implementation, dtype=torch.float32
@@ -287,7 +293,8 @@ def build_model(recipe: RecipeArguments, rows: datasets.Dataset):
     processor = CrossFuseProcessor.from_config(config, tokenizer=tokenizer)
     for name, part in config.modalities.items():
         if part.kind == "series" and name in recipe.inputs:
-            processor.fit_series(name, (get_column(row, recipe.inputs[name]) for row in rows))
+            column = recipe.inputs[name]
+            processor.fit_series(name, (get_column(row, column) for row in select_columns(rows, [column])))
     model = CrossFuseForConditionalGeneration._from_config(config, attn_implementation=recipe.attn_implementation)
     return model, processor
 
@@ -310,8 +317,13 @@ class CachedInputs(torch.utils.data.Dataset):
     def __init__(self, rows: datasets.Dataset, processor, inputs: dict[str, str]):
         inputs = {name: column for name, column in inputs.items() if processor.modalities[name]["kind"] != "text"}
         collator = CrossFuseDataCollator(processor, inputs)
-        self.tensors = [collator([row]) for row in tqdm(rows, desc="reading the inputs", unit=" samples")]
-        self.texts = rows.select_columns([name for name, kind in rows.features.items() if _is_text(kind)]).to_list()
+        samples = select_columns(rows, inputs.values()) if inputs else [{}] * len(rows)
+        self.tensors = [
+            collator([row]) if any(collator._read([row], column)[0] is not None for column in inputs.values()) else {}
+            for row in tqdm(samples, desc="reading the inputs", unit=" samples")
+        ]
+        texts = rows.select_columns([name for name, feature in rows.features.items() if _has_text(feature)])
+        self.texts = [_only_text(row, rows.features) for row in texts.to_list()]
 
     def __len__(self) -> int:
         return len(self.tensors)
@@ -331,6 +343,7 @@ class CachedInputsCollator(CrossFuseDataCollator):
         samples = [row[TENSORS] for row in rows]
         names = dict.fromkeys(name for sample in samples for name in sample)
         batch = {name: _stack([sample.get(name) for sample in samples]) for name in names}
+        batch.setdefault("modality_mask", torch.zeros(len(rows), len(self.processor.modalities), dtype=torch.long))
         texts = {name: values for name, values in inputs.items() if self.processor.modalities[name]["kind"] == "text"}
         for name, values in texts.items():
             column = list(self.processor.modalities).index(name)
@@ -344,7 +357,8 @@ class CachedInputsCollator(CrossFuseDataCollator):
         return batch
 
     def _read(self, rows: list[dict[str, Any]], column: str) -> list[Any]:
-        return super()._read(rows, column) if column.split(".")[0] in rows[0] else []
+        is_text = {self.inputs[name] for name in self.inputs if self.processor.modalities[name]["kind"] == "text"}
+        return super()._read(rows, column) if column in is_text else []
 
 
 def _stack(tensors: list[torch.Tensor | None]) -> torch.Tensor:
@@ -358,12 +372,22 @@ def _stack(tensors: list[torch.Tensor | None]) -> torch.Tensor:
     return batch
 
 
+class _AverageWeights(TrainerCallback):
+    """Averages the weights after each step of the optimizer."""
+
+    def __init__(self, averages: AveragedModel, model: torch.nn.Module):
+        self.averages, self.model = averages, model
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.averages.update_parameters(self.model)
+
+
 class CrossFuseTrainer(Seq2SeqTrainer):
     """
     [`~transformers.Seq2SeqTrainer`] with a learning rate per part and an average of the weights.
 
     Args:
-        eval_collator (`Callable`, *optional*): collator for evaluation, where training's augments.
+        eval_collator (`Callable`, *optional*): collator for evaluation and prediction, where training's augments.
         learning_rates (`dict[str, float]`, *optional*): start of a parameter's name, such as
             `"encoder.encoders.image"`, to its learning rate; the longest start that fits counts.
         ema_decay (`float`, *optional*): evaluate and save the exponential moving average of the weights.
@@ -381,6 +405,7 @@ class CrossFuseTrainer(Seq2SeqTrainer):
         if ema_decay is not None:
             average = get_ema_multi_avg_fn(ema_decay)
             self.averages = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+            self.add_callback(_AverageWeights(self.averages, self.model))
 
     def create_optimizer(self, model=None):
         if self.optimizer is not None or not self.learning_rates:
@@ -409,17 +434,21 @@ class CrossFuseTrainer(Seq2SeqTrainer):
             if not any(name.startswith(start) for name in names):
                 raise ValueError(f"`learning_rates` has {start!r}, with which no parameter's name starts")
 
-    def training_step(self, *args, **kwargs):
-        if self.averages is not None and self.state.global_step > self.averages.n_averaged:
-            self.averages.update_parameters(self.model)
-        return super().training_step(*args, **kwargs)
-
-    def get_eval_dataloader(self, eval_dataset=None):
+    @contextlib.contextmanager
+    def _collator_of_evaluation(self):
         own, self.data_collator = self.data_collator, self.eval_collator
         try:
-            return super().get_eval_dataloader(eval_dataset)
+            yield
         finally:
             self.data_collator = own
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        with self._collator_of_evaluation():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset):
+        with self._collator_of_evaluation():
+            return super().get_test_dataloader(test_dataset)
 
     @contextlib.contextmanager
     def averaged_weights(self):
@@ -433,6 +462,12 @@ class CrossFuseTrainer(Seq2SeqTrainer):
             yield
         finally:
             self.model.load_state_dict(own)
+
+    def use_averaged_weights(self):
+        """Puts the average of the weights in their place, for good."""
+        if self.averages is not None and self.averages.n_averaged > 0:
+            self.model.load_state_dict(self.averages.module.state_dict())
+        self.averages = None
 
     def evaluation_loop(self, *args, **kwargs):
         with self.averaged_weights():
@@ -453,6 +488,13 @@ class CrossFuseTrainer(Seq2SeqTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        averages = Path(resume_from_checkpoint, "averages.safetensors")
+        self._load_averages(resume_from_checkpoint)
+
+    def _load_best_model(self):
+        super()._load_best_model()
+        self._load_averages(self.state.best_model_checkpoint)
+
+    def _load_averages(self, checkpoint: str):
+        averages = Path(checkpoint, "averages.safetensors")
         if self.averages is not None and averages.exists():
             self.averages.load_state_dict(load_file(averages))

@@ -25,17 +25,9 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
-from modeling_crossfuse.data import get_column
-from modeling_crossfuse.evaluation import (
-    evaluate_rows,
-    format_table,
-    load_model,
-    load_rows,
-    modality_shares,
-    one_line,
-    subsets,
-    text_modality,
-)
+from modeling_crossfuse.command_line import format_table, load_model, one_line
+from modeling_crossfuse.data import get_column, load_rows
+from modeling_crossfuse.evaluation import evaluate_rows, modality_shares, subsets, text_modality
 from modeling_crossfuse.model_card import write_model_card
 from modeling_crossfuse.plotting import plot_answers
 from modeling_crossfuse.training import RecipeArguments, parse_recipe
@@ -190,7 +182,7 @@ def run(argv: list[str] | None) -> list[dict]:
 
     say(2, f"Evaluating on the split {args.split!r} of {recipe.dataset}")
     model, processor = load_model(args.output_dir)
-    rows = load_rows(recipe.dataset, args.split, args.num_samples)
+    rows = load_rows(recipe.dataset, args.split, args.num_samples, recipe.dataset_config)
     results = evaluate_each(model, processor, rows, recipe)
     print(results_table(results))
     if duration is not None:

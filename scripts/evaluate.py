@@ -26,17 +26,10 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from modeling_crossfuse.evaluation import (
-    Degradation,
-    check_inputs,
-    evaluate_rows,
-    format_table,
-    load_model,
-    load_rows,
-    one_line,
-    parse_mapping,
-    subsets,
-)
+from modeling_crossfuse.command_line import format_table, load_model, one_line
+from modeling_crossfuse.data import load_rows, parse_mapping
+from modeling_crossfuse.degradation import Degradation
+from modeling_crossfuse.evaluation import check_inputs, evaluate_rows, subsets
 from modeling_crossfuse.model_card import write_whole
 
 

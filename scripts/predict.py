@@ -29,7 +29,9 @@ from pathlib import Path
 import numpy as np
 from transformers.utils import logging
 
-from modeling_crossfuse.evaluation import check_inputs, load_model, load_rows, one_line, parse_mapping, predict
+from modeling_crossfuse.command_line import load_model, one_line
+from modeling_crossfuse.data import load_rows, parse_mapping
+from modeling_crossfuse.evaluation import check_inputs, predict
 from modeling_crossfuse.model_card import write_whole
 
 

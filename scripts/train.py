@@ -22,7 +22,7 @@ from pathlib import Path
 from transformers import set_seed, trainer_utils
 
 from modeling_crossfuse.augmentation import BatchAugmentation
-from modeling_crossfuse.data import CrossFuseDataCollator
+from modeling_crossfuse.data import CrossFuseDataCollator, load_rows
 from modeling_crossfuse.metrics import compute_text_metrics
 from modeling_crossfuse.model_card import write_model_card
 from modeling_crossfuse.training import (
@@ -30,7 +30,7 @@ from modeling_crossfuse.training import (
     CachedInputsCollator,
     CrossFuseTrainer,
     build_model,
-    load_split,
+    number_answers,
     parse_recipe,
 )
 
@@ -51,7 +51,7 @@ Examples:
 """
 
 
-def make_collators(recipe, processor, modalities, seed):
+def make_collators(recipe, processor, modalities, answers, seed):
     """The collator for training, with questions and augmentation, and the one for evaluation, without."""
     collator = CachedInputsCollator if recipe.cache_inputs else CrossFuseDataCollator
     shared = {"inputs": recipe.inputs, "target": recipe.target, "max_target_length": recipe.max_target_length}
@@ -59,6 +59,7 @@ def make_collators(recipe, processor, modalities, seed):
         processor,
         questions=recipe.questions,
         question_dropout=recipe.question_dropout,
+        answer_ids=answers,
         augment=BatchAugmentation(processor, modalities, recipe.augmentation) if recipe.augmentation else None,
         seed=seed,
         **shared,
@@ -102,13 +103,17 @@ def main(argv: list[str] | None = None) -> str:
     arguments.remove_unused_columns = False  # the collator reads the raw columns
     arguments.predict_with_generate = True
     set_seed(arguments.seed)
-    rows = load_split(recipe, recipe.train_split, recipe.max_train_samples)
-    eval_rows = load_split(recipe, recipe.eval_split, recipe.max_eval_samples) if recipe.eval_split else None
+    checkpoint = resume_point(arguments)
+    rows = load_rows(recipe.dataset, recipe.train_split, recipe.max_train_samples, recipe.dataset_config)
+    eval_rows = None
+    if recipe.eval_split:
+        eval_rows = load_rows(recipe.dataset, recipe.eval_split, recipe.max_eval_samples, recipe.dataset_config)
     with arguments.main_process_first(desc="building the model"):
-        model, processor = build_model(recipe, rows)
+        answers = number_answers(rows, recipe.target) if recipe.answer_classifier else None
+        model, processor = build_model(recipe, rows, num_answers=len(answers or ()))
     model.generation_config.max_length = recipe.max_target_length
     logger.info(f"{model.num_parameters():,} parameters, {len(rows):,} samples to train on")
-    train_collator, eval_collator = make_collators(recipe, processor, model.config.modalities, arguments.seed)
+    train_collator, eval_collator = make_collators(recipe, processor, model.config.modalities, answers, arguments.seed)
     if recipe.cache_inputs:
         rows = CachedInputs(rows, processor, recipe.inputs)
         eval_rows = CachedInputs(eval_rows, processor, recipe.inputs) if eval_rows is not None else None
@@ -125,9 +130,11 @@ def main(argv: list[str] | None = None) -> str:
         ema_decay=recipe.ema_decay,
     )
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=resume_point(arguments))
+    trainer.train(resume_from_checkpoint=checkpoint)
     duration = time.monotonic() - started
     metrics = trainer.evaluate() if eval_rows is not None else {}
+    trainer.use_averaged_weights()
+    model.drop_answer_head()
     trainer.save_model()
     if trainer.is_world_process_zero():
         write_model_card(
@@ -163,5 +170,5 @@ if __name__ == "__main__":
     logger.setLevel(logging.INFO)
     try:
         main()
-    except (ValueError, FileNotFoundError) as error:
+    except (ImportError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")

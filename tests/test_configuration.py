@@ -334,7 +334,7 @@ ROUND_TRIPS = {
     "options": {"fusion": {"options": {"a": [1, 2], "b": None}}},
     "special tokens": {"pad_token_id": 5, "eos_token_id": [6, 7], "bos_token_id": None, "tie_word_embeddings": False},
     "labels": {"num_labels": 5},
-    "losses": {"modality_dropout": 0.3, "contrastive_loss_weight": 0.1, "label_smoothing": 0.1},
+    "losses": {"modality_dropout": 0.3, "num_answers": 7, "label_smoothing": 0.1},
 }
 
 

@@ -27,6 +27,7 @@ from .helpers import (
     FUSIONS,
     MODALITIES,
     assert_same,
+    count_calls,
     take_rows,
     tiny_config,
     tiny_inputs,
@@ -112,6 +113,24 @@ def test_several_images_of_a_sample():
     first = take_rows(inputs, slice(0, 1))
     swapped = {**first, "pixel_values": first["pixel_values"].flip(1)}
     assert (both[:1] - logits_of(model, swapped, tiny_labels()[:1])).abs().max() > 1e-3
+
+
+def test_padding_images_are_not_encoded():
+    """They cost nothing, and batch norm's running statistics are those of the images alone."""
+    config = tiny_config(modalities={"image": {**MODALITIES["image"], "stem_type": "conv"}})
+    pixel_values = torch.randn(2, 3, 3, 8, 8)
+    padded = {"pixel_values": pixel_values, "image_mask": torch.tensor([[1, 1, 0], [1, 0, 0]])}
+    alone = {"pixel_values": pixel_values[[0, 0, 1], [0, 1, 0]]}
+    statistics, rows = [], []
+    for inputs in (padded, alone):
+        encoder = tiny_model(config, CrossFuseModel).train().encoder
+        rows.append(count_calls(encoder.encoders["image"].stem))
+        encoder(**inputs)
+        statistics.append({name: value for name, value in encoder.named_buffers() if "running" in name})
+    assert rows == [[3], [3]]
+    assert statistics[0] and statistics[0].keys() == statistics[1].keys()
+    for name, value in statistics[0].items():
+        assert_same(value, statistics[1][name])
 
 
 def test_two_modalities_of_one_kind():

@@ -30,8 +30,12 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration
-from modeling_crossfuse.processing_crossfuse import CrossFuseFeatureExtractor, CrossFuseProcessor
+from modeling_crossfuse import (
+    CrossFuseConfig,
+    CrossFuseFeatureExtractor,
+    CrossFuseForConditionalGeneration,
+    CrossFuseProcessor,
+)
 
 from .helpers import tiny_config, tiny_model
 
@@ -762,7 +766,9 @@ def test_the_code_travels_with_the_processor(tmp_path, processor, monkeypatch):
     processor.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "processor_config.json").read_text())
     assert saved["auto_map"]["AutoProcessor"] == "processing_crossfuse.CrossFuseProcessor"
-    assert {"processing_crossfuse.py", "configuration_crossfuse.py"} <= {path.name for path in tmp_path.iterdir()}
+    travelled = {path.name for path in tmp_path.iterdir()}
+    assert {"processing_crossfuse.py", "configuration_crossfuse.py"} <= travelled
+    assert {"feature_extraction_crossfuse.py", "media.py", "processing_options.py"} <= travelled
 
 
 def test_printing(processor):

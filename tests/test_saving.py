@@ -58,7 +58,7 @@ SETTINGS = {
     "other layers": {"norm_type": "layernorm", "mlp_type": "gelu", "position_embedding_type": "sinusoidal"},
     "other widths": {"modalities": {name: {**part, "hidden_size": 16} for name, part in MODALITIES.items()}},
     "convolutions": {"modalities": {"image": {**MODALITIES["image"], "stem_type": "conv"}}},
-    "contrastive": {"contrastive_loss_weight": 0.1},
+    "answer classifier": {"num_answers": 7},
 }
 
 

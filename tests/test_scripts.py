@@ -28,15 +28,9 @@ import torch
 from PIL import Image
 
 from modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseProcessor
-from modeling_crossfuse.evaluation import (
-    Degradation,
-    add_noise,
-    cover,
-    evaluate_rows,
-    load_rows,
-    modality_shares,
-    predict,
-)
+from modeling_crossfuse.data import load_rows
+from modeling_crossfuse.degradation import Degradation, add_noise, cover
+from modeling_crossfuse.evaluation import evaluate_rows, modality_shares, predict
 from modeling_crossfuse.plotting import plot_answers
 from modeling_crossfuse.training import train_tokenizer
 
@@ -125,7 +119,7 @@ def assert_refused(capsys, main, argv, message):
     assert message in error and "Traceback" not in error and len(error.splitlines()) == 1, error
 
 
-# evaluation.py
+# degradation.py and evaluation.py
 
 
 def test_cover_hides_the_right_half_and_leaves_the_picture_alone():
@@ -266,7 +260,7 @@ def test_evaluate_a_struct_and_some_samples(folder):
         (["--inputs", "image=photo"], "no column 'photo'"),
         (["--inputs", "image"], "'image' is not of the form modality=value"),
         (["--inputs", "image=picture", "image=name"], "'image' is given twice"),
-        (["--inputs", "image=picture", "--split", "tset"], 'Unknown split "tset"'),
+        (["--inputs", "image=picture", "--split", "tset"], "has no split 'tset'; it has test"),
         (["--inputs", "image=picture", "--cover", "2"], "--cover is 2.0"),
         (["--inputs", "image=picture", "--batch_size", "0"], "--batch_size is 0"),
         (["--inputs", "image=picture", "--output", "/nowhere/r.json"], "there is no folder /nowhere"),

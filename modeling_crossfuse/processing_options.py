@@ -1,0 +1,65 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What a call of the processor may set, and what a modality's settings may hold."""
+
+import difflib
+from collections.abc import Iterable
+from functools import lru_cache
+
+from transformers.processing_utils import ImagesKwargs
+
+from .configuration_crossfuse import CrossFuseModalitiesConfig
+
+
+# Options of a call, and of a modality's settings, per kind. What would change the layout of the tensors is left out.
+NOT_OPTIONS = {"data_format", "device", "disable_grouping", "input_data_format", "return_tensors"}
+OPTIONS = {
+    "text": {"add_special_tokens", "max_length", "pad_to_multiple_of", "padding", "padding_side", "truncation"},
+    "image": set(ImagesKwargs.__annotations__) - NOT_OPTIONS,
+    "video": set(ImagesKwargs.__annotations__) - NOT_OPTIONS | {"do_sample_frames", "num_frames"},
+    "audio": {"max_length", "pad_to_multiple_of", "padding", "sampling_rate", "truncation"},
+    "series": set(),
+}
+# What only a modality's settings may hold.
+SETTINGS = {
+    "text": set(),
+    "image": {"num_channels"},
+    "video": {"num_channels"},
+    "audio": {"feature_size", "hop_length", "n_fft"},
+    "series": {"max_length", "mean", "num_channels", "std"},
+}
+KWARGS_NAMES = {"text": "text_kwargs", "image": "images_kwargs", "video": "videos_kwargs", "audio": "audio_kwargs"}
+# The names that ProcessorMixin's callers use.
+ALIASES = {"text": "text", "images": "image", "videos": "video", "audio": "audio"}
+SUB_PROCESSORS = {
+    "tokenizer": "text",
+    "image_processor": "image",
+    "video_processor": "video",
+    "feature_extractor": "audio",
+}
+
+
+def close_match(name: str, allowed: Iterable[str]) -> str:
+    """The end of an error message: what was probably meant, if anything."""
+    close = difflib.get_close_matches(name, list(allowed), n=1)
+    return f" Did you mean `{close[0]}`?" if close else ""
+
+
+@lru_cache(maxsize=64)
+def tensor_names(modalities: tuple[tuple[str, str], ...]) -> dict[str, tuple[str, str]]:
+    """Names and kinds of modalities to the keyword arguments of the model's `forward` for values and mask of each."""
+    config = CrossFuseModalitiesConfig(
+        names=[name for name, _ in modalities], **{name: {"kind": kind} for name, kind in modalities}
+    )
+    return {name: (config.value_name(name), config.mask_name(name)) for name in config}

@@ -1,0 +1,57 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The examples in the package's docstrings: each runs and prints what it says."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+
+import pytest
+import torch
+
+import modeling_crossfuse
+
+
+class MarkdownParser(doctest.DocTestParser):
+    """Leaves out the lines that end a block of Markdown, which otherwise would count as expected output."""
+
+    def parse(self, string, name="<string>"):
+        return super().parse(re.sub(r"^[ \t]*```[ \t]*$", "", string, flags=re.MULTILINE), name)
+
+
+def collect() -> list[doctest.DocTest]:
+    finder = doctest.DocTestFinder(parser=MarkdownParser(), exclude_empty=True)
+    names = [module.name for module in pkgutil.iter_modules(modeling_crossfuse.__path__)]
+    modules = [importlib.import_module(f"modeling_crossfuse.{name}") for name in sorted(names)]
+    return [test for module in modules for test in finder.find(module) if test.examples]
+
+
+@pytest.mark.parametrize("example", collect(), ids=lambda test: test.name.removeprefix("modeling_crossfuse."))
+def test_example(example, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    torch.manual_seed(0)
+    example.globs = {"__name__": "__main__"}  # what an example needs, it imports
+    report = []
+    failed, _ = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=report.append)
+    assert not failed, "".join(report)
+
+
+def test_a_wrong_example_fails():
+    parser = MarkdownParser()
+    text = "```python\n>>> 1 + 1\n3\n```\n"
+    test = parser.get_doctest(text, {}, "wrong", None, 0)
+    assert test.examples[0].want == "3\n"
+    assert doctest.DocTestRunner().run(test, out=lambda text: None).failed == 1

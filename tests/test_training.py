@@ -1,0 +1,641 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Training: recipes, `scripts/train.py` from data set to saved model, resuming, and what the Trainer adds."""
+
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoModelForSeq2SeqLM, AutoProcessor, Seq2SeqTrainingArguments, TrainerCallback
+
+from modeling_crossfuse.data import CrossFuseDataCollator
+from modeling_crossfuse.training import (
+    CachedInputs,
+    CachedInputsCollator,
+    CrossFuseTrainer,
+    build_model,
+    parse_recipe,
+    recipe_texts,
+)
+
+from .helpers import assert_same, tiny_config, tiny_inputs, tiny_labels, tiny_model
+
+
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "train.py"
+NAMES = ["red", "green", "blue", "grey", "white", "navy", "pink", "gold"]
+INPUTS = ["image=picture", "audio=speech", "wrist=sensors.wrist", "text=hint"]
+FEATURES = datasets.Features(
+    {
+        "picture": datasets.Image(),
+        "speech": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")},
+        "sensors": {
+            "wrist": datasets.List(datasets.List(datasets.Value("float32"))),
+            "note": datasets.Value("string"),
+        },
+        "hint": datasets.Value("large_string"),
+        "name": datasets.Value("string"),
+        "names": {"fr": datasets.Value("large_string"), "count": datasets.Value("int32")},
+    }
+)
+
+
+def load_script():
+    """`scripts/train.py` as a module, without its folder on the path."""
+    spec = importlib.util.spec_from_file_location("crossfuse_script_train", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def make_clip(seed: int) -> bytes:
+    """A tenth of a second of sound at 16 kHz, as a WAV file."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes((np.random.default_rng(seed).standard_normal(1600) * 3000).astype("<i2").tobytes())
+    return buffer.getvalue()
+
+
+def make_rows(complete: bool = True) -> list[dict]:
+    """A row for each name. Unless `complete`, each lacks something; the last two have but a picture, and but text."""
+    generator = np.random.default_rng(0)
+    rows = [
+        {
+            "picture": Image.new("RGB", (8, 8), name),
+            "speech": {"bytes": make_clip(index), "path": None},
+            "sensors": {"wrist": (generator.normal(size=(3 + index % 3, 3)) * 5 + 7).tolist(), "note": "still"},
+            "hint": f"starts with {name[0]}",
+            "name": name,
+            "names": {"fr": name[::-1], "count": index},
+        }
+        for index, name in enumerate(NAMES)
+    ]
+    if not complete:
+        for index, row in enumerate(rows):
+            row[("picture", "speech", "sensors", "hint")[index % 4]] = None
+        rows[-2] |= {"picture": Image.new("RGB", (8, 8), "pink"), "speech": None, "sensors": None, "hint": None}
+        rows[-1] |= {"picture": None, "speech": None, "sensors": None, "hint": "starts with g"}
+    return rows
+
+
+def make_dataset(complete: bool = True) -> datasets.Dataset:
+    return datasets.Dataset.from_list(make_rows(complete), features=FEATURES)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Two data sets, one of which has missing modalities, and a config."""
+    folder = tmp_path_factory.mktemp("training")
+    for name, complete in (("data", True), ("patchy", False)):
+        (folder / name).mkdir()
+        for split in ("train", "validation"):
+            make_dataset(complete).to_parquet(folder / name / f"{split}-00000-of-00001.parquet")
+    config = tiny_config("text", "image", "audio", "wrist", decoder={"vocab_size": 280}, initializer_range=0.05)
+    config.save_pretrained(folder / "config")
+    return folder
+
+
+def argv_of(folder: Path, output_dir: Path, **others) -> list[str]:
+    """The command line of a short training; `others` are further flags, or replace these."""
+    flags = {
+        "model": folder / "config",
+        "dataset": folder / "data",
+        "inputs": INPUTS,
+        "target": "name",
+        "vocab_size": 280,
+        "max_target_length": 8,
+        "output_dir": output_dir,
+        "max_steps": 4,
+        "per_device_train_batch_size": 4,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        **others,
+    }
+    argv = []
+    for name, value in flags.items():
+        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else str(value)]
+        argv += [f"--{name}", *values]
+    return argv
+
+
+def train(folder: Path, output_dir: Path, **flags) -> CrossFuseTrainer:
+    """Runs the script in this process; the Trainer that it used."""
+    script, trainers = load_script(), []
+
+    class Recorded(CrossFuseTrainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            trainers.append(self)
+
+    script.CrossFuseTrainer = Recorded
+    assert script.main(argv_of(folder, output_dir, **flags)) == str(output_dir)
+    return trainers[0]
+
+
+def assert_equal_weights(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], **tolerance):
+    assert set(actual) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, **{"rtol": 0, "atol": 0, **tolerance}, msg=name)
+
+
+def log_of(trainer, key: str) -> list[float]:
+    return [entry[key] for entry in trainer.state.log_history if key in entry]
+
+
+# Recipes
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_recipe_and_command_line(tmp_path):
+    path = write(
+        tmp_path / "recipe.yaml",
+        "dataset: here\ninputs: {image: photo}\nquestions: {what: answer, who: person.name}\nlearning_rate: 1e-3\n"
+        "learning_rates: {lm_head: 2e-4}\naugmentation: {audio: {gain_db: 3e0}}\noutput_dir: out\nbf16: true\n"
+        "seed: 3\n",
+    )
+    recipe, arguments = parse_recipe([path], "")
+    assert (recipe.dataset, recipe.inputs) == ("here", {"image": "photo"})
+    assert recipe.questions == {"what": "answer", "who": "person.name"}
+    assert recipe.learning_rates == {"lm_head": 2e-4} and recipe.augmentation == {"audio": {"gain_db": 3.0}}
+    assert (arguments.learning_rate, arguments.seed, arguments.bf16, arguments.output_dir) == (1e-3, 3, True, "out")
+    argv = [path, "--inputs", "image=a", "text=b.c", "--learning_rate", "5e-4", "--questions", '{"why": "reason"}']
+    recipe, arguments = parse_recipe(argv, "")
+    assert recipe.inputs == {"image": "a", "text": "b.c"} and recipe.questions == {"why": "reason"}
+    assert (arguments.learning_rate, arguments.seed) == (5e-4, 3)
+
+
+def test_without_a_recipe():
+    recipe, arguments = parse_recipe(["--output_dir", "out", "--model_overrides", '{"decoder": {"dropout": 0.1}}'], "")
+    assert recipe.model_overrides == {"decoder": {"dropout": 0.1}} and recipe.inputs == {}
+    assert recipe.model == "configuration/tiny" and recipe.eval_split == "validation" and arguments.output_dir == "out"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rat: 1", "has the key `learning_rat`, which is no flag. Did you mean `learning_rate`?"),
+        ("xyzzy: 1", "has the key `xyzzy`, which is no flag.$"),
+        ("- a\n- b", "is not a mapping"),
+        ("", "is not a mapping"),
+        ("a: [1", "is not YAML"),
+        ("questions: what", "is not JSON"),
+        ("questions: '[1]'", "is not a JSON object"),
+        ("inputs: [photo]", "'photo' is not of the form modality=value"),
+    ],
+)
+def test_recipes_that_are_refused(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+        parse_recipe([write(tmp_path / "recipe.yaml", text)], "")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--inputs", "photo"], "'photo' is not of the form modality=value"),
+        (["--inputs", "=photo"], "'=photo' is not of the form modality=value"),
+        (["--questions", "{what"], "is not JSON"),
+        (["--learn_rate", "1"], "--learn_rate"),
+    ],
+)
+def test_command_lines_that_are_refused(argv, message):
+    with pytest.raises(ValueError, match=message):
+        parse_recipe(["--output_dir", "out", *argv], "")
+
+
+@pytest.mark.parametrize(
+    ("flags", "error", "message"),
+    [
+        ({"train_split": "training"}, ValueError, "has no split 'training'; it has train, validation"),
+        ({"eval_split": "dev"}, ValueError, "has no split 'dev'"),
+        ({"model": "/nowhere/model"}, OSError, "nowhere"),
+        ({"inputs": ["picture=picture"]}, ValueError, "`picture` is not a modality of the processor"),
+        ({"inputs": ["image=photo"]}, ValueError, "photo"),
+        ({"augmentation": {"smell": {}}}, ValueError, "names the modality 'smell'"),
+        ({"resume_from_checkpoint": "last"}, ValueError, "there is no checkpoint in"),
+        ({"learning_rates": {"decoder.layer": 1e-3, "nose": 1e-3}}, ValueError, "'nose'"),
+        ({"model_overrides": {"d_modle": 3}}, ValueError, "d_modle"),
+    ],
+)
+def test_what_the_script_refuses(folder, tmp_path, flags, error, message):
+    with pytest.raises(error, match=message):
+        load_script().main(argv_of(folder, tmp_path, **flags))
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none"):
+        parse_recipe([str(tmp_path / "none.yaml")], "")
+    argv = ["--output_dir", str(tmp_path), "--target", "name"]
+    with pytest.raises(ValueError, match="`dataset` is missing"):
+        load_script().main(argv)
+    with pytest.raises(OSError, match="nothing_here"):
+        load_script().main([*argv, "--dataset", str(tmp_path / "nothing_here")])
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        load_script().main(["--help"])
+    output = capsys.readouterr().out
+    assert stopped.value.code == 0
+    # The examples keep their lines, and each flag has a word of help.
+    assert "\n    python scripts/train.py configuration/recipes/emoji.yaml --learning_rate 5e-4\n" in output
+    assert "accelerate launch" in output and "Columns of the modalities" in output
+
+
+# What is learnt from the rows
+
+
+def test_tokenizer_texts(folder):
+    recipe, _ = parse_recipe(argv_of(folder, "out", questions={"in French": "names.fr", "note": "sensors.note"}), "")
+    texts = list(recipe_texts(recipe, make_dataset()))
+    assert texts[:2] == ["in French", "note"]
+    assert {*NAMES, *(name[::-1] for name in NAMES), "starts with r", "still"} <= set(texts)
+
+
+def test_a_column_whose_name_has_a_dot(folder):
+    recipe, _ = parse_recipe(argv_of(folder, "out", inputs=["image=picture"], target="name.en"), "")
+    texts = list(recipe_texts(recipe, make_dataset().rename_column("name", "name.en")))
+    assert texts == NAMES
+
+
+def test_json_data_and_text_alone(tmp_path, folder):
+    (tmp_path / "data").mkdir()
+    rows = [{"say": f"{name} please", "name": name} for name in NAMES]
+    (tmp_path / "data" / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    flags = {"dataset": tmp_path / "data", "inputs": ["text=say"], "eval_split": "", "max_steps": 1}
+    for cached in (False, True):
+        trainer = train(folder, tmp_path / "out", cache_inputs=cached, **flags)
+        assert np.isfinite(log_of(trainer, "loss")).all() and not log_of(trainer, "eval_loss")
+
+
+# From a data set to a saved model
+
+
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    return train(folder, tmp_path_factory.mktemp("trained"), max_steps=40, learning_rate=1e-2)
+
+
+def test_loss_falls(trained):
+    losses = log_of(trained, "loss")
+    assert len(losses) == 40 and np.mean(losses[-3:]) < 0.6 * np.mean(losses[:3])
+    assert log_of(trained, "eval_exact_match")[-1] >= 0
+
+
+def test_output_reloads(trained, folder):
+    output = Path(trained.args.output_dir)
+    expected = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "README.md"}
+    assert expected <= {path.name for path in output.iterdir()}
+    assert "exact" in (output / "README.md").read_text().lower()
+    assert not list(output.rglob("*model*.bin"))
+    processor = AutoProcessor.from_pretrained(output)
+    model = AutoModelForSeq2SeqLM.from_pretrained(output).eval()
+    assert_equal_weights(model.state_dict(), trained.model.state_dict())
+    collator = CrossFuseDataCollator(processor, {"image": "picture", "audio": "speech", "wrist": "sensors.wrist"})
+    batch, before = collator(make_rows()), trained.eval_collator(make_rows())
+    assert torch.equal(batch["wrist_values"], before["wrist_values"])
+    answers = [part.eval().generate(**batch, max_new_tokens=6) for part in (model, trained.model)]
+    assert torch.equal(*answers)
+    assert len(processor.batch_decode(answers[0], skip_special_tokens=True)) == len(NAMES)
+    assert model.generation_config.max_length == 8
+
+
+def test_series_are_normalised(trained):
+    values = np.concatenate([row["sensors"]["wrist"] for row in make_rows()])
+    settings = AutoProcessor.from_pretrained(trained.args.output_dir).modalities["wrist"]
+    np.testing.assert_allclose(settings["mean"], values.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(settings["std"], values.std(0), rtol=1e-5)
+
+
+def test_fine_tuning_starts_from_what_was_saved(trained, folder, tmp_path):
+    flags = {"model": trained.args.output_dir, "max_steps": 1, "vocab_size": 9999}
+    tuned = train(folder, tmp_path, learning_rate=0, weight_decay=0, **flags)
+    assert_equal_weights(tuned.model.state_dict(), trained.model.state_dict())
+    assert tuned.processing_class.tokenizer.get_vocab() == trained.processing_class.tokenizer.get_vocab()
+
+
+def test_an_override_of_the_config(folder, tmp_path):
+    overrides = {"label_smoothing": 0.1, "decoder": {"dropout": 0.1}}
+    trainer = train(folder, tmp_path, model_overrides=overrides, max_steps=1, eval_split="")
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["label_smoothing"] == 0.1 and saved["decoder"]["dropout"] == 0.1
+
+
+# Inputs in memory
+
+
+@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize("questions", [None, {"in French": "names.fr", "note": "sensors.note"}])
+def test_cached_inputs_give_the_same_batches(folder, complete, questions):
+    inputs = {"image": "picture", "audio": "speech", "wrist": "sensors.wrist"}
+    inputs |= {} if questions else {"text": "hint"}
+    rows = make_dataset(complete)
+    if questions:  # a row with text alone has nothing left
+        rows = rows.select(range(7))
+    recipe, _ = parse_recipe(argv_of(folder, "out"), "")
+    _, processor = build_model(recipe, make_dataset())
+    settings = {"inputs": inputs, "target": "name", "questions": questions, "question_dropout": 0.3, "seed": 5}
+    settings |= {} if questions else {"question_dropout": 0.0}
+    cached = CachedInputs(rows, processor, inputs)
+    assert len(cached) == len(rows)
+    collators = CrossFuseDataCollator(processor, **settings), CachedInputsCollator(processor, **settings)
+    names = tiny_config("text", "image", "audio", "wrist").modalities
+    for chosen in (range(len(rows)), [0, 1, 2], [5, 6]):
+        expected = collators[0]([rows[index] for index in chosen])
+        batch = collators[1]([cached[index] for index in chosen])
+        assert set(batch) == set(expected)
+        assert all(batch[key].shape == expected[key].shape for key in batch if key != "image_mask")
+        assert torch.equal(batch["modality_mask"], expected["modality_mask"])
+        assert torch.equal(batch["labels"], expected["labels"])
+        for name in names:
+            if names.value_name(name) not in batch:
+                continue
+            values, masks = (
+                [part[key] for part in (batch, expected)] for key in (names.value_name(name), names.mask_name(name))
+            )
+            assert torch.equal(*masks), name
+            kept = masks[0].bool()
+            if name == "audio":
+                values = [value.transpose(1, 2) for value in values]
+            if name == "image":
+                kept = kept[:, 0]
+            assert torch.equal(values[0][kept], values[1][kept]), name
+
+
+def test_cached_inputs_train_the_same(folder, tmp_path):
+    flags = {"dataset": folder / "patchy", "max_steps": 3, "eval_strategy": "steps", "eval_steps": 2}
+    runs = [train(folder, tmp_path / str(cached), cache_inputs=cached, **flags) for cached in (False, True)]
+    assert_equal_weights(*(run.model.state_dict() for run in runs), atol=1e-5, rtol=1e-4)
+    for key in ("loss", "eval_loss", "eval_exact_match", "eval_chrf"):
+        values = [log_of(run, key) for run in runs]
+        assert values[0] and values[0] == pytest.approx(values[1], abs=1e-3), key
+
+
+# Going on from a checkpoint
+
+
+def test_resuming_changes_nothing(folder, tmp_path):
+    flags = {"max_steps": 5, "save_strategy": "steps", "save_steps": 1, "ema_decay": 0.5, "eval_split": ""}
+    flags |= {
+        "learning_rate": 3e-3,
+        "model_overrides": {"dropout": 0.2, "modalities": {"image": {"modality_dropout": 0.5}}},
+    }
+    whole = train(folder, tmp_path / "whole", **flags)
+    checkpoint = tmp_path / "whole" / "checkpoint-3"  # in the middle of an epoch
+    resumed = train(folder, tmp_path / "resumed", resume_from_checkpoint=checkpoint, **flags)
+    assert resumed.state.global_step == 5 and not (tmp_path / "resumed" / "checkpoint-3").exists()
+    assert_equal_weights(resumed.model.state_dict(), whole.model.state_dict())
+    for file in ("model.safetensors", "checkpoint-5/model.safetensors", "checkpoint-5/averages.safetensors"):
+        assert_equal_weights(*(load_file(tmp_path / run / file) for run in ("resumed", "whole")))
+    # The newest one of the output folder
+    again = train(folder, tmp_path / "whole", resume_from_checkpoint="last", **{**flags, "max_steps": 6})
+    assert again.state.global_step == 6 and len(log_of(again, "loss")) == 6
+
+
+def test_resuming_draws_the_same_questions_and_augmentation(folder, tmp_path):
+    """At the start of an epoch, with workers, whose seeds follow from the Trainer's random state."""
+    flags = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "dataloader_num_workers": 1, "eval_split": ""}
+    flags |= {"inputs": INPUTS[:3], "questions": {"in French": "names.fr", "note": "sensors.note"}}
+    flags |= {"question_dropout": 0.5, "augmentation": {"audio": {}, "image": [{"RandomAffine": {"degrees": 15}}]}}
+    whole = train(folder, tmp_path / "whole", **flags)
+    resumed = train(folder, tmp_path / "resumed", resume_from_checkpoint=tmp_path / "whole" / "checkpoint-2", **flags)
+    assert_equal_weights(resumed.model.state_dict(), whole.model.state_dict())
+    assert log_of(resumed, "loss") == log_of(whole, "loss")
+
+
+# The Trainer's additions
+
+
+class Samples(torch.utils.data.Dataset):
+    """Samples of `tiny_inputs` with labels of different lengths."""
+
+    def __init__(self, config, size: int):
+        inputs = tiny_inputs(config, batch_size=size)
+        labels = tiny_labels(batch_size=size, length=6)
+        labels[torch.arange(6)[None] >= 1 + torch.arange(size)[:, None] % 6] = -100
+        self.rows = [
+            {**{key: value[row] for key, value in inputs.items()}, "labels": labels[row]} for row in range(size)
+        ]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index]
+
+
+def make_trainer(tmp_path, config=None, size=4, callbacks=(), learning_rates=None, ema_decay=None, **arguments):
+    config = config or tiny_config("text")
+    defaults = {
+        "max_steps": 3,
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "remove_unused_columns": False,
+    }
+    samples = Samples(config, size)
+    return CrossFuseTrainer(
+        model=tiny_model(config),
+        args=Seq2SeqTrainingArguments(str(tmp_path), **{**defaults, **arguments}),
+        train_dataset=samples,
+        eval_dataset=samples,
+        callbacks=list(callbacks),
+        learning_rates=learning_rates,
+        ema_decay=ema_decay,
+    )
+
+
+def test_learning_rates_of_parts(tmp_path):
+    rates = {"encoder": "2e-3", "encoder.encoders.image.stem": 3e-3, "lm_head": 4e-3}
+    config = tiny_config(
+        "text", "image", tie_word_embeddings=False, decoder={"vocab_size": 50, "norm_type": "layernorm"}
+    )
+    trainer = make_trainer(tmp_path, config, learning_rates=rates, weight_decay=0.1, lr_scheduler_type="linear")
+    optimizer = trainer.create_optimizer()
+    settings = {
+        id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]
+    }
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(trainer.model.parameters()))
+    for name, parameter in trainer.model.named_parameters():
+        rate = 1e-2
+        if name.startswith("model.encoder."):
+            rate = 3e-3 if name.startswith("model.encoder.encoders.image.stem") else 2e-3
+        elif name.startswith("lm_head"):
+            rate = 4e-3
+        # Of everything, only norms and biases are vectors.
+        assert settings[id(parameter)] == (rate, 0.1 if parameter.dim() > 1 else 0.0), name
+    trainer.create_scheduler(num_training_steps=10, optimizer=optimizer)
+    for _ in range(5):
+        trainer.lr_scheduler.step()
+    assert {group["lr"] for group in optimizer.param_groups} == {1e-2 / 2, 2e-3 / 2, 3e-3 / 2, 4e-3 / 2}
+
+
+def test_frozen_parameters_are_left_out(tmp_path):
+    trainer = make_trainer(tmp_path, learning_rates={"decoder": 1e-3})
+    trainer.model.model.encoder.requires_grad_(False)
+    frozen = {id(p) for p in trainer.model.model.encoder.parameters()}
+    assert not frozen & {id(p) for group in trainer.create_optimizer().param_groups for p in group["params"]}
+
+
+def test_an_unknown_part(tmp_path):
+    with pytest.raises(ValueError, match="nose', with which no parameter's name starts"):
+        make_trainer(tmp_path, learning_rates={"encoder.encoders.nose": 1e-3}).create_optimizer()
+
+
+class Weights(TrainerCallback):
+    """The weights after each step."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.steps.append({key: value.clone() for key, value in model.state_dict().items()})
+
+    def average(self, decay: float) -> dict[str, torch.Tensor]:
+        average = self.steps[0]
+        for weights in self.steps[1:]:
+            average = {key: decay * average[key] + (1 - decay) * value for key, value in weights.items()}
+        return average
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_averages_are_evaluated_and_saved(tmp_path, accumulation):
+    weights = Weights()
+    arguments = {"callbacks": [weights], "ema_decay": 0.6, "gradient_accumulation_steps": accumulation}
+    trainer = make_trainer(tmp_path, max_steps=4, **arguments)
+    trainer.train()
+    average, own = weights.average(0.6), weights.steps[-1]
+    assert not torch.equal(average["lm_head.weight"], own["lm_head.weight"])
+    seen = []
+    trainer.model.register_forward_pre_hook(lambda model, args: seen.append(model.lm_head.weight.clone()))
+    evaluated = trainer.evaluate()["eval_loss"]
+    assert_same(seen[0], average["lm_head.weight"])
+    assert_equal_weights(trainer.model.state_dict(), own)
+    trainer.save_model()
+    assert_equal_weights(trainer.model.state_dict(), own)
+    saved = type(trainer.model).from_pretrained(tmp_path)
+    assert_equal_weights(saved.state_dict(), average, atol=1e-6)
+    trainer.model.load_state_dict(average)
+    trainer.averages = None
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(evaluated, abs=1e-5)
+
+
+def test_averages_come_back_if_evaluation_fails(tmp_path):
+    trainer = make_trainer(tmp_path, ema_decay=0.6)
+    trainer.train()
+    own = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+    with pytest.raises(RuntimeError, match="stop"), trainer.averaged_weights():
+        assert not torch.equal(trainer.model.lm_head.weight, own["lm_head.weight"])
+        raise RuntimeError("stop")
+    assert_equal_weights(trainer.model.state_dict(), own)
+
+
+def test_the_best_averages_are_saved(tmp_path):
+    arguments = {"ema_decay": 0.5, "load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}
+    # Steps this large make everything worse: the first is the best.
+    trainer = make_trainer(tmp_path, max_steps=3, learning_rate=5.0, eval_steps=1, save_steps=1, **arguments)
+    trainer.train()
+    losses = log_of(trainer, "eval_loss")
+    assert min(losses) < losses[-1]
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses), abs=1e-5)
+
+
+def test_no_averages_before_the_first_step(tmp_path):
+    trainer = make_trainer(tmp_path, ema_decay=0.5)
+    assert np.isfinite(trainer.evaluate()["eval_loss"])
+
+
+def test_collator_of_evaluation(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=1)
+    training = trainer.data_collator
+
+    def evaluation(rows):
+        return training(rows)
+
+    trainer.eval_collator = evaluation
+    assert trainer.get_train_dataloader().collate_fn is training
+    assert trainer.get_eval_dataloader().collate_fn is evaluation
+    assert trainer.get_test_dataloader(trainer.eval_dataset).collate_fn is evaluation
+    assert trainer.data_collator is training
+
+
+def test_gradient_accumulation_equals_a_big_batch(tmp_path):
+    runs = []
+    for batch_size, accumulation in ((4, 1), (2, 2), (1, 4)):
+        arguments = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": accumulation}
+        config = tiny_config("text", "wrist", label_smoothing=0.1)
+        trainer = make_trainer(
+            tmp_path, config, max_steps=1, optim="sgd", max_grad_norm=0.0, logging_steps=1, **arguments
+        )
+        before = trainer.model.lm_head.weight.clone()
+        trainer.train()
+        assert (trainer.model.lm_head.weight - before).abs().max() > 1e-5
+        runs.append(trainer)
+    for run in runs[1:]:
+        assert_equal_weights(run.model.state_dict(), runs[0].model.state_dict(), atol=1e-6, rtol=1e-4)
+        assert log_of(run, "loss") == pytest.approx(log_of(runs[0], "loss"), abs=1e-3)
+
+
+# Several processes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("find_unused", [False, True])
+def test_two_processes(folder, tmp_path, find_unused):
+    """
+    Each process meets batches that lack modalities that the other's have. `accelerate launch --cpu` starts only one
+    process unless it has MPI: this starts what it starts on several GPUs.
+    """
+    argv = argv_of(
+        folder,
+        tmp_path,
+        dataset=folder / "patchy",
+        per_device_train_batch_size=1,
+        per_device_eval_batch_size=2,
+        ddp_find_unused_parameters=find_unused,
+        use_cpu=True,
+        ema_decay=0.5,
+        model_overrides={"contrastive_loss_weight": 0.5},
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, str(SCRIPT), *argv], capture_output=True, text=True, timeout=1200, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    # Four steps of one sample in each process are one epoch.
+    assert "'epoch': '1'" in done.stdout
+    weights = load_file(tmp_path / "model.safetensors")
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    assert (tmp_path / "README.md").exists()
