@@ -66,30 +66,35 @@ _BASE_KEYS = {
 
 @as_validated_field
 def positive_int(value: int):
+    """At least 1."""
     if value < 1:
         raise ValueError(f"expected an integer of at least 1, got {value}")
 
 
 @as_validated_field
 def natural_int(value: int):
+    """At least 0."""
     if value < 0:
         raise ValueError(f"expected an integer of at least 0, got {value}")
 
 
 @as_validated_field
 def optional_positive_int(value: int | None):
+    """None, or at least 1."""
     if value is not None and value < 1:
         raise ValueError(f"expected None or an integer of at least 1, got {value}")
 
 
 @as_validated_field
 def positive_float(value: float | int):
+    """Above 0."""
     if not 0 < value < float("inf"):
         raise ValueError(f"expected a number above 0, got {value}")
 
 
 @as_validated_field
 def probability(value: float | int):
+    """At least 0 and below 1."""
     if not 0 <= value < 1:
         raise ValueError(f"expected a probability of at least 0 and below 1, got {value}")
 

@@ -31,6 +31,7 @@ from .configuration_crossfuse import CrossFuseConfig
 from .decoder import CrossFuseDecoder
 from .encoders import CrossFuseEncoders
 from .fusion import FUSIONS, Stream
+from .inputs import find_present, read_inputs, refuse_no_modality, refuse_unknown_tensors
 from .layers import RECORDED, CrossFusePreTrainedModel, make_norm
 
 
@@ -88,13 +89,6 @@ def masked_mean(hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch
         return hidden_states.mean(1)
     weights = mask[:, -hidden_states.shape[1] :, None].to(hidden_states.dtype)
     return (hidden_states * weights).sum(1) / weights.sum(1).clamp(min=1.0)
-
-
-# Number of dimensions of each kind's values, and the axis that the mask runs along.
-_VALUE_DIMS = {"text": 2, "image": 5, "video": 5, "audio": 3, "series": 3}
-_LENGTH_AXIS = {"text": 1, "image": 1, "video": 1, "audio": 2, "series": 1}
-_CHANNEL_AXIS = {"image": (2, "num_channels"), "video": (2, "num_channels"), "audio": (1, "num_mel_bins")}
-_CHANNEL_AXIS["series"] = (2, "num_channels")
 
 
 class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
@@ -164,9 +158,9 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
         """
         given = {"input_ids": input_ids, **kwargs}
         tensors = {name: given.pop(name, None) for name in self.config.modalities.tensor_names}
-        _refuse_unknown_tensors(given, self.config.modalities)
-        inputs = _read_inputs(tensors, self.config.modalities)
-        present = _presence(inputs, modality_mask, self.config.modalities)
+        refuse_unknown_tensors(given, self.config.modalities)
+        inputs = read_inputs(tensors, self.config.modalities)
+        present = find_present(inputs, modality_mask, self.config.modalities)
         present = self._drop_modalities(present)
         streams = self._streams(inputs, present, **_layer_kwargs(given))
         memory = self.fusion(streams, **_layer_kwargs(given))
@@ -243,128 +237,6 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
 def _layer_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
     """What layers pass on to the attention implementation: nothing that steers the whole model."""
     return {key: value for key, value in kwargs.items() if key in ("output_attentions",)}
-
-
-def _refuse_unknown_tensors(given: dict[str, Any], modalities):
-    for name, value in given.items():
-        if isinstance(value, torch.Tensor) and name not in ("num_items_in_batch", "cu_seq_lens_q", "cu_seq_lens_k"):
-            raise ValueError(
-                f"`{name}` is not an input of this model; its modalities take {', '.join(modalities.tensor_names)}"
-            )
-
-
-def _read_inputs(tensors: dict[str, torch.Tensor | None], modalities) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Values and mask of each given modality, checked; images with a dimension for several per sample."""
-    inputs = {}
-    for name, part in modalities.items():
-        value_name, mask_name = modalities.value_name(name), modalities.mask_name(name)
-        values, mask = tensors[value_name], tensors[mask_name]
-        embeds = tensors.get(modalities.embeds_name(name))
-        if values is not None and embeds is not None:
-            raise ValueError(
-                f"You cannot specify both `{value_name}` and `{modalities.embeds_name(name)}` at the same time"
-            )
-        if embeds is not None:
-            values, value_name = embeds, modalities.embeds_name(name)
-        if values is None:
-            if mask is not None and part.kind != "text":
-                raise ValueError(f"`{mask_name}` is given without `{value_name}`")
-            continue
-        if part.kind == "image" and values.dim() == 4:
-            values = values.unsqueeze(1)
-        _check_values(value_name, values, part, is_tokens=part.kind == "text" and embeds is None)
-        length = values.shape[_LENGTH_AXIS[part.kind]]
-        if mask is None:
-            mask = torch.ones(values.shape[0], length, dtype=torch.long, device=values.device)
-        elif mask.shape != (values.shape[0], length):
-            raise ValueError(
-                f"`{mask_name}` has shape {tuple(mask.shape)}; `{value_name}` of shape {tuple(values.shape)} needs "
-                f"{(values.shape[0], length)}"
-            )
-        inputs[name] = (values, mask.long())
-    if not inputs:
-        _refuse_no_modality(modalities)
-    sizes = {modalities.value_name(name): values.shape[0] for name, (values, _) in inputs.items()}
-    if len(set(sizes.values())) > 1:
-        raise ValueError(f"the modalities have different batch sizes: {sizes}")
-    return inputs
-
-
-def _refuse_no_modality(modalities):
-    raise ValueError(
-        "no modality is given; expected at least one of "
-        + ", ".join(f"`{modalities.value_name(name)}`" for name in modalities)
-    )
-
-
-def _check_values(value_name: str, values: torch.Tensor, part, is_tokens: bool):
-    embeds = part.kind == "text" and not is_tokens
-    if values.is_floating_point() == is_tokens:
-        expected = "integers, the ids of tokens" if is_tokens else "floating point numbers"
-        raise ValueError(f"`{value_name}` has dtype {values.dtype}; expected {expected}")
-    dims = 3 if embeds else _VALUE_DIMS[part.kind]
-    if values.dim() != dims:
-        raise ValueError(
-            f"`{value_name}` has shape {tuple(values.shape)}; expected {dims} dimensions for {part.kind!r}"
-        )
-    if 0 in values.shape:
-        raise ValueError(f"`{value_name}` has shape {tuple(values.shape)}; expected no empty dimension")
-    axis, field = (2, "hidden_size") if embeds else _CHANNEL_AXIS.get(part.kind, (None, None))
-    if axis is not None and values.shape[axis] != getattr(part, field):
-        raise ValueError(
-            f"`{value_name}` has shape {tuple(values.shape)}; expected `{field}={getattr(part, field)}` in dimension "
-            f"{axis}"
-        )
-
-
-def _presence(inputs: dict[str, tuple], modality_mask: torch.Tensor | None, modalities) -> torch.Tensor:
-    """Which sample has which modality, `(batch, num_modalities)`, as booleans."""
-    some_mask = next(iter(inputs.values()))[1]
-    lacking = torch.zeros(some_mask.shape[0], dtype=torch.bool, device=some_mask.device)
-    present = torch.stack([inputs[name][1].any(1) if name in inputs else lacking for name in modalities], dim=1)
-    if modality_mask is not None:
-        if modality_mask.shape != present.shape:
-            raise ValueError(
-                f"`modality_mask` has shape {tuple(modality_mask.shape)}; expected {tuple(present.shape)}, a column "
-                f"for each of {', '.join(modalities)}"
-            )
-        present = present & (modality_mask != 0)
-    if not torch.compiler.is_compiling():
-        _check_samples(inputs, present, modalities)
-    return present
-
-
-def _check_samples(inputs: dict[str, tuple], present: torch.Tensor, modalities):
-    without = (~present.any(1)).nonzero().flatten().tolist()
-    if without:
-        raise ValueError(
-            f"sample {without[0]} of the batch has no modality; expected at least one of {', '.join(modalities)}"
-        )
-    for name, (values, mask) in inputs.items():
-        if values.is_meta:
-            continue
-        rows = present[:, list(modalities).index(name)]
-        kept = mask.bool() & rows[:, None]
-        if not values.is_floating_point():
-            _check_tokens(modalities.value_name(name), values, kept, modalities[name].vocab_size)
-            continue
-        axis = _LENGTH_AXIS[modalities[name].kind]
-        finite = values.isfinite().transpose(1, axis).flatten(2).all(-1)
-        if not (finite | ~kept).all():
-            sample = (~finite & kept).any(1).nonzero().flatten()[0].item()
-            raise ValueError(
-                f"`{modalities.value_name(name)}` of sample {sample} has values that are not finite (NaN or inf)"
-            )
-
-
-def _check_tokens(value_name: str, tokens: torch.Tensor, kept: torch.Tensor, vocab_size: int):
-    wrong = kept & ((tokens < 0) | (tokens >= vocab_size))
-    if wrong.any():
-        sample, position = wrong.nonzero()[0].tolist()
-        raise ValueError(
-            f"`{value_name}` of sample {sample} has the token {tokens[sample, position].item()}; expected at least 0 "
-            f"and below `vocab_size={vocab_size}`"
-        )
 
 
 class CrossFuseModel(CrossFusePreTrainedModel):
@@ -698,7 +570,7 @@ class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixi
             for name in sorted(self.config.modalities.tensor_names, key=lambda name: name != "input_ids"):
                 if model_kwargs.get(name) is not None:
                     return model_kwargs.pop(name), name, model_kwargs
-            _refuse_no_modality(self.config.modalities)
+            refuse_no_modality(self.config.modalities)
         if isinstance(model_kwargs.get("encoder_outputs"), BaseModelOutput):
             # A copy, since `generate` repeats its tensors in place for beams and the user may ask it again.
             model_kwargs["encoder_outputs"] = copy.copy(model_kwargs["encoder_outputs"])

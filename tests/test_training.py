@@ -345,7 +345,7 @@ def test_fine_tuning_starts_from_what_was_saved(trained, folder, tmp_path):
 
 def test_an_override_of_the_config(folder, tmp_path):
     overrides = {"label_smoothing": 0.1, "decoder": {"dropout": 0.1}}
-    trainer = train(folder, tmp_path, model_overrides=overrides, max_steps=1, eval_split="")
+    train(folder, tmp_path, model_overrides=overrides, max_steps=1, eval_split="")
     saved = json.loads((tmp_path / "config.json").read_text())
     assert saved["label_smoothing"] == 0.1 and saved["decoder"]["dropout"] == 0.1
 
@@ -628,7 +628,7 @@ def test_two_processes(folder, tmp_path, find_unused):
         ddp_find_unused_parameters=find_unused,
         use_cpu=True,
         ema_decay=0.5,
-        model_overrides={"contrastive_loss_weight": 0.5},
+        answer_classifier=True,
     )
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
