@@ -1,0 +1,30 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Every test finds the registered fusions and the logging of transformers as they were."""
+
+import pytest
+from transformers.utils import logging
+
+from modeling_crossfuse.configuration_crossfuse import FUSION_TYPES
+from modeling_crossfuse.fusion import FUSIONS
+
+
+@pytest.fixture(autouse=True)
+def restore_global_state():
+    fusions, types, verbosity = dict(FUSIONS), list(FUSION_TYPES), logging.get_verbosity()
+    yield
+    FUSIONS.clear()
+    FUSIONS.update(fusions)
+    FUSION_TYPES[:] = types
+    logging.set_verbosity(verbosity)
