@@ -201,7 +201,10 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
         return streams
 
     def _encode(self, name: str, values, mask, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden_states, mask = self.encoders[name](values, mask, **kwargs)
+        encoder = self.encoders[name]
+        if values.is_floating_point():  # processors give float32, whatever the model's dtype is
+            values = values.to(encoder.dtype)
+        hidden_states, mask = encoder(values, mask, **kwargs)
         return self.projections[name](hidden_states) if name in self.projections else hidden_states, mask
 
     def _encode_all(self, name: str, values, mask, rows, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
