@@ -275,10 +275,11 @@ def modality_shares(model, inputs: dict[str, torch.Tensor], generated_ids: torch
     weights = torch.stack(outputs.cross_attentions).float().mean(dim=(0, 2))
     answered = _answered(generated_ids[:, 1:], model).unsqueeze(-1)
     weights = (weights * answered).sum(1) / answered.sum(1).clamp(min=1)
+    # In bfloat16, the softmax's rounded weights can add up to a little more than 1.
+    weights = weights / weights.sum(1, keepdim=True).clamp(min=1.0)
     modality_ids = outputs.encoder_modality_ids
-    return torch.stack(
-        [(weights * (modality_ids == index)).sum(1) for index in range(len(model.config.modalities))], dim=1
-    )
+    shares = [(weights * (modality_ids == index)).sum(1) for index in range(len(model.config.modalities))]
+    return torch.stack(shares, dim=1).clamp(max=1.0)
 
 
 def _answered(ids: torch.LongTensor, model) -> torch.Tensor:
