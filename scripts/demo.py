@@ -109,7 +109,7 @@ def ask(model, processor, row: dict, inputs: dict[str, str], question: str | Non
 
 
 def ask_some(model, processor, rows, recipe: RecipeArguments, count: int = 12) -> list[dict]:
-    """Answers about rows from all over the split: to all inputs or the picture alone, every second with a question."""
+    """Answers about rows from all over the split: to all inputs or the picture alone, every fourth with a question."""
     image = next((name for name in recipe.inputs if model.config.modalities[name].kind == "image"), None)
     if image is None:
         raise ValueError("the demo shows pictures, but the recipe has no input of kind image")
@@ -117,7 +117,7 @@ def ask_some(model, processor, rows, recipe: RecipeArguments, count: int = 12) -
     samples = []
     for index in range(min(count, len(rows))):
         row = rows[(2 * index + 1) * len(rows) // (2 * count)]
-        question = questions[index // 2 % len(questions)] if questions and index % 2 else None
+        question = questions[index // 4 % len(questions)] if questions and index % 4 == 3 else None
         inputs = {image: recipe.inputs[image]} if index % 4 in (1, 2) else recipe.inputs
         truth = get_column(row, recipe.target if question is None else recipe.questions[question])
         answer = ask(model, processor, row, inputs, question)
