@@ -7,7 +7,8 @@ export TOKENIZERS_PARALLELISM := false
 
 ## Trains on the emoji data, evaluates, and draws outputs/emoji-demo/answers.png.
 demo: .venv/demo
-	.venv/bin/python scripts/demo.py
+# For a model this small, one core computes and the other prepares batches: two threads would wait for each other.
+	OMP_NUM_THREADS=1 .venv/bin/python scripts/demo.py
 
 ## All tests, transformers' own among them.
 test: .venv/dev lint
