@@ -354,7 +354,7 @@ def test_demo_shows_a_trained_model(folder, tmp_path, capsys):
     argv = ["--recipe", recipe, "--output_dir", folder / "model", "--skip_training", "--num_samples", 4]
     samples = load_script("demo").main([str(argument) for argument in argv])
     assert len(samples) == 4
-    assert {sample["asked"] for sample in samples} >= {"picture + speech", "picture + “name in French”"}
+    assert {sample["asked"] for sample in samples} >= {"picture + speech", "picture + speech + “name in French”"}
     assert all(sum(sample["shares"].values()) == pytest.approx(1) for sample in samples)
     assert Image.open(folder / "model" / "answers.png").size > (300, 300)
     assert "picture + speech" in capsys.readouterr().out
