@@ -491,7 +491,9 @@ def test_read_only_arrays(processor):
     arrays = {"image": np.full((9, 9, 3), 0.5), "audio": tone(), "wrist": np.ones((2, 3), np.float32)}
     for array in arrays.values():
         array.flags.writeable = False
-    processor(**arrays, sampling_rate=16_000, return_tensors="pt")
+    batch = processor(**arrays, sampling_rate=16_000, return_tensors="pt")
+    given = [name in arrays for name in processor.modalities]
+    assert batch["modality_mask"].bool().tolist() == [given]
 
 
 def test_torchcodec_decoders(processor):
