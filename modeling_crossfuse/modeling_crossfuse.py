@@ -462,6 +462,7 @@ class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixi
         use_cache: bool | None = None,
         labels: torch.LongTensor | None = None,
         answer_ids: torch.LongTensor | None = None,
+        skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CrossFuseSeq2SeqLMOutput:
         r"""
@@ -472,6 +473,9 @@ class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixi
                 none. The decoder's input is made from them unless given.
             answer_ids (`torch.LongTensor` of shape `(batch,)`): which of the `num_answers` each sample's is, -100 for
                 none of them. Only training reads it.
+            skip_logits (`bool`, defaults to `False`): with `labels`, return the loss without the logits, which are
+                then computed where there is a label only. [`CrossFuseTrainer`] does so: answers of different lengths
+                leave most of a batch's positions without one.
         """
         # Consumed here, not by the layers below.
         loss_kwargs = {key: kwargs.pop(key) for key in ("num_items_in_batch", "shift_labels") if key in kwargs}
@@ -497,12 +501,16 @@ class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixi
             use_cache=use_cache,
             **kwargs,
         )
-        logits = self.lm_head(outputs.last_hidden_state)
-        loss = None
+        # The decoder's input is shifted already: as `shift_labels`, the loss does not shift again.
+        shift_labels = loss_kwargs.pop("shift_labels", labels)
+        hidden_states = outputs.last_hidden_state
+        if skip_logits and labels is not None:
+            scored = shift_labels != -100
+            hidden_states, shift_labels = hidden_states[scored], shift_labels[scored]
+        logits, loss = self.lm_head(hidden_states), None
         if labels is not None:
-            # The decoder's input is shifted already: as `shift_labels`, the loss does not shift again.
-            loss_kwargs.setdefault("shift_labels", labels.contiguous())
-            loss = self._loss(logits, outputs, answer_ids, **loss_kwargs)
+            loss = self._loss(logits, outputs, answer_ids, shift_labels.contiguous(), **loss_kwargs)
+            logits = None if skip_logits else logits
         return CrossFuseSeq2SeqLMOutput(
             loss=loss,
             logits=logits,
@@ -526,7 +534,7 @@ class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixi
             # transformers' loss function has no label smoothing.
             targets = shift_labels.view(-1).to(logits.device)
             loss = nn.functional.cross_entropy(
-                logits.float().flatten(0, 1), targets, reduction="sum", label_smoothing=smoothing
+                logits.float().view(-1, logits.shape[-1]), targets, reduction="sum", label_smoothing=smoothing
             )
             loss = loss / items
         else:

@@ -407,6 +407,12 @@ class CrossFuseTrainer(Seq2SeqTrainer):
             self.averages = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
             self.add_callback(_AverageWeights(self.averages, self.model))
 
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        reads_logits = return_outputs or self.label_smoother is not None or self.compute_loss_func is not None
+        if not reads_logits and "labels" in inputs:
+            inputs = {**inputs, "skip_logits": True}
+        return super().compute_loss(model, inputs, return_outputs, **kwargs)
+
     def create_optimizer(self, model=None):
         if self.optimizer is not None or not self.learning_rates:
             return super().create_optimizer() if model is None else super().create_optimizer(model)
