@@ -571,6 +571,8 @@ class CrossFuseConfig(_LayerConfig):
         num_answers (`int`, defaults to 0): distinct answers that an auxiliary classifier on the mean of the memory
             tells apart in training, given `answer_ids`; 0 builds none. Where each of many answers has a few examples,
             the encoders learn several times faster from it than from the decoder alone.
+        answer_loss_weight (`float`, defaults to 1.0): weight of that classifier's loss beside the decoder's. Above 1,
+            the encoders follow the classifier more than the decoder.
         label_smoothing (`float`, defaults to 0.0): share of the target probability spread over the vocabulary in
             training.
         tie_word_embeddings (`bool`, defaults to `True`): whether the decoder's token embedding is also its output
@@ -622,6 +624,7 @@ class CrossFuseConfig(_LayerConfig):
     decoder: dict | PreTrainedConfig | None = None
     modality_dropout: float | int = probability(default=0.0)
     num_answers: int = natural_int(default=0)
+    answer_loss_weight: float | int = positive_float(default=1.0)
     label_smoothing: float | int = probability(default=0.0)
     tie_word_embeddings: bool = True
     is_encoder_decoder: bool = True

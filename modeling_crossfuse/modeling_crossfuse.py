@@ -551,7 +551,7 @@ class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixi
                 answers.float(), answer_ids, label_smoothing=smoothing, reduction="sum"
             ) / (answer_ids != -100).sum().clamp(min=1)
             # A mean over this batch: it counts as its share of the items that are accumulated.
-            loss = loss + answer_loss * (kept.sum() / items)
+            loss = loss + self.config.answer_loss_weight * answer_loss * (kept.sum() / items)
         return loss
 
     def prepare_inputs_for_generation(

@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import itertools
 import json
 import re
 from collections.abc import Iterable
@@ -225,16 +226,22 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def recipe_texts(recipe: RecipeArguments, rows: datasets.Dataset) -> Iterable[str]:
-    """Every text of the training rows that a tokenizer has to know: questions, their answers, targets, text inputs."""
-    columns = [recipe.target, *(recipe.questions or {}).values(), *recipe.inputs.values()]
+    """
+    Every text of the training rows that a tokenizer has to know: questions, their answers, targets, text inputs. The
+    target comes as often, beside the answer to one question, as training asks for it: what is frequent gets tokens.
+    """
+    questions = recipe.questions or {}
+    columns = [recipe.target, *questions.values(), *recipe.inputs.values()]
     columns = [column for column in dict.fromkeys(columns) if column]
     texts = select_columns(rows, columns)
     columns = [column for column in columns if _has_text(texts.features[top_column(texts, column)])]
-    yield from recipe.questions or ()
+    asked = max(1 - recipe.question_dropout, 0.01)
+    repeats = {recipe.target: max(1, round(recipe.question_dropout * len(questions) / asked))}
+    yield from questions
     for row in select_columns(texts, columns):
         for column in columns:
             if isinstance(text := get_column(row, column), str):
-                yield text
+                yield from itertools.repeat(text, repeats.get(column, 1))
 
 
 def _has_text(feature: Any) -> bool:

@@ -18,6 +18,8 @@ it answers, and from which modality. Any further argument goes to scripts/train.
 """
 
 import argparse
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -56,6 +58,13 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--split", default="test", help="split to evaluate on and to show (default: test)")
     parser.add_argument("--num_samples", type=int, metavar="N", help="evaluate on N samples only (default: all)")
+    parser.add_argument(
+        "--num_processes",
+        type=int,
+        default=default_processes(),
+        metavar="N",
+        help="processes that train side by side, each on batches of its own (default: %(default)s)",
+    )
     parser.add_argument("--skip_training", action="store_true", help="show the model that is in the folder")
     return parser.parse_known_args(argv)
 
@@ -64,13 +73,19 @@ def say(step: int, text: str):
     print(f"\n[{step}/4] {text}", flush=True)
 
 
-def train(argv: list[str]) -> float:
-    """Runs scripts/train.py; returns how long it took, in seconds."""
-    from train import main
-
+def train(argv: list[str], num_processes: int) -> float:
+    """Runs scripts/train.py in so many processes; returns how long it took, in seconds."""
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
     started = time.monotonic()
-    main(argv)
+    trained = subprocess.run([sys.executable, "-m", *launcher, str(Path(__file__).with_name("train.py")), *argv])
+    if trained.returncode:
+        raise SystemExit(trained.returncode)  # what went wrong stands above
     return time.monotonic() - started
+
+
+def default_processes() -> int:
+    """One on a GPU; otherwise two, as the recipe's batch is meant for, if there are as many cores."""
+    return 1 if torch.accelerator.is_available() else min(2, os.cpu_count() or 1)
 
 
 def evaluate_each(model, processor, rows, recipe: RecipeArguments) -> dict[str, dict[str, float]]:
@@ -162,6 +177,8 @@ def read_settings(argv: list[str] | None):
         args, others = parse_args(argv)
         train_argv = [args.recipe, "--output_dir", args.output_dir, *others]
         recipe, arguments = parse_recipe(train_argv, __doc__, EPILOG)
+        if args.num_processes < 1:
+            raise ValueError(f"--num_processes is {args.num_processes}; expected at least 1")
         if args.skip_training and not Path(args.output_dir).is_dir():
             raise ValueError(f"--skip_training: there is no model in {args.output_dir}")
     except (OSError, ValueError) as error:
@@ -177,7 +194,7 @@ def run(argv: list[str] | None) -> list[dict]:
         say(1, f"Training is skipped: the model is the one in {args.output_dir}")
     else:
         say(1, f"Training {recipe.model} as {args.recipe} says")
-        duration = train(train_argv)
+        duration = train(train_argv, args.num_processes)
         print(f"trained in {duration / 60:.1f} minutes")
 
     say(2, f"Evaluating on the split {args.split!r} of {recipe.dataset}")

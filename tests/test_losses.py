@@ -57,6 +57,36 @@ def test_answer_loss(smoothing):
     assert_same(outputs.loss, expected)
 
 
+def test_weight_of_the_answer_loss():
+    model, inputs = make_model(num_answers=5, answer_loss_weight=3.0)
+    labels = make_labels()
+    outputs = model(**inputs, labels=labels, answer_ids=ANSWERS)
+    assert_same(outputs.loss, token_loss(outputs, labels) + 3.0 * answer_loss(model, outputs, ANSWERS))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("items", [None, 20])
+def test_the_loss_without_logits_is_the_loss_with_them(smoothing, items):
+    model, inputs = make_model(num_answers=5, label_smoothing=smoothing)
+    given = {**inputs, "labels": make_labels(), "answer_ids": ANSWERS, "num_items_in_batch": items}
+    expected = model(**given)
+    outputs = model(**given, skip_logits=True)
+    assert outputs.logits is None and expected.logits.shape[:2] == given["labels"].shape
+    assert_same(outputs.loss, expected.loss)
+    outputs.loss.backward()
+    gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    expected.loss.backward()
+    for gradient, other in zip(gradients, [p.grad for p in model.parameters() if p.grad is not None], strict=True):
+        assert_same(gradient, other)
+
+
+def test_without_labels_there_are_always_logits():
+    model, inputs = make_model()
+    tokens = torch.ones(4, 2, dtype=torch.long)
+    assert model(**inputs, decoder_input_ids=tokens, skip_logits=True).logits.shape[:2] == (4, 2)
+
+
 def test_answer_loss_reaches_the_encoders():
     model, inputs = make_model(num_answers=5)
     outputs = model(**inputs, labels=make_labels(), answer_ids=ANSWERS)

@@ -281,6 +281,15 @@ def test_tokenizer_texts(folder):
     assert {*NAMES, *(name[::-1] for name in NAMES), "starts with r", "still"} <= set(texts)
 
 
+@pytest.mark.parametrize(("dropout", "times"), [(0.0, 1), (0.5, 2), (0.8, 8), (1.0, 200)])
+def test_the_target_comes_as_often_as_it_is_asked_for(folder, dropout, times):
+    questions = {"in French": "names.fr", "note": "sensors.note"}
+    argv = argv_of(folder, "out", questions=questions, question_dropout=dropout)
+    recipe, _ = parse_recipe(argv, "")
+    texts = list(recipe_texts(recipe, make_dataset()))
+    assert texts.count(NAMES[0]) == times and texts.count(NAMES[0][::-1]) == 1
+
+
 def test_a_column_whose_name_has_a_dot(folder):
     recipe, _ = parse_recipe(argv_of(folder, "out", inputs=["image=picture"], target="name.en"), "")
     texts = list(recipe_texts(recipe, make_dataset().rename_column("name", "name.en")))
