@@ -28,10 +28,10 @@ from typing import Any
 import datasets
 import torch
 import yaml
+from accelerate.utils import tqdm
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm.auto import tqdm
 from transformers import (
     AutoConfig,
     AutoModelForSeq2SeqLM,
@@ -186,6 +186,27 @@ def _read_recipe(path: str) -> dict[str, Any]:
             hint = f" Did you mean `{close[0]}`?" if close else ""
             raise ValueError(f"the recipe {path} has the key `{key}`, which is no flag.{hint}")
     return recipe if base is None else {**_read_recipe(str(Path(path).with_name(base))), **recipe}
+
+
+# What of `TrainingArguments` a reader of a model card wants to know.
+_CARD_KEYS = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_steps",
+    "bf16",
+    "seed",
+)
+
+
+def card_settings(recipe: RecipeArguments, arguments: Seq2SeqTrainingArguments, num_processes: int) -> dict[str, Any]:
+    """What a model card says of the training."""
+    settings = {key: getattr(arguments, key) for key in _CARD_KEYS}
+    return {**vars(recipe), **settings, "num_processes": num_processes}
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

@@ -32,7 +32,7 @@ from modeling_crossfuse.data import get_column, load_rows
 from modeling_crossfuse.evaluation import evaluate_rows, modality_shares, subsets, text_modality
 from modeling_crossfuse.model_card import write_model_card
 from modeling_crossfuse.plotting import plot_answers
-from modeling_crossfuse.training import RecipeArguments, parse_recipe
+from modeling_crossfuse.training import RecipeArguments, card_settings, parse_recipe
 
 
 EPILOG = """
@@ -154,23 +154,6 @@ def answers_table(samples: list[dict]) -> str:
     return format_table(["given", "answer", "truth", "", "attention"], rows)
 
 
-def update_card(model, processor, recipe: RecipeArguments, arguments, split: str, results: dict, duration: float):
-    """The card that training wrote speaks of the validation split; this one of the test split."""
-    from train import RECIPE_KEYS
-
-    settings = {**vars(recipe), **{key: getattr(arguments, key) for key in RECIPE_KEYS}}
-    write_model_card(
-        arguments.output_dir,
-        model,
-        processor,
-        dataset=recipe.dataset,
-        split=split,
-        metrics=results,
-        recipe=settings,
-        duration=duration,
-    )
-
-
 def read_settings(argv: list[str] | None):
     """The demo's own arguments, the arguments for scripts/train.py, and what those mean."""
     try:
@@ -203,7 +186,17 @@ def run(argv: list[str] | None) -> list[dict]:
     results = evaluate_each(model, processor, rows, recipe)
     print(results_table(results))
     if duration is not None:
-        update_card(model, processor, recipe, arguments, args.split, results, duration)
+        # The card that training wrote speaks of the validation split.
+        write_model_card(
+            args.output_dir,
+            model,
+            processor,
+            dataset=recipe.dataset,
+            split=args.split,
+            metrics=results,
+            recipe=card_settings(recipe, arguments, args.num_processes),
+            duration=duration,
+        )
 
     say(3, "Asking about single samples")
     samples = ask_some(model, processor, rows, recipe)

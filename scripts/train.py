@@ -17,8 +17,10 @@
 import logging
 import sys
 import time
+import warnings
 from pathlib import Path
 
+from accelerate.logging import get_logger
 from transformers import set_seed, trainer_utils
 
 from modeling_crossfuse.augmentation import BatchAugmentation
@@ -30,12 +32,13 @@ from modeling_crossfuse.training import (
     CachedInputsCollator,
     CrossFuseTrainer,
     build_model,
+    card_settings,
     number_answers,
     parse_recipe,
 )
 
 
-logger = logging.getLogger("crossfuse")
+logger = get_logger("crossfuse")
 
 EPILOG = """
 Examples:
@@ -102,6 +105,8 @@ def main(argv: list[str] | None = None) -> str:
     recipe, arguments = parse_recipe(sys.argv[1:] if argv is None else argv, __doc__, EPILOG)
     arguments.remove_unused_columns = False  # the collator reads the raw columns
     arguments.predict_with_generate = True
+    # Between processes: convolutions give their gradients channels last, which costs a copy and no more.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     set_seed(arguments.seed)
     checkpoint = resume_point(arguments)
     rows = load_rows(recipe.dataset, recipe.train_split, recipe.max_train_samples, recipe.dataset_config)
@@ -144,25 +149,10 @@ def main(argv: list[str] | None = None) -> str:
             dataset=recipe.dataset,
             split=recipe.eval_split,
             metrics={key.removeprefix("eval_"): value for key, value in metrics.items()},
-            recipe={**vars(recipe), **{key: getattr(arguments, key) for key in RECIPE_KEYS}},
+            recipe=card_settings(recipe, arguments, arguments.world_size),
             duration=duration,
         )
     return arguments.output_dir
-
-
-# What of `TrainingArguments` a reader of the card wants to know.
-RECIPE_KEYS = (
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "weight_decay",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "num_train_epochs",
-    "max_steps",
-    "bf16",
-    "seed",
-)
 
 
 if __name__ == "__main__":
