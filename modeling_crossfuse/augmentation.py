@@ -13,6 +13,7 @@
 # limitations under the License.
 """Random changes to finished training batches: pictures through kornia, log-mel features by masking and noise."""
 
+import math
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ class AudioAugmentation:
 
     def __init__(
         self,
-        log_scale: float = 0.25 / 2.302585,
+        log_scale: float = 0.25 / math.log(10),
         noise_probability: float = 0.5,
         noise_db: tuple[float, float] = (-5.0, 25.0),
         gain_db: float = 6.0,
@@ -95,7 +96,9 @@ class AudioAugmentation:
     def __call__(self, input_features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Features `(batch, bands, frames)` with their mask `(batch, frames)` to the same shape."""
         features = self._add_noise(input_features, mask)
-        features = features + self._uniform(features, -self.gain_db, self.gain_db) * (2.302585 / 10) * self.log_scale
+        features = (
+            features + self._uniform(features, -self.gain_db, self.gain_db) * (math.log(10) / 10) * self.log_scale
+        )
         floor = features.amin((1, 2), keepdim=True)
         features = torch.where(self._span(features, 2, self.max_time_mask), floor, features)
         return torch.where(self._span(features, 1, self.max_band_mask), floor, features)
@@ -112,7 +115,7 @@ class AudioAugmentation:
         # The power of noise in one band and frame scatters exponentially around its mean.
         scatter = torch.rand_like(logs).clamp(min=1e-6).log().neg().log()
         tilt = self._uniform(logs, -2, 2) * torch.linspace(-1, 1, bands)[None, :, None]
-        ratio = self._uniform(logs, *self.noise_db) * (2.302585 / 10)
+        ratio = self._uniform(logs, *self.noise_db) * (math.log(10) / 10)
         noise = signal.clamp(min=1e-10).log() - ratio + tilt + scatter
         return features.index_put((chosen,), torch.logaddexp(logs, noise) * self.log_scale)
 

@@ -11,12 +11,17 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What the command-line programs share: loading a model, tables for the terminal, errors on one line."""
+"""What the command-line programs share: flags, loading a model, tables for the terminal, errors on one line."""
 
-from collections.abc import Sequence
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoProcessor
+from transformers.utils import logging
 
 from .data import check_exists
 
@@ -36,9 +41,13 @@ def load_model(name_or_path: str, device: str | None = None):
         OSError, ValueError: if they can't be loaded; the message says why.
     """
     check_exists("model", name_or_path)
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"`device={device!r}` is no device: {one_line(error)}") from error
     model = AutoModelForSeq2SeqLM.from_pretrained(name_or_path)
     processor = AutoProcessor.from_pretrained(name_or_path)
-    return model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu")), processor
+    return model.eval().to(place), processor
 
 
 def one_line(error: Exception) -> str:
@@ -78,4 +87,69 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Se
     )
 
 
-__all__ = ["format_table", "load_model", "one_line"]
+def add_generation_arguments(parser: argparse.ArgumentParser):
+    """What every program has that answers about samples."""
+    parser.add_argument("--dataset_config", metavar="NAME", help="configuration of the data set, if it has several")
+    parser.add_argument("--question", metavar="TEXT", help="ask this of every sample, through the text modality")
+    parser.add_argument("--num_beams", type=int, default=1, metavar="N", help="beams of the search (default: 1)")
+    parser.add_argument("--max_new_tokens", type=int, metavar="N", help="tokens of an answer (default: the model's)")
+    parser.add_argument("--batch_size", type=int, default=64, metavar="N", help="samples at a time (default: 64)")
+    parser.add_argument("--max_samples", type=int, metavar="N", help="use N rows only, spaced evenly over the split")
+    parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU where there is one)")
+
+
+# Those of its flags that are numbers above 0.
+GENERATION_NUMBERS = ("num_beams", "max_new_tokens", "batch_size", "max_samples")
+
+
+def check_arguments(args: argparse.Namespace, above_zero: Sequence[str] = GENERATION_NUMBERS):
+    """
+    Refuses numbers that have to be above 0 and are not, and an `--output` in a folder that does not exist.
+
+    Raises:
+        ValueError: if there is one; the message names the flag.
+    """
+    for name in above_zero:
+        value = getattr(args, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"--{name} is {value}; expected more than 0")
+    if args.output is not None and not Path(args.output).absolute().parent.is_dir():
+        raise ValueError(f"--output: there is no folder {Path(args.output).parent}")
+
+
+def generation_options(args: argparse.Namespace) -> dict[str, int]:
+    """The flags that go to `generate`."""
+    length = {} if args.max_new_tokens is None else {"max_new_tokens": args.max_new_tokens}
+    return {"num_beams": args.num_beams, **length}
+
+
+def run_program(name: str, run: Callable[[list[str] | None], Any], argv: list[str] | None) -> Any:
+    """
+    Runs a program; what is wrong with its arguments, model or data becomes one line on standard error.
+
+    Args:
+        name (`str`): the program's name.
+        run (`Callable`): takes the command line, without the program's name.
+        argv (`list[str]`, *optional*): the command line; that of the process by default.
+
+    Raises:
+        SystemExit: with code 2, if the arguments, the model or the data are wrong.
+    """
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()  # of loading the weights
+    try:
+        return run(argv)
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        print(f"{name}: error: {one_line(error)}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+__all__ = [
+    "add_generation_arguments",
+    "check_arguments",
+    "format_table",
+    "generation_options",
+    "load_model",
+    "one_line",
+    "run_program",
+]

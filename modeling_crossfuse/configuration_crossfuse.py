@@ -45,6 +45,9 @@ LAYER_FIELDS = (
     "initializer_range",
 )
 
+# Starts of keyword arguments that `generate` keeps from the encoder, and what `forward` means something else by.
+_RESERVED_STARTS = ("cache_params", "cross_attn", "decoder_", "modality_mask", "past_key_values", "use_cache")
+
 # Keys that transformers itself puts into, or reads from, any config.
 _BASE_KEYS = {
     "_attn_implementation_internal",
@@ -205,6 +208,13 @@ class CrossFuseEncoderConfig(_PartConfig):
         if kwargs.get("kind") == getattr(self, "kind", None):
             kwargs.pop("kind", None)
         super().__post_init__(**kwargs)
+
+    def validate_rotary(self):
+        if self.position_embedding_type == "rotary" and self.head_dim < 2 * self.position_axes:
+            raise ValueError(
+                f"`num_attention_heads={self.num_attention_heads}` leaves heads of {self.head_dim} channels; rotary "
+                f"positions of kind {self.kind!r} need at least {2 * self.position_axes}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), "kind": self.kind}
@@ -375,7 +385,7 @@ class CrossFuseModalitiesConfig(PreTrainedConfig):
         self.names = []
         super().__post_init__()
         for name in names:
-            _check_modality_name(name)
+            check_modality_name(name)
             setattr(self, name, _build_modality(name, modalities[name]))
             self.names.append(name)
 
@@ -449,7 +459,8 @@ class CrossFuseModalitiesConfig(PreTrainedConfig):
         return self.to_dict()
 
 
-def _check_modality_name(name: Any):
+def check_modality_name(name: Any):
+    """Raises a `ValueError` unless a modality can have the name."""
     if (
         not isinstance(name, str)
         or not name.isidentifier()
@@ -563,7 +574,8 @@ class CrossFuseConfig(_LayerConfig):
         dropout (`float`, defaults to 0.0): dropout after the embeddings, attention and feed-forward.
         attention_dropout (`float`, defaults to 0.0): dropout of attention weights.
         position_embedding_type (`str`, defaults to `"rotary"`): `"rotary"` (Su et al., 2021; one group of channels per
-            axis for images and videos) or `"sinusoidal"` (Vaswani et al., 2017).
+            axis for images and videos) or `"sinusoidal"` (Vaswani et al., 2017). Rotary positions act within
+            attention: an encoder with `num_hidden_layers=0` has none.
         rope_theta (`float`, defaults to 10000.0): base wavelength of rotary positions.
         initializer_range (`float`, defaults to 0.02): standard deviation of initial weights.
         modality_dropout (`float`, defaults to 0.0): probability with which training leaves out a modality of a sample;
@@ -640,6 +652,8 @@ class CrossFuseConfig(_LayerConfig):
         self.fusion = self._build(CrossFuseFusionConfig, self.fusion, {})
         decoder_defaults = {"num_hidden_layers": max(self.num_hidden_layers, 1)}
         if tgt_vocab_size is not None:
+            if isinstance(self.decoder, PreTrainedConfig) or "vocab_size" in (self.decoder or {}):
+                raise ValueError(f"`tgt_vocab_size={tgt_vocab_size!r}` and the `vocab_size` of `decoder`; drop one")
             decoder_defaults["vocab_size"] = tgt_vocab_size
         self.decoder = self._build(CrossFuseDecoderConfig, self.decoder, decoder_defaults)
         super().__post_init__(**kwargs)
@@ -674,7 +688,7 @@ class CrossFuseConfig(_LayerConfig):
         }
         names = parts.pop("names", list(parts))
         for name in parts:
-            _check_modality_name(name)
+            check_modality_name(name)
         return CrossFuseModalitiesConfig(names=names, **parts)
 
     def validate_widths(self):
@@ -684,12 +698,29 @@ class CrossFuseConfig(_LayerConfig):
                 raise ValueError(f"`{where}` has `hidden_size={part.hidden_size}`; expected `d_model={self.d_model}`")
 
     def validate_tensor_names(self):
-        """Two modalities may not ask for the same keyword argument of `forward`."""
-        if isinstance(self.modalities, CrossFuseModalitiesConfig):
-            names = self.modalities.tensor_names
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise ValueError(f"`modalities` has two modalities that are both given as `{twice[0]}`; rename one")
+        """Two modalities may not ask for the same keyword argument of `forward`, nor one for another's."""
+        if not isinstance(self.modalities, CrossFuseModalitiesConfig):
+            return
+        names = self.modalities.tensor_names
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"`modalities` has two modalities that are both given as `{twice[0]}`; rename one")
+        reserved = [name for name in names if name.startswith(_RESERVED_STARTS)]
+        if reserved:
+            raise ValueError(
+                f"`modalities` has one that would be given as `{reserved[0]}`, which is no name for an input: "
+                f"`generate` keeps what starts with {', '.join(_RESERVED_STARTS)} for the decoder; rename it"
+            )
+
+    def validate_special_tokens(self):
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
+            tokens = getattr(self, name)
+            for token in tokens if isinstance(tokens, list) else [tokens]:
+                if token is not None and not 0 <= token < self.vocab_size:
+                    raise ValueError(
+                        f"`{name}={tokens}` is not a token of the decoder; expected at least 0 and below "
+                        f"`vocab_size={self.vocab_size}`"
+                    )
 
     def __setattr__(self, key, value):
         super().__setattr__(key, value)

@@ -142,7 +142,9 @@ def load_rows(
     if max_samples is not None and max_samples < 1:
         raise ValueError(f"`max_samples={max_samples}` is not at least 1")
     check_exists("data set", dataset)
-    if Path(dataset, "dataset_dict.json").exists():  # as `save_to_disk` writes it
+    if Path(dataset, "state.json").exists():  # a single split, as `Dataset.save_to_disk` writes it
+        rows = load_from_disk(dataset)
+    elif Path(dataset, "dataset_dict.json").exists():
         splits = load_from_disk(dataset)
         if split not in splits:
             raise ValueError(f"the data set {dataset} has no split {split!r}; it has {', '.join(splits)}")

@@ -101,6 +101,7 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
             inputs_embeds = self.embed_tokens(input_ids)
         if use_cache and past_key_values is None:
             past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
+        _check_shapes(inputs_embeds, encoder_hidden_states, attention_mask, past_key_values)
         if position_ids is None:
             position_ids = _next_positions(inputs_embeds, attention_mask, past_key_values)
         causal_mask = create_causal_mask(
@@ -130,6 +131,24 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
             )
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values if use_cache else None
+        )
+
+
+def _check_shapes(inputs_embeds, encoder_hidden_states, attention_mask, past_key_values):
+    """The answer has as many samples as the memory, and its mask, unless `generate` made it, covers all its tokens."""
+    batch, length = inputs_embeds.shape[:2]
+    if encoder_hidden_states is not None and encoder_hidden_states.shape[0] != batch:
+        raise ValueError(
+            f"the decoder's input has {batch} samples and the memory has {encoder_hidden_states.shape[0]}; expected "
+            "as many"
+        )
+    if attention_mask is None or attention_mask.dim() == 4 or torch.compiler.is_compiling():
+        return
+    length += past_key_values.get_seq_length() if past_key_values is not None else 0
+    if attention_mask.shape != (batch, length):
+        raise ValueError(
+            f"`decoder_attention_mask` has shape {tuple(attention_mask.shape)}; expected {(batch, int(length))}, with "
+            "the tokens of the cache"
         )
 
 

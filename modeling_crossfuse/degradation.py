@@ -120,6 +120,8 @@ class Degradation:
         Raises:
             ValueError: if it can't be read, or a setting is out of range.
         """
+        if value is None:
+            return None
         if kind == "image" and self.cover is not None:
             if isinstance(value, list):
                 return [self(kind, picture) for picture in value]

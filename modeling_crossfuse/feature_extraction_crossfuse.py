@@ -45,6 +45,8 @@ def _mel_filters(num_mel_bins: int, n_fft: int, sampling_rate: int) -> torch.Ten
 def _padded_length(lengths: list[int], padding, max_length: int | None, pad_to_multiple_of: int | None) -> int:
     """The length that a batch of sequences of these lengths is padded to."""
     length = max(lengths)
+    if not padding:
+        raise ValueError(f"`padding={padding!r}`; clips become one tensor: expected True, 'longest' or 'max_length'")
     if padding == "max_length":
         if max_length is None:
             raise ValueError("`padding='max_length'` needs `max_length`")

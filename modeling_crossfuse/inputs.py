@@ -31,9 +31,9 @@ _CHANNEL_AXIS = {
 
 
 def refuse_unknown_tensors(given: dict[str, Any], modalities):
-    """Raises a `ValueError` for a tensor that no modality takes."""
+    """Raises a `ValueError` for a tensor or an array that no modality takes."""
     for name, value in given.items():
-        if isinstance(value, torch.Tensor) and name not in ("num_items_in_batch", "cu_seq_lens_q", "cu_seq_lens_k"):
+        if hasattr(value, "__array__") and name not in ("num_items_in_batch", "cu_seq_lens_q", "cu_seq_lens_k"):
             raise ValueError(
                 f"`{name}` is not an input of this model; its modalities take {', '.join(modalities.tensor_names)}"
             )
@@ -74,6 +74,8 @@ def _read_values(tensors: dict[str, torch.Tensor | None], name: str, modalities)
         values, value_name = embeds, embeds_name
     if values is None:
         return value_name, None
+    if not isinstance(values, torch.Tensor):
+        raise TypeError(f"`{value_name}` is {type(values).__name__}; expected a torch.Tensor")
     if part.kind == "image" and values.dim() == 4:
         values = values.unsqueeze(1)
     _check_values(value_name, values, part, is_tokens=part.kind == "text" and embeds is None)
@@ -88,6 +90,8 @@ def _read_mask(mask: torch.Tensor | None, mask_name: str, values: torch.Tensor, 
         raise ValueError(
             f"`{mask_name}` has shape {tuple(mask.shape)}; `{value_name}` of shape {tuple(values.shape)} needs {shape}"
         )
+    if mask.is_floating_point() and not torch.compiler.is_compiling() and ((mask != 0) & (mask != 1)).any():
+        raise ValueError(f"`{mask_name}` has values other than 1, to keep, and 0")
     return mask.long()
 
 
@@ -146,9 +150,8 @@ def _check_samples(inputs: dict[str, tuple], present: torch.Tensor, modalities):
         finite = values.isfinite().transpose(1, axis).flatten(2).all(-1)
         if not (finite | ~kept).all():
             sample = (~finite & kept).any(1).nonzero().flatten()[0].item()
-            raise ValueError(
-                f"`{modalities.value_name(name)}` of sample {sample} has values that are not finite (NaN or inf)"
-            )
+            value_name = modalities.embeds_name(name) or modalities.value_name(name)
+            raise ValueError(f"`{value_name}` of sample {sample} has values that are not finite (NaN or inf)")
 
 
 def _check_tokens(value_name: str, tokens: torch.Tensor, kept: torch.Tensor, vocab_size: int):
@@ -159,3 +162,9 @@ def _check_tokens(value_name: str, tokens: torch.Tensor, kept: torch.Tensor, voc
             f"`{value_name}` of sample {sample} has the token {tokens[sample, position].item()}; expected at least 0 "
             f"and below `vocab_size={vocab_size}`"
         )
+
+
+def check_labels(labels: torch.Tensor, vocab_size: int):
+    """Raises a `ValueError` for a label `(batch, target_length)` that is no token, nor -100."""
+    if not torch.compiler.is_compiling() and not labels.is_meta:
+        _check_tokens("labels", labels, labels != -100, vocab_size)

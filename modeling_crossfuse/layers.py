@@ -216,7 +216,7 @@ class CrossFuseAttention(nn.Module):
             attention_mask,
             dropout=self.config.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
-            is_causal=self.is_causal and attention_mask is None and queries.shape[2] > 1,
+            is_causal=self.is_causal,
             **kwargs,
         )
         return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1)), weights

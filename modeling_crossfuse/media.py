@@ -28,7 +28,7 @@ def to_array(where: str, value: Any) -> np.ndarray:
     """Numbers of any container as a NumPy array, or an error that says where they are wrong."""
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
-        value = value.float().numpy() if value.is_floating_point() else value.numpy()
+        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()  # NumPy has no bfloat16
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
@@ -128,13 +128,13 @@ def _read_pixels(where: str, array: np.ndarray, num_channels: int, do_rescale: b
     if array.ndim == 2:
         array = array[None]
     # The axis of `num_channels` is the channels', the first of two; failing that, one of size 1: a picture in grey.
-    axis = next((axis for size in (num_channels, 1) for axis in (0, -1) if array.shape[axis] == size), None)
-    if array.ndim != 3 or axis is None:
+    axes = [axis for size in (num_channels, 1) for axis in (0, -1) if array.ndim == 3 and array.shape[axis] == size]
+    if not axes:
         raise ValueError(
             f"{where} has shape {shape}; expected `(height, width)`, `({num_channels}, height, width)` or "
             f"`(height, width, {num_channels})`"
         )
-    array = np.moveaxis(array, axis, 0)
+    array = np.moveaxis(array, axes[0], 0)
     if len(array) != num_channels:
         array = np.repeat(array, num_channels, axis=0)
     if array.dtype == np.uint8 or not do_rescale:
@@ -142,6 +142,8 @@ def _read_pixels(where: str, array: np.ndarray, num_channels: int, do_rescale: b
     low, high = array.min(), array.max()
     if low < 0 or high > 255:
         raise ValueError(f"{where} has pixels from {low:g} to {high:g}; expected 0 to 255, or floats from 0 to 1")
+    if 1 < high <= 2 and array.dtype.kind == "f" and (array % 1).any():  # overshot 1, rather than all but black
+        raise ValueError(f"{where} has pixels up to {high:g}; clip floats to 0 to 1, or give 0 to 255")
     return array.astype(np.float32) * (255 if array.dtype.kind == "f" and high <= 1 else 1)
 
 
@@ -193,6 +195,8 @@ def load_sound(where: str, sample: Any) -> tuple[np.ndarray, int | None]:
         array = array.mean(int(np.argmin(array.shape)))
     if array.ndim != 1:
         raise ValueError(f"{where} has shape {array.shape}; expected `(samples,)`, or two axes for several channels")
+    if np.abs(array).max() > 10:  # overdriven sound stays far below
+        raise ValueError(f"{where} has floats up to {np.abs(array).max():g}; expected -1 to 1, or integers")
     return array.astype(np.float32, copy=False), rate
 
 
@@ -209,8 +213,8 @@ def _read_sound_file(where: str, file: io.BytesIO | str) -> tuple[np.ndarray, in
 
 def resample(where: str, sound: np.ndarray, rate: int, target: int) -> np.ndarray:
     """Sound `(samples,)` of one sampling rate at another."""
-    if not isinstance(rate, Number) or rate <= 0:
-        raise ValueError(f"{where} has `sampling_rate={rate!r}`; expected hertz")
+    if not isinstance(rate, Number) or not 0 < rate < 1e7:
+        raise ValueError(f"{where} has `sampling_rate={rate!r}`; expected hertz, above 0 and below 10 million")
     if rate == target:
         return sound
     try:

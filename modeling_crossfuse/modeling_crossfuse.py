@@ -31,7 +31,7 @@ from .configuration_crossfuse import CrossFuseConfig
 from .decoder import CrossFuseDecoder
 from .encoders import CrossFuseEncoders
 from .fusion import FUSIONS, Stream
-from .inputs import find_present, read_inputs, refuse_no_modality, refuse_unknown_tensors
+from .inputs import check_labels, find_present, read_inputs, refuse_no_modality, refuse_unknown_tensors
 from .layers import RECORDED, CrossFusePreTrainedModel, make_norm
 
 
@@ -167,7 +167,7 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
         return CrossFuseEncoderOutput(
             last_hidden_state=memory.hidden_states,
             attention_mask=memory.attention_mask,
-            modality_ids=memory.modality_ids.expand(memory.attention_mask.shape[0], -1),
+            modality_ids=memory.modality_ids.to(present.device).expand(memory.attention_mask.shape[0], -1),
         )
 
     def _drop_modalities(self, present: torch.Tensor) -> torch.Tensor:
@@ -479,6 +479,8 @@ class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixi
         """
         # Consumed here, not by the layers below.
         loss_kwargs = {key: kwargs.pop(key) for key in ("num_items_in_batch", "shift_labels") if key in kwargs}
+        if labels is not None:
+            check_labels(labels, self.config.vocab_size)
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         outputs = self.model(
@@ -509,7 +511,7 @@ class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixi
             hidden_states, shift_labels = hidden_states[scored], shift_labels[scored]
         logits, loss = self.lm_head(hidden_states), None
         if labels is not None:
-            loss = self._loss(logits, outputs, answer_ids, shift_labels.contiguous(), **loss_kwargs)
+            loss = self._loss(logits, outputs, answer_ids, shift_labels, **loss_kwargs)
             logits = None if skip_logits else logits
         return CrossFuseSeq2SeqLMOutput(
             loss=loss,
@@ -528,30 +530,19 @@ class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixi
     def _loss(self, logits, outputs, answer_ids, shift_labels, num_items_in_batch=None) -> torch.Tensor:
         """Cross entropy and, in training, auxiliary losses and label smoothing: a mean over the accumulated items."""
         smoothing = self.config.label_smoothing if self.training else 0.0
-        kept = shift_labels != -100
-        items = kept.sum() if num_items_in_batch is None else num_items_in_batch
-        if smoothing:
-            # transformers' loss function has no label smoothing.
-            targets = shift_labels.view(-1).to(logits.device)
-            loss = nn.functional.cross_entropy(
-                logits.float().view(-1, logits.shape[-1]), targets, reduction="sum", label_smoothing=smoothing
-            )
-            loss = loss / items
-        else:
-            loss = self.loss_function(
-                logits=logits,
-                labels=None,
-                vocab_size=self.config.vocab_size,
-                shift_labels=shift_labels,
-                num_items_in_batch=num_items_in_batch,
-            )
+        targets = shift_labels.to(logits.device).flatten()
+        scored = (targets != -100).sum()
+        items = scored.clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+        # Not transformers' loss function, which has no label smoothing.
+        logits = logits.float().view(-1, logits.shape[-1])
+        loss = nn.functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing) / items
         if self.training and self.answer_head is not None and answer_ids is not None:
             answers = self.answer_head(outputs.encoder_last_hidden_state, outputs.encoder_attention_mask)
             answer_loss = nn.functional.cross_entropy(
                 answers.float(), answer_ids, label_smoothing=smoothing, reduction="sum"
             ) / (answer_ids != -100).sum().clamp(min=1)
             # A mean over this batch: it counts as its share of the items that are accumulated.
-            loss = loss + self.config.answer_loss_weight * answer_loss * (kept.sum() / items)
+            loss = loss + self.config.answer_loss_weight * answer_loss * (scored / items)
         return loss
 
     def prepare_inputs_for_generation(

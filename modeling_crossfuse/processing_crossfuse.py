@@ -27,7 +27,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpa
 from transformers.tokenization_utils_base import TextInput
 from transformers.utils import cached_file, is_torchvision_available, logging
 
-from .configuration_crossfuse import CrossFuseConfig
+from .configuration_crossfuse import CrossFuseConfig, check_modality_name
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .media import (
     as_batch,
@@ -46,6 +46,7 @@ from .media import (
 )
 from .processing_options import (
     ALIASES,
+    COUNTS,
     KWARGS_NAMES,
     NOT_OPTIONS,
     OPTIONS,
@@ -164,11 +165,14 @@ class CrossFuseProcessor(ProcessorMixin):
             raise ValueError(
                 f"`modalities` has the name {name!r}, which is an argument of the processor; choose another"
             )
+        check_modality_name(name)
         allowed = {"kind", *self._options(kind), *SETTINGS[kind]}
-        for key in settings:
+        for key, value in settings.items():
+            if key in COUNTS and value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"`modalities[{name!r}]` has `{key}={value!r}`; expected an integer of at least 1")
             if key not in allowed:
                 raise ValueError(
-                    f"`modalities[{name!r}]` has `{key}={settings[key]!r}`.{close_match(key, allowed)} Allowed for "
+                    f"`modalities[{name!r}]` has `{key}={value!r}`.{close_match(key, allowed)} Allowed for "
                     f"{kind!r}: {', '.join(sorted(allowed))}."
                 )
         for key in ("mean", "std"):

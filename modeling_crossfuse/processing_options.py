@@ -39,6 +39,17 @@ SETTINGS = {
     "audio": {"feature_size", "hop_length", "n_fft"},
     "series": {"max_length", "mean", "num_channels", "std"},
 }
+# Those among both that are numbers above 0.
+COUNTS = {
+    "feature_size",
+    "hop_length",
+    "max_length",
+    "n_fft",
+    "num_channels",
+    "num_frames",
+    "pad_to_multiple_of",
+    "sampling_rate",
+}
 KWARGS_NAMES = {"text": "text_kwargs", "image": "images_kwargs", "video": "videos_kwargs", "audio": "audio_kwargs"}
 # The names that ProcessorMixin's callers use.
 ALIASES = {"text": "text", "images": "image", "videos": "video", "audio": "audio"}

@@ -67,7 +67,9 @@ class RecipeArguments:
         default=None, metadata={"help": "Configuration of the data set, if it has several."}
     )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    eval_split: str | None = field(default="validation", metadata={"help": "Split to evaluate on while training."})
+    eval_split: str | None = field(
+        default="validation", metadata={"help": 'Split to evaluate on while training; "" for none.'}
+    )
     inputs: list[str] | None = field(
         default=None, metadata={"help": "Columns of the modalities: image=photo text=question series=sensors.wrist."}
     )
@@ -151,10 +153,17 @@ def parse_recipe(
     )
     # Without this, transformers takes `bf16` for a GPU's and refuses it on a machine that has none.
     parser.set_defaults(use_cpu=not torch.accelerator.is_available())
+    # The collator reads the raw columns; answers are what the metrics are of.
+    parser.set_defaults(remove_unused_columns=False, predict_with_generate=True)
     if argv and not argv[0].startswith("-"):
         parser.set_defaults(**_read_recipe(argv[0]))
         argv = argv[1:]
-    return parser.parse_args_into_dataclasses(args=argv)
+    recipe, arguments = parser.parse_args_into_dataclasses(args=argv)
+    if arguments.remove_unused_columns:
+        raise ValueError(
+            "`remove_unused_columns` would remove the columns that the inputs are read from; leave it out"
+        )
+    return recipe, arguments
 
 
 class _RecipeLoader(yaml.SafeLoader):
@@ -410,6 +419,48 @@ class _AverageWeights(TrainerCallback):
         self.averages.update_parameters(self.model)
 
 
+def parameter_groups(
+    model: torch.nn.Module, learning_rate: float, learning_rates: dict[str, float], weight_decay: float
+) -> list[dict[str, Any]]:
+    """
+    Groups of an optimizer in which parts of the model have learning rates of their own. Vectors, which are biases and
+    the weights of norms, don't decay.
+
+    Args:
+        model (`torch.nn.Module`): its parameters that require a gradient are grouped.
+        learning_rate (`float`): that of parameters which `learning_rates` says nothing of.
+        learning_rates (`dict[str, float]`): start of a parameter's name, without `"model."`, to its learning rate; the
+            longest start that fits counts.
+        weight_decay (`float`): that of matrices.
+
+    Raises:
+        ValueError: if a key of `learning_rates` is the start of no parameter's name.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from modeling_crossfuse.training import parameter_groups
+
+    >>> model = torch.nn.ModuleDict({"encoder": torch.nn.Linear(2, 2), "decoder": torch.nn.Linear(2, 2, bias=False)})
+    >>> groups = parameter_groups(model, 1e-3, {"decoder": 2e-3}, weight_decay=0.1)
+    >>> [(len(group["params"]), group["lr"], group["weight_decay"]) for group in groups]
+    [(1, 0.001, 0.1), (1, 0.001, 0.0), (1, 0.002, 0.1)]
+    ```
+    """
+    named = {name.removeprefix("model."): parameter for name, parameter in model.named_parameters()}
+    for start in learning_rates:
+        if not any(name.startswith(start) for name in named):
+            raise ValueError(f"`learning_rates` has {start!r}, with which no parameter's name starts")
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in named.items():
+        if parameter.requires_grad:
+            fitting = [start for start in learning_rates if name.startswith(start)]
+            rate = learning_rates[max(fitting, key=len)] if fitting else learning_rate
+            groups.setdefault((rate, weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
+    return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
+
+
 class CrossFuseTrainer(Seq2SeqTrainer):
     """
     [`~transformers.Seq2SeqTrainer`] with a learning rate per part and an average of the weights.
@@ -436,37 +487,21 @@ class CrossFuseTrainer(Seq2SeqTrainer):
             self.add_callback(_AverageWeights(self.averages, self.model))
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
-        reads_logits = return_outputs or self.label_smoother is not None or self.compute_loss_func is not None
-        if not reads_logits and "labels" in inputs:
+        if "labels" in inputs and (self.label_smoother is not None or self.compute_loss_func is not None):
+            # Trainer keeps the labels from the model then, which can't make the decoder's input of them.
+            prepare = self.accelerator.unwrap_model(model).prepare_decoder_input_ids_from_labels
+            inputs = {"decoder_input_ids": prepare(inputs["labels"]), **inputs}
+        elif "labels" in inputs and not return_outputs:
             inputs = {**inputs, "skip_logits": True}
         return super().compute_loss(model, inputs, return_outputs, **kwargs)
 
     def create_optimizer(self, model=None):
         if self.optimizer is not None or not self.learning_rates:
             return super().create_optimizer() if model is None else super().create_optimizer(model)
-        decayed = set(self.get_decay_parameter_names(self.model))
-        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                weight_decay = self.args.weight_decay if name in decayed else 0.0
-                groups.setdefault((self._learning_rate(name), weight_decay), []).append(parameter)
-        self._check_learning_rates()
+        groups = parameter_groups(self.model, self.args.learning_rate, self.learning_rates, self.args.weight_decay)
         optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args)
-        self.optimizer = optimizer_class(
-            [{"params": parameters, "lr": lr, "weight_decay": decay} for (lr, decay), parameters in groups.items()],
-            **arguments,
-        )
+        self.optimizer = optimizer_class(groups, **arguments)
         return self.optimizer
-
-    def _learning_rate(self, name: str) -> float:
-        fitting = [start for start in self.learning_rates if name.removeprefix("model.").startswith(start)]
-        return self.learning_rates[max(fitting, key=len)] if fitting else self.args.learning_rate
-
-    def _check_learning_rates(self):
-        names = [name.removeprefix("model.") for name, _ in self.model.named_parameters()]
-        for start in self.learning_rates:
-            if not any(name.startswith(start) for name in names):
-                raise ValueError(f"`learning_rates` has {start!r}, with which no parameter's name starts")
 
     @contextlib.contextmanager
     def _collator_of_evaluation(self):

@@ -27,11 +27,9 @@ import argparse
 import copy
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -45,11 +43,10 @@ from transformers import (
     VisionEncoderDecoderModel,
     ViTConfig,
 )
-from transformers.utils import logging
 
 from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration, CrossFuseProcessor
 from modeling_crossfuse.augmentation import BatchAugmentation
-from modeling_crossfuse.command_line import one_line
+from modeling_crossfuse.command_line import check_arguments, run_program
 from modeling_crossfuse.data import load_rows, select_columns
 from modeling_crossfuse.metrics import compute_text_metrics
 from modeling_crossfuse.model_card import write_whole
@@ -58,6 +55,7 @@ from modeling_crossfuse.training import (
     CachedInputs,
     CachedInputsCollator,
     number_answers,
+    parameter_groups,
     parse_recipe,
     recipe_texts,
     train_tokenizer,
@@ -162,15 +160,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--output", metavar="FILE", help="write the results to this JSON file, too")
     args = parser.parse_args(argv)
-    for name in ("minutes", "search_minutes", "patch_size", "encoder_layers", "decoder_layers", "threads"):
-        if getattr(args, name) is not None and getattr(args, name) <= 0:
-            raise ValueError(f"--{name} is {getattr(args, name)}; expected more than 0")
+    check_arguments(args, ("minutes", "search_minutes", "patch_size", "encoder_layers", "decoder_layers", "threads"))
     if not 0 <= args.warmup < 1:
         raise ValueError(f"--warmup is {args.warmup}; expected a share from 0 to less than 1")
     if args.clock == "cpu" and args.threads != 1:
         raise ValueError("--clock cpu counts the time of all threads together; it needs --threads 1")
-    if args.output is not None and not Path(args.output).absolute().parent.is_dir():
-        raise ValueError(f"--output: there is no folder {Path(args.output).parent}")
     args.learning_rates = {
         name: [parse_rate(rate) for rate in rates.split(",")]
         for name, rates in parse_pairs("learning_rates", args.learning_rates)
@@ -364,17 +358,9 @@ def compute_loss(model: PreTrainedModel, batch: dict[str, torch.Tensor], config:
 
 def make_optimizer(model: PreTrainedModel, arguments, rate: float, parts: dict[str, float]) -> torch.optim.AdamW:
     """AdamW with the recipe's settings; vectors, which are biases and norms, don't decay."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        fitting = [part for part in parts if name.removeprefix("model.").startswith(part)]
-        own_rate = parts[max(fitting, key=len)] if fitting else rate
-        decay = arguments.weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((own_rate, decay), []).append(parameter)
+    groups = parameter_groups(model, rate, parts, arguments.weight_decay)
     return torch.optim.AdamW(
-        [
-            {"params": parameters, "lr": own_rate, "peak": own_rate, "weight_decay": decay}
-            for (own_rate, decay), parameters in groups.items()
-        ],
+        [{**group, "peak": group["lr"]} for group in groups],
         betas=(arguments.adam_beta1, arguments.adam_beta2),
         eps=arguments.adam_epsilon,
     )
@@ -534,12 +520,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     Returns:
         `list[dict]`: parameters, learning rate, steps, minutes and metrics of each model.
     """
-    logging.set_verbosity_error()
-    try:
-        return run(argv)
-    except (ImportError, OSError, ValueError) as error:
-        print(f"compare_peers.py: error: {one_line(error)}", file=sys.stderr)
-        raise SystemExit(2) from error
+    return run_program("compare_peers.py", run, argv)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,8 @@ import time
 from pathlib import Path
 
 import torch
-from transformers.utils import logging
 
-from modeling_crossfuse.command_line import format_table, load_model, one_line
+from modeling_crossfuse.command_line import format_table, load_model, run_program
 from modeling_crossfuse.data import get_column, load_rows
 from modeling_crossfuse.evaluation import evaluate_rows, modality_shares, subsets, text_modality
 from modeling_crossfuse.model_card import write_model_card
@@ -154,24 +153,14 @@ def answers_table(samples: list[dict]) -> str:
     return format_table(["given", "answer", "truth", "", "attention"], rows)
 
 
-def read_settings(argv: list[str] | None):
-    """The demo's own arguments, the arguments for scripts/train.py, and what those mean."""
-    try:
-        args, others = parse_args(argv)
-        train_argv = [args.recipe, "--output_dir", args.output_dir, *others]
-        recipe, arguments = parse_recipe(train_argv, __doc__, EPILOG)
-        if args.num_processes < 1:
-            raise ValueError(f"--num_processes is {args.num_processes}; expected at least 1")
-        if args.skip_training and not Path(args.output_dir).is_dir():
-            raise ValueError(f"--skip_training: there is no model in {args.output_dir}")
-    except (OSError, ValueError) as error:
-        print(f"demo.py: error: {one_line(error)}", file=sys.stderr)
-        raise SystemExit(2) from error
-    return args, train_argv, recipe, arguments
-
-
 def run(argv: list[str] | None) -> list[dict]:
-    args, train_argv, recipe, arguments = read_settings(argv)
+    args, others = parse_args(argv)
+    if args.num_processes < 1:
+        raise ValueError(f"--num_processes is {args.num_processes}; expected at least 1")
+    if args.skip_training and not Path(args.output_dir).is_dir():
+        raise ValueError(f"--skip_training: there is no model in {args.output_dir}")
+    train_argv = [args.recipe, "--output_dir", args.output_dir, *others]
+    recipe, arguments = parse_recipe(train_argv, __doc__, EPILOG)
     duration = None
     if args.skip_training:
         say(1, f"Training is skipped: the model is the one in {args.output_dir}")
@@ -218,8 +207,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     Returns:
         `list[dict]`: the samples on the picture, as [`plot_answers`] takes them.
     """
-    logging.set_verbosity_warning()
-    return run(argv)
+    return run_program("demo.py", run, argv)
 
 
 if __name__ == "__main__":

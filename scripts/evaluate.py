@@ -21,12 +21,15 @@ the others. Pictures and speech can be made worse on purpose, in the same way in
 
 import argparse
 import json
-import sys
-from pathlib import Path
 
-from transformers.utils import logging
-
-from modeling_crossfuse.command_line import format_table, load_model, one_line
+from modeling_crossfuse.command_line import (
+    add_generation_arguments,
+    check_arguments,
+    format_table,
+    generation_options,
+    load_model,
+    run_program,
+)
 from modeling_crossfuse.data import load_rows, parse_mapping
 from modeling_crossfuse.degradation import Degradation
 from modeling_crossfuse.evaluation import check_inputs, evaluate_rows, subsets
@@ -61,7 +64,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--target", required=True, metavar="COLUMN", help="column of the right answers, such as names.fr"
     )
-    parser.add_argument("--question", metavar="TEXT", help="ask this of every sample, through the text modality")
     parser.add_argument(
         "--subsets", action="store_true", help="evaluate every combination of the inputs, not just all"
     )
@@ -69,16 +71,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--noise_db", type=float, metavar="DB", help="add white noise to speech at this signal-to-noise ratio in dB"
     )
-    parser.add_argument("--num_beams", type=int, default=1, metavar="N", help="beams of the search (default: 1)")
-    parser.add_argument("--max_new_tokens", type=int, metavar="N", help="tokens of an answer (default: the model's)")
-    parser.add_argument("--batch_size", type=int, default=64, metavar="N", help="samples at a time (default: 64)")
-    parser.add_argument("--max_samples", type=int, metavar="N", help="use N rows only, spaced evenly over the split")
-    parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU where there is one)")
+    add_generation_arguments(parser)
     parser.add_argument("--output", metavar="FILE", help="write the results to this JSON file, too")
     args = parser.parse_args(argv)
-    for name in ("num_beams", "max_new_tokens", "batch_size", "max_samples"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise ValueError(f"--{name} is {getattr(args, name)}; expected at least 1")
+    check_arguments(args)
     if args.cover is not None and not 0 <= args.cover <= 1:
         raise ValueError(f"--cover is {args.cover}; expected a share from 0 to 1")
     return args
@@ -87,7 +83,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def evaluate_subsets(args: argparse.Namespace, model, processor, rows, inputs: dict[str, str]) -> list[dict]:
     """The metrics of all inputs together or, with --subsets, of every combination of them."""
     degrade = Degradation(cover=args.cover, noise_db=args.noise_db)
-    length = {} if args.max_new_tokens is None else {"max_new_tokens": args.max_new_tokens}
     results = []
     for names in subsets(list(inputs)) if args.subsets else [tuple(inputs)]:
         chosen = {name: inputs[name] for name in names}
@@ -100,8 +95,7 @@ def evaluate_subsets(args: argparse.Namespace, model, processor, rows, inputs: d
             question=args.question,
             batch_size=args.batch_size,
             degrade=degrade,
-            num_beams=args.num_beams,
-            **length,
+            **generation_options(args),
         )
         results.append({"inputs": chosen, **metrics})
     return results
@@ -127,9 +121,7 @@ def results_table(results: list[dict]) -> str:
 def run(argv: list[str] | None) -> list[dict]:
     args = parse_args(argv)
     inputs = parse_mapping(args.inputs)
-    if args.output is not None and not Path(args.output).absolute().parent.is_dir():
-        raise ValueError(f"--output: there is no folder {Path(args.output).parent}")
-    rows = load_rows(args.dataset, args.split, args.max_samples)
+    rows = load_rows(args.dataset, args.split, args.max_samples, args.dataset_config)
     model, processor = load_model(args.model, args.device)
     check_inputs(model.config, rows, inputs, args.target)
     results = evaluate_subsets(args, model, processor, rows, inputs)
@@ -151,13 +143,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     Returns:
         `list[dict]`: for each combination of inputs, `inputs` and what [`evaluate_rows`] gives.
     """
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()  # of loading the weights
-    try:
-        return run(argv)
-    except (ImportError, OSError, ValueError) as error:
-        print(f"evaluate.py: error: {one_line(error)}", file=sys.stderr)
-        raise SystemExit(2) from error
+    return run_program("evaluate.py", run, argv)
 
 
 if __name__ == "__main__":

@@ -23,13 +23,18 @@ A data set: --dataset with --columns, which maps modalities to columns. Each row
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
-from transformers.utils import logging
 
-from modeling_crossfuse.command_line import load_model, one_line
+from modeling_crossfuse.command_line import (
+    add_generation_arguments,
+    check_arguments,
+    generation_options,
+    load_model,
+    one_line,
+    run_program,
+)
 from modeling_crossfuse.data import load_rows, parse_mapping
 from modeling_crossfuse.evaluation import check_inputs, predict
 from modeling_crossfuse.model_card import write_whole
@@ -63,12 +68,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         metavar="MODALITY=COLUMN",
         help="which column each modality is read from",
     )
-    parser.add_argument("--question", metavar="TEXT", help="ask this of every row, through the text modality")
-    parser.add_argument("--num_beams", type=int, default=1, metavar="N", help="beams of the search (default: 1)")
-    parser.add_argument("--max_new_tokens", type=int, metavar="N", help="tokens of an answer (default: the model's)")
-    parser.add_argument("--batch_size", type=int, default=64, metavar="N", help="rows at a time (default: 64)")
-    parser.add_argument("--max_samples", type=int, metavar="N", help="use N rows only, spaced evenly over the split")
-    parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU where there is one)")
+    add_generation_arguments(parser)
     parser.add_argument("--output", metavar="FILE", help="write the rows' answers here instead of printing them")
     args = parser.parse_args(argv)
     _check_args(args)
@@ -82,11 +82,7 @@ def _check_args(args: argparse.Namespace):
         raise ValueError("--dataset needs --columns, such as --columns image=picture")
     if args.inputs is not None and (args.columns or args.question or args.output):
         raise ValueError("--columns, --question and --output go with --dataset; ask a question as --inputs text=...")
-    for name in ("num_beams", "max_new_tokens", "batch_size", "max_samples"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise ValueError(f"--{name} is {getattr(args, name)}; expected at least 1")
-    if args.output is not None and not Path(args.output).absolute().parent.is_dir():
-        raise ValueError(f"--output: there is no folder {Path(args.output).parent}")
+    check_arguments(args)
 
 
 def read_input(kind: str, value: str):
@@ -115,7 +111,7 @@ def predict_sample(args: argparse.Namespace, model, processor) -> list[str]:
         if name not in model.config.modalities:
             raise ValueError(f"unknown modality {name!r}; this model takes {', '.join(model.config.modalities)}")
     row = {name: read_input(model.config.modalities[name].kind, value) for name, value in sample.items()}
-    return predict(model, processor, [row], {name: name for name in row}, progress=False, **_generate_kwargs(args))
+    return predict(model, processor, [row], {name: name for name in row}, progress=False, **generation_options(args))
 
 
 def predict_rows(args: argparse.Namespace, model, processor, rows) -> list[str]:
@@ -129,7 +125,7 @@ def predict_rows(args: argparse.Namespace, model, processor, rows) -> list[str]:
         columns,
         question=args.question,
         batch_size=args.batch_size,
-        **_generate_kwargs(args),
+        **generation_options(args),
     )
     lines = "".join(
         json.dumps({"row": row, "answer": answer}, ensure_ascii=False) + "\n" for row, answer in enumerate(answers)
@@ -142,14 +138,9 @@ def predict_rows(args: argparse.Namespace, model, processor, rows) -> list[str]:
     return answers
 
 
-def _generate_kwargs(args: argparse.Namespace) -> dict[str, int]:
-    length = {} if args.max_new_tokens is None else {"max_new_tokens": args.max_new_tokens}
-    return {"num_beams": args.num_beams, **length}
-
-
 def run(argv: list[str] | None) -> list[str]:
     args = parse_args(argv)
-    rows = None if args.dataset is None else load_rows(args.dataset, args.split, args.max_samples)
+    rows = None if args.dataset is None else load_rows(args.dataset, args.split, args.max_samples, args.dataset_config)
     model, processor = load_model(args.model, args.device)
     if rows is not None:
         return predict_rows(args, model, processor, rows)
@@ -168,13 +159,7 @@ def main(argv: list[str] | None = None) -> list[str]:
     Returns:
         `list[str]`: the answers.
     """
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()  # of loading the weights
-    try:
-        return run(argv)
-    except (ImportError, OSError, TypeError, ValueError) as error:
-        print(f"predict.py: error: {one_line(error)}", file=sys.stderr)
-        raise SystemExit(2) from error
+    return run_program("predict.py", run, argv)
 
 
 if __name__ == "__main__":

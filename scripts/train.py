@@ -20,7 +20,6 @@ import time
 import warnings
 from pathlib import Path
 
-from accelerate.logging import get_logger
 from transformers import set_seed, trainer_utils
 
 from modeling_crossfuse.augmentation import BatchAugmentation
@@ -38,7 +37,7 @@ from modeling_crossfuse.training import (
 )
 
 
-logger = get_logger("crossfuse")
+logger = logging.getLogger("crossfuse")
 
 EPILOG = """
 Examples:
@@ -103,8 +102,6 @@ def main(argv: list[str] | None = None) -> str:
         `str`: the folder they were saved in.
     """
     recipe, arguments = parse_recipe(sys.argv[1:] if argv is None else argv, __doc__, EPILOG)
-    arguments.remove_unused_columns = False  # the collator reads the raw columns
-    arguments.predict_with_generate = True
     # Between processes: convolutions give their gradients channels last, which costs a copy and no more.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     set_seed(arguments.seed)
@@ -117,7 +114,8 @@ def main(argv: list[str] | None = None) -> str:
         answers = number_answers(rows, recipe.target) if recipe.answer_classifier else None
         model, processor = build_model(recipe, rows, num_answers=len(answers or ()))
     model.generation_config.max_length = recipe.max_target_length
-    logger.info(f"{model.num_parameters():,} parameters, {len(rows):,} samples to train on")
+    if arguments.process_index == 0:
+        logger.info(f"{model.num_parameters():,} parameters, {len(rows):,} samples to train on")
     train_collator, eval_collator = make_collators(recipe, processor, model.config.modalities, answers, arguments.seed)
     if recipe.cache_inputs:
         rows = CachedInputs(rows, processor, recipe.inputs)
@@ -130,7 +128,7 @@ def main(argv: list[str] | None = None) -> str:
         data_collator=train_collator,
         eval_collator=eval_collator,
         processing_class=processor,
-        compute_metrics=make_compute_metrics(processor),
+        compute_metrics=make_compute_metrics(processor) if arguments.predict_with_generate else None,
         learning_rates=recipe.learning_rates,
         ema_decay=recipe.ema_decay,
     )

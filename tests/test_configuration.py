@@ -103,6 +103,35 @@ def test_layer_settings_reach_every_part_unless_it_says_otherwise(key, value):
     assert [getattr(part, key) for part in parts(config)] == [default, value, value, value]
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"modalities": {"decoder_cam": {"kind": "image"}}}, "given as `decoder_cam_pixel_values`"),
+        ({"modalities": {"decoder": {"kind": "text"}}}, "given as `decoder_input_ids`"),
+        ({"modalities": {"modality": {"kind": "series"}}}, "given as `modality_mask`"),
+        ({"modalities": {"past_key": {"kind": "series"}}}, "given as `past_key_values`"),
+        (
+            {"tgt_vocab_size": 20, "decoder": {"vocab_size": 50}},
+            "`tgt_vocab_size=20` and the `vocab_size` of `decoder`",
+        ),
+        ({"pad_token_id": -5}, "`pad_token_id=-5` is not a token of the decoder"),
+        ({"decoder_start_token_id": 99, "tgt_vocab_size": 50}, "`decoder_start_token_id=99`.*below `vocab_size=50`"),
+        ({"eos_token_id": [2, 99], "tgt_vocab_size": 50}, r"`eos_token_id=\[2, 99\]`"),
+        (
+            {"d_model": 32, "num_attention_heads": 8, "modalities": {"video": {}}},
+            "leaves heads of 4 channels; rotary positions of kind 'video' need at least 6",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_together(settings, message):
+    with pytest.raises((ValueError, StrictDataclassError), match=message):
+        CrossFuseConfig(**settings)
+
+
+def test_narrow_heads_with_sinusoidal_positions():
+    CrossFuseConfig(d_model=32, num_attention_heads=8, modalities={"video": {}}, position_embedding_type="sinusoidal")
+
+
 def test_widths_and_depths_reach_the_parts():
     config = CrossFuseConfig(
         d_model=64,

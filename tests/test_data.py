@@ -15,6 +15,7 @@
 
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -22,7 +23,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from modeling_crossfuse import CrossFuseConfig
-from modeling_crossfuse.data import CrossFuseDataCollator, get_column
+from modeling_crossfuse.data import CrossFuseDataCollator, get_column, load_rows
 from modeling_crossfuse.processing_crossfuse import CrossFuseProcessor
 
 from .helpers import tiny_config, tiny_model
@@ -267,3 +268,9 @@ def test_rows_of_the_emoji_data_set():
     assert batch["modality_mask"][:, 1:].all() and 0 < batch["modality_mask"][:, 0].sum() < 8
     assert batch["labels"].shape[1] <= 24
     assert torch.isfinite(tiny_model(config)(**batch).loss)
+
+
+def test_a_split_that_was_saved_by_itself(tmp_path):
+    rows = datasets.Dataset.from_dict({"say": ["red", "blue", "green"]})
+    rows.save_to_disk(tmp_path / "rows")
+    assert list(load_rows(str(tmp_path / "rows"), "test", max_samples=2)["say"]) == ["red", "green"]

@@ -16,10 +16,12 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import AttentionInterface, AttentionMaskInterface, Trainer, TrainingArguments
+from transformers.masking_utils import flash_attention_mask
 
 from modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseModel
 
@@ -200,6 +202,50 @@ def test_order_matters(positions, name):
         if name == "video" and axis == 1:
             turned = {value_name: inputs[value_name].roll(2, axis)}
         assert (logits_of(model, inputs) - logits_of(model, turned)).abs().max() > 1e-3, f"axis {axis}"
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"labels": torch.tensor([[3, 99]] * 2)}, ValueError, "`labels` of sample 0 has the token 99"),
+        ({"labels": torch.tensor([[3, 4]])}, ValueError, "decoder's input has 1 samples and the memory has 2"),
+        ({"decoder_attention_mask": torch.ones(2, 1)}, ValueError, r"has shape \(2, 1\); expected \(2, 3\)"),
+        ({"decoder_attention_mask": torch.ones(1, 3)}, ValueError, r"has shape \(1, 3\); expected \(2, 3\)"),
+        ({"decoder_attention_mask": torch.ones(3)}, ValueError, r"has shape \(3,\); expected \(2, 3\)"),
+        ({"wrist_values": [[[1.0, 2.0, 3.0]]] * 2}, TypeError, "`wrist_values` is list; expected a torch.Tensor"),
+        ({"wrist_mask": torch.full((2, 5), 0.9)}, ValueError, "`wrist_mask` has values other than 1, to keep, and 0"),
+        ({"wrist_valus": np.zeros((2, 5, 3))}, ValueError, "`wrist_valus` is not an input of this model"),
+        ({"inputs_embeds": torch.full((2, 5, 32), math.nan)}, ValueError, "`inputs_embeds` of sample 0 has values"),
+    ],
+)
+def test_wrong_tensors(given, error, message):
+    config = tiny_config("text", "wrist")
+    tensors = {**tiny_inputs(config), "decoder_input_ids": torch.ones(2, 3, dtype=torch.long), **given}
+    if "inputs_embeds" in given:
+        del tensors["input_ids"]
+    if "labels" in given:
+        del tensors["decoder_input_ids"]
+    with pytest.raises(error, match=message):
+        tiny_model(config)(**tensors)
+
+
+def test_flash_attention_is_told_what_is_causal():
+    """It gets a mask for padding alone, so that the decoder has to say that it is causal whatever the mask."""
+    calls = []
+
+    def spy(module, query, key, value, attention_mask, **kwargs):
+        calls.append((module.is_causal, kwargs["is_causal"], attention_mask is None))
+        return torch.zeros_like(query.transpose(1, 2)), None
+
+    AttentionInterface.register("spy", spy)
+    AttentionMaskInterface.register("spy", flash_attention_mask)
+    config = tiny_config()
+    model = tiny_model(config)
+    model.set_attn_implementation("spy")
+    tokens, mask = torch.ones(2, 3, dtype=torch.long), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    model(**tiny_inputs(config), decoder_input_ids=tokens, decoder_attention_mask=mask)
+    assert all(causal == told for causal, told, _ in calls)
+    assert [without_mask for causal, _, without_mask in calls if causal] == [False]
 
 
 def test_the_decoder_is_causal():

@@ -609,7 +609,7 @@ def test_modalities_default_to_the_sub_processors():
         ({"text": {"num_channels": 3}}, "`num_channels=3`"),
     ],
 )
-def test_wrong_settings(modalities, message):
+def test_settings_out_of_range(modalities, message):
     with pytest.raises(ValueError, match=message):
         CrossFuseProcessor(modalities=modalities)
 
@@ -637,6 +637,33 @@ def test_options_in_common(processor):
 
 
 # Wrong inputs
+
+
+@pytest.mark.parametrize("array", [np.float64, torch.float64])
+def test_series_of_large_numbers_keep_their_digits(array):
+    processor = CrossFuseProcessor(modalities={"clock": {"kind": "series", "num_channels": 1}})
+    steps = np.array([[16777217.0], [16777218.0]])
+    processor.fit_series("clock", [torch.from_numpy(steps) if array is torch.float64 else steps])
+    assert processor.modalities["clock"]["std"] == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("modalities", "message"),
+    [
+        ({"wrist": {"kind": "series", "max_length": 0}}, r"has `max_length=0`; expected an integer of at least 1"),
+        ({"wrist": {"kind": "series", "max_length": -1}}, "has `max_length=-1`"),
+        ({"wrist": {"kind": "series", "num_channels": "3"}}, "has `num_channels='3'`"),
+        ({"my wrist": {"kind": "series"}}, "has the name 'my wrist'; expected a Python identifier"),
+    ],
+)
+def test_wrong_settings(modalities, message):
+    with pytest.raises(ValueError, match=message):
+        CrossFuseProcessor(modalities=modalities)
+
+
+def test_clips_are_padded_or_refused():
+    with pytest.raises(ValueError, match="`padding=False`; clips become one tensor"):
+        CrossFuseFeatureExtractor()([np.zeros(400, np.float32)], sampling_rate=16_000, padding=False)
 
 
 @pytest.mark.parametrize(
@@ -668,6 +695,8 @@ def test_options_in_common(processor):
         ({"image": [np.full((9, 9, 3), -2.0)]}, ValueError, "pixels from -2 to -2"),
         ({"image": [np.full((9, 9, 3), 4000, np.uint16)]}, ValueError, "pixels from 4000"),
         ({"image": [object()]}, TypeError, "`image` of sample 0"),
+        ({"image": [3.0]}, ValueError, r"`image` of sample 0 has shape \(\); expected"),
+        ({"image": [np.full((9, 9, 3), 1.2)]}, ValueError, "pixels up to 1.2; clip"),
         ({"image": [[picture(), b"no"]]}, ValueError, "`image` of sample 0, picture 1"),
         ({"video": [[]]}, ValueError, "`video` of sample 0 has no frame"),
         ({"video": [[picture(), b"no"]]}, ValueError, "`video` of sample 0, frame 1"),
@@ -680,6 +709,9 @@ def test_options_in_common(processor):
         ({"audio": [b"no sound"]}, ValueError, "`audio` of sample 0 is not a readable sound file"),
         ({"audio": ["/nowhere/a.wav"]}, ValueError, "there is no file"),
         ({"audio": [{"array": tone(), "sampling_rate": 0}]}, ValueError, "sampling_rate=0"),
+        ({"audio": [{"array": tone(), "sampling_rate": np.nan}]}, ValueError, "sampling_rate=nan"),
+        ({"audio": [{"array": tone(), "sampling_rate": np.inf}]}, ValueError, "sampling_rate=inf"),
+        ({"audio": [tone() * 32767]}, ValueError, "`audio` of sample 0 has floats up to"),
         (
             {"wrist": [np.zeros((5, 2))]},
             ValueError,

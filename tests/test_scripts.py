@@ -320,6 +320,8 @@ def test_predict_a_data_set(folder, tmp_path):
         (["--inputs", "wrist={folder}/red.png"], "expected a .npy or .csv file"),
         ([], "give either --inputs"),
         (["--dataset", "{folder}/data"], "--dataset needs --columns"),
+        (["--inputs", "image={folder}/red.png", "--device", "gpu"], "`device='gpu'` is no device"),
+        (["--inputs", "image={folder}/red.png", "--num_beams", "0"], "--num_beams is 0; expected more than 0"),
     ],
 )
 def test_predict_script_refuses(folder, capsys, argv, message):
@@ -336,6 +338,7 @@ def test_predict_script_refuses(folder, capsys, argv, message):
         (["--recipe", "/nowhere/recipe.yaml"], "No such file"),
         (["--recipe", "{folder}/typo.yaml"], "has the key `modle`"),
         (["--recipe", "{folder}/good.yaml", "--skip_training", "--output_dir", "/nowhere"], "there is no model in"),
+        (["--recipe", "{folder}/good.yaml", "--num_processes", "0"], "--num_processes is 0; expected at least 1"),
     ],
 )
 def test_demo_refuses(folder, capsys, argv, message):
@@ -358,6 +361,23 @@ def test_demo_shows_a_trained_model(folder, tmp_path, capsys):
     assert all(sum(sample["shares"].values()) == pytest.approx(1) for sample in samples)
     assert Image.open(folder / "model" / "answers.png").size > (300, 300)
     assert "picture + speech" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_demo_trains_in_two_processes(folder, tmp_path, capfd):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"model: {folder / 'model'}\ndataset: {folder / 'data'}\ninputs: [image=picture, audio=speech]\ntarget: name\n"
+        "train_split: test\neval_split: null\nuse_cpu: true\nmax_steps: 2\nper_device_train_batch_size: 2\n"
+        "report_to: none\n"
+    )
+    argv = ["--recipe", recipe, "--output_dir", tmp_path / "out", "--num_samples", 2, "--num_processes", 2]
+    assert len(load_script("demo").main([str(argument) for argument in argv])) == 2
+    assert "| `num_processes` | 2 |" in (tmp_path / "out" / "README.md").read_text()
+    assert (tmp_path / "out" / "model.safetensors").exists() and (tmp_path / "out" / "answers.png").exists()
+    with pytest.raises(SystemExit):  # training can't start: no such data set
+        load_script("demo").main([*map(str, argv), "--dataset", "/nowhere"])
+    assert "error: there is no data set at /nowhere" in capfd.readouterr().err
 
 
 SAMPLE = {"picture": Image.new("RGB", (8, 8)), "answer": "a $5 bill", "truth": "b", "shares": {"image": 0.5}}

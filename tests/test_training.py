@@ -225,6 +225,7 @@ def test_recipes_that_are_refused(tmp_path, text, message):
         (["--inputs", "=photo"], "'=photo' is not of the form modality=value"),
         (["--questions", "{what"], "is not JSON"),
         (["--learn_rate", "1"], "--learn_rate"),
+        (["--remove_unused_columns", "true"], "would remove the columns"),
     ],
 )
 def test_command_lines_that_are_refused(argv, message):
@@ -249,6 +250,15 @@ def test_command_lines_that_are_refused(argv, message):
 def test_what_the_script_refuses(folder, tmp_path, flags, error, message):
     with pytest.raises(error, match=message):
         load_script().main(argv_of(folder, tmp_path, **flags))
+
+
+@pytest.mark.parametrize("flags", [{"label_smoothing_factor": 0.1}, {"predict_with_generate": False}])
+def test_flags_that_change_what_the_trainer_computes(folder, tmp_path, flags):
+    trainer = train(folder, tmp_path, max_steps=2, eval_strategy="steps", eval_steps=2, **flags)
+    losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert losses and all(np.isfinite(losses))
+    has_answers = any("eval_exact_match" in entry for entry in trainer.state.log_history)
+    assert has_answers == flags.get("predict_with_generate", True)
 
 
 def test_missing_files(tmp_path):
