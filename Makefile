@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM := false
 
 ## Trains on the emoji data, evaluates, and draws outputs/emoji-demo/answers.png.
 demo: .venv/demo
-# For a model this small, one core computes and the other prepares batches: two threads would wait for each other.
+# For a model this small, each core computes by itself: two threads would wait for each other.
 	OMP_NUM_THREADS=1 .venv/bin/python scripts/demo.py
 
 ## All tests, transformers' own among them.

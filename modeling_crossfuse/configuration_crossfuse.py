@@ -107,8 +107,24 @@ def _known_keys() -> set[str]:
     return _BASE_KEYS | set(GenerationConfig._get_default_generation_params())
 
 
-class _StrictConfig(PreTrainedConfig):
-    """A config that refuses keys it does not know, and names the one that was probably meant."""
+@strict
+class _LayerConfig(PreTrainedConfig):
+    """
+    What the one Transformer layer class reads from a config, whichever part it is built for. Refuses keys that it does
+    not know, and names the one that was probably meant.
+    """
+
+    num_attention_heads: int = positive_int(default=4)
+    num_key_value_heads: int | None = optional_positive_int(default=None)
+    intermediate_size: int | None = optional_positive_int(default=None)
+    mlp_type: Literal["swiglu", "gelu"] = "swiglu"
+    norm_type: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    norm_eps: float = positive_float(default=1e-6)
+    dropout: float | int = probability(default=0.0)
+    attention_dropout: float | int = probability(default=0.0)
+    position_embedding_type: Literal["rotary", "sinusoidal"] = "rotary"
+    rope_theta: float | int = positive_float(default=10_000.0)
+    initializer_range: float = positive_float(default=0.02)
 
     def _refuse_unknown_keys(self, kwargs: dict[str, Any]):
         known = _known_keys()
@@ -130,23 +146,6 @@ class _StrictConfig(PreTrainedConfig):
         # Attributes that other code set on the config are not written: they could not be read back.
         kept = _known_keys() | {field.name for field in fields(self)} | {"transformers_version"}
         return {key: value for key, value in super().to_dict().items() if key in kept}
-
-
-@strict
-class _LayerConfig(_StrictConfig):
-    """What the one Transformer layer class reads from a config, whichever part it is built for."""
-
-    num_attention_heads: int = positive_int(default=4)
-    num_key_value_heads: int | None = optional_positive_int(default=None)
-    intermediate_size: int | None = optional_positive_int(default=None)
-    mlp_type: Literal["swiglu", "gelu"] = "swiglu"
-    norm_type: Literal["rmsnorm", "layernorm"] = "rmsnorm"
-    norm_eps: float = positive_float(default=1e-6)
-    dropout: float | int = probability(default=0.0)
-    attention_dropout: float | int = probability(default=0.0)
-    position_embedding_type: Literal["rotary", "sinusoidal"] = "rotary"
-    rope_theta: float | int = positive_float(default=10_000.0)
-    initializer_range: float = positive_float(default=0.02)
 
 
 @strict
