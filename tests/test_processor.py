@@ -414,6 +414,24 @@ def test_frames_are_sampled_uniformly(processor):
     assert processor(videos=frames, do_sample_frames=False)["pixel_values_videos"].shape[1] == 10
 
 
+def test_a_video_processor_gets_whole_videos():
+    """A stand-in: transformers' own need torchvision."""
+    shapes = []
+
+    def video_processor(videos, **options):
+        shapes.append((videos[0].shape, options["do_sample_frames"]))
+        return {"pixel_values_videos": torch.from_numpy(videos[0][None, :, :, :4, :4]) / 255}
+
+    processor = CrossFuseProcessor(modalities={"video": {"num_frames": 3}})
+    processor.video_processor = video_processor
+    frames = [Image.new("RGB", (8, 6), (50 * index, 0, 0)) for index in range(5)]
+    batch = processor(video=[frames, frames[:2]], return_tensors="pt")
+    assert shapes == [((3, 3, 6, 8), False), ((2, 3, 6, 8), False)]
+    reds = (batch["pixel_values_videos"][:, :, 0, 0, 0] * 255).round()
+    assert reds.tolist() == [[0, 100, 200], [0, 50, 0]]
+    assert batch["video_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+
+
 def test_video_files(processor, tmp_path):
     av = pytest.importorskip("av")
     path = tmp_path / "clip.mkv"
