@@ -432,6 +432,21 @@ def test_a_video_processor_gets_whole_videos():
     assert batch["video_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
 
 
+def test_a_video_processor_of_transformers(tmp_path):
+    pytest.importorskip("torchvision")
+    from transformers import LlavaOnevisionVideoProcessor
+
+    videos = LlavaOnevisionVideoProcessor(size={"height": 8, "width": 8})
+    processor = CrossFuseProcessor(video_processor=videos, modalities={"video": {"num_frames": 3}})
+    frames = [Image.new("RGB", (16, 12), (50 * index, 0, 0)) for index in range(5)]
+    batch = processor(video=[frames, frames[:2]], return_tensors="pt")
+    assert batch["pixel_values_videos"].shape == (2, 3, 3, 8, 8)
+    assert batch["video_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    processor.save_pretrained(tmp_path)
+    loaded = CrossFuseProcessor.from_pretrained(tmp_path)(video=[frames, frames[:2]], return_tensors="pt")
+    assert torch.equal(loaded["pixel_values_videos"], batch["pixel_values_videos"])
+
+
 def test_video_files(processor, tmp_path):
     av = pytest.importorskip("av")
     path = tmp_path / "clip.mkv"
