@@ -91,8 +91,8 @@ class Entrant:
     part_learning_rates: dict[str, float] = field(default_factory=dict)
 
 
-# CrossFuse's rates stand in the recipe. The peers' are from runs of 0.7 minutes on one thread, by the loss per token on
-# the validation split:
+# CrossFuse's rates stand in the recipe. The peers' are from runs of 0.7 minutes on one thread, by the loss per token
+# on the validation split:
 #   learning rate   4e-3   2e-3   1e-3
 #   ViT + BERT      4.74   2.70   3.06
 #   ViT + GPT-2     3.19   3.31   3.53
@@ -210,6 +210,7 @@ class Task:
         if "image" not in self.recipe.inputs or self.recipe.target is None:
             raise ValueError(f"the recipe {args.recipe} has no column for the modality image, or no target")
         self.recipe.questions = None
+        self.recipe.learning_rates = image_rates(self.recipe.learning_rates or {})
         self.recipe.inputs = {"image": self.recipe.inputs["image"]}
         rows = self._load(self.recipe.train_split)
         tokenizer = train_tokenizer(recipe_texts(self.recipe, rows), self.recipe.vocab_size)
@@ -254,11 +255,20 @@ class Task:
         return args.learning_rates.get(name) or [ENTRANTS[name].learning_rate or self.arguments.learning_rate]
 
     def part_learning_rates(self, name: str, args: argparse.Namespace) -> dict[str, float]:
-        own = self.recipe.learning_rates or {} if name == "crossfuse" else ENTRANTS[name].part_learning_rates
+        own = self.recipe.learning_rates if name == "crossfuse" else ENTRANTS[name].part_learning_rates
         return args.part_learning_rates.get(name, {part: float(rate) for part, rate in own.items()})
 
     def autocast(self):
         return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.arguments.bf16)
+
+
+def image_rates(rates: dict[str, float]) -> dict[str, float]:
+    """Learning rates of parts, without those of encoders that a model of pictures alone does not have."""
+    return {
+        part: rate
+        for part, rate in rates.items()
+        if not part.startswith("encoder.encoders.") or part.startswith("encoder.encoders.image")
+    }
 
 
 def image_only(config: CrossFuseConfig, vocab_size: int) -> CrossFuseConfig:

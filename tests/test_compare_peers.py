@@ -50,7 +50,7 @@ def recipe(tmp_path_factory) -> str:
         "vocab_size": 280,
         "augmentation": {"image": [{"RandomHorizontalFlip": {"p": 0.5}}]},
         "learning_rate": 2e-3,
-        "learning_rates": {"decoder": 3e-3},
+        "learning_rates": {"decoder": 3e-3, "encoder.encoders.audio": 1e-3},
         "answer_classifier": True,
         "weight_decay": 0.05,
         "per_device_train_batch_size": 4,
