@@ -19,6 +19,10 @@ from typing import Any
 import torch
 
 
+# The natural logarithm of a power that is one decibel.
+_LOG_PER_DB = math.log(10) / 10
+
+
 class ImageAugmentation:
     """
     A chain of kornia's augmentations, each drawn anew for each picture.
@@ -96,9 +100,8 @@ class AudioAugmentation:
     def __call__(self, input_features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Features `(batch, bands, frames)` with their mask `(batch, frames)` to the same shape."""
         features = self._add_noise(input_features, mask)
-        features = (
-            features + self._uniform(features, -self.gain_db, self.gain_db) * (math.log(10) / 10) * self.log_scale
-        )
+        gain = self._uniform(features, -self.gain_db, self.gain_db) * _LOG_PER_DB
+        features = features + gain * self.log_scale
         floor = features.amin((1, 2), keepdim=True)
         features = torch.where(self._span(features, 2, self.max_time_mask), floor, features)
         return torch.where(self._span(features, 1, self.max_band_mask), floor, features)
@@ -115,7 +118,7 @@ class AudioAugmentation:
         # The power of noise in one band and frame scatters exponentially around its mean.
         scatter = torch.rand_like(logs).clamp(min=1e-6).log().neg().log()
         tilt = self._uniform(logs, -2, 2) * torch.linspace(-1, 1, bands)[None, :, None]
-        ratio = self._uniform(logs, *self.noise_db) * (math.log(10) / 10)
+        ratio = self._uniform(logs, *self.noise_db) * _LOG_PER_DB
         noise = signal.clamp(min=1e-10).log() - ratio + tilt + scatter
         return features.index_put((chosen,), torch.logaddexp(logs, noise) * self.log_scale)
 

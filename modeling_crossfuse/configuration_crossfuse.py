@@ -697,7 +697,7 @@ class CrossFuseConfig(_LayerConfig):
                 raise ValueError(f"`{where}` has `hidden_size={part.hidden_size}`; expected `d_model={self.d_model}`")
 
     def validate_tensor_names(self):
-        """Two modalities may not ask for the same keyword argument of `forward`, nor one for another's."""
+        """Two modalities may not ask for the same keyword argument of `forward`, nor one for what `generate` keeps."""
         if not isinstance(self.modalities, CrossFuseModalitiesConfig):
             return
         names = self.modalities.tensor_names
