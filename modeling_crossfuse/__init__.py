@@ -25,16 +25,15 @@ from transformers import (
     AutoProcessor,
 )
 
-from .configuration_crossfuse import (
+from .configuration_crossfuse import CrossFuseConfig, CrossFuseDecoderConfig, CrossFuseFusionConfig
+from .configuration_modalities import (
     CrossFuseAudioConfig,
-    CrossFuseConfig,
-    CrossFuseDecoderConfig,
-    CrossFuseFusionConfig,
     CrossFuseImageConfig,
     CrossFuseModalitiesConfig,
     CrossFuseSeriesConfig,
     CrossFuseTextConfig,
     CrossFuseVideoConfig,
+    CrossFuseWrappedEncoderConfig,
 )
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .fusion import CrossFuseFusion, Memory, Stream, register_fusion
@@ -79,6 +78,7 @@ __all__ = [
     "CrossFuseTextConfig",
     "CrossFuseTrainer",
     "CrossFuseVideoConfig",
+    "CrossFuseWrappedEncoderConfig",
     "Memory",
     "Stream",
     "register_fusion",

@@ -11,14 +11,19 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Built-in encoders: a stem per kind in front of the one Transformer layer."""
+"""Encoders: built-in ones, a stem per kind in front of the one Transformer layer, and any that transformers has."""
 
 from itertools import pairwise
 
 import torch
 from torch import nn
+from transformers import AutoModel
 
-from .configuration_crossfuse import CrossFuseEncoderConfig, CrossFuseModalitiesConfig
+from .configuration_modalities import (
+    CrossFuseEncoderConfig,
+    CrossFuseModalitiesConfig,
+    CrossFuseWrappedEncoderConfig,
+)
 from .layers import (
     RECORDED,
     CrossFuseLayers,
@@ -27,6 +32,7 @@ from .layers import (
     CrossFuseTokenEmbedding,
     sinusoidal_positions,
 )
+from .wrapped_encoders import build_encoder, call_encoder, complete
 
 
 def sequence_positions(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -180,54 +186,25 @@ class SeriesStem(nn.Module):
 STEMS = {"text": TextStem, "image": ImageStem, "video": VideoStem, "audio": AudioStem, "series": SeriesStem}
 
 
-class CrossFuseEncoder(CrossFusePreTrainedModel):
+class CrossFuseEncoderBase(CrossFusePreTrainedModel):
     """
-    A built-in encoder: the stem of its kind, positions, and Transformer layers.
-
-    Args:
-        config ([`CrossFuseEncoderConfig`]): one of the encoder configs, such as [`CrossFuseImageConfig`].
+    What built-in and wrapped encoders share: several images per sample, and freezing. A subclass implements
+    `_encode(values, mask)`.
     """
 
-    config: CrossFuseEncoderConfig
-    _can_record_outputs = RECORDED
-
-    def __init__(self, config: CrossFuseEncoderConfig):
-        super().__init__(config)
-        self.stem = STEMS[config.kind](config)
-        rotary = config.position_embedding_type == "rotary"
-        self.rotary_emb = CrossFuseRotaryEmbedding(config, config.position_axes) if rotary else None
-        self.dropout = nn.Dropout(config.dropout)
-        self.layers = CrossFuseLayers(config, config.num_hidden_layers)
-        self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        if self.config.kind != "text":
-            raise NotImplementedError(f"an encoder of kind {self.config.kind!r} has no token embedding")
-        return self.stem.embed_tokens
-
-    def set_input_embeddings(self, value: nn.Module):
-        self.stem.embed_tokens = value
+    encodes_images: bool
 
     def forward(self, values: torch.Tensor, mask: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Values of samples that have the modality, with their mask, to hidden states `(batch, length, hidden_size)` and
         the mask `(batch, length)` of these.
         """
-        if self.config.kind == "image":
+        if self.encodes_images:
             return self._encode_images(values, mask, **kwargs)
         return self._encode(values, mask, **kwargs)
 
     def _encode(self, values: torch.Tensor, mask: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden_states, positions, mask = self.stem(values, mask)
-        position_embeddings = None
-        if self.rotary_emb is not None:
-            position_embeddings = self.rotary_emb(positions, hidden_states.dtype)
-        else:
-            hidden_states = hidden_states + sinusoidal_positions(positions, hidden_states.shape[-1]).to(hidden_states)
-        hidden_states = self.layers(
-            self.dropout(hidden_states), mask, position_embeddings=position_embeddings, **kwargs
-        )
-        return hidden_states, mask
+        raise NotImplementedError
 
     def _encode_images(self, values: torch.Tensor, mask: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
         """Each image `(batch, images, ...)` by itself; then those of a sample one after the other."""
@@ -250,6 +227,93 @@ class CrossFuseEncoder(CrossFusePreTrainedModel):
             hidden_states = hidden_states + (index - index[:1])[:, None].to(hidden_states)
         return hidden_states.flatten(1, 2), mask
 
+    def train(self, mode: bool = True):
+        # What is frozen gives the same in training as afterwards: no dropout, and batch norm keeps its statistics.
+        return super().train(mode and not self.config.frozen)
+
+    def apply_frozen(self):
+        """Makes the parameters, and the mode, what `config.frozen` says. Loading weights undoes it."""
+        self.requires_grad_(not self.config.frozen)
+        self.train(self.training)
+
+
+class CrossFuseEncoder(CrossFuseEncoderBase):
+    """
+    A built-in encoder: the stem of its kind, positions, and Transformer layers.
+
+    Args:
+        config ([`CrossFuseEncoderConfig`]): one of the encoder configs, such as [`CrossFuseImageConfig`].
+    """
+
+    config: CrossFuseEncoderConfig
+    _can_record_outputs = RECORDED
+
+    def __init__(self, config: CrossFuseEncoderConfig):
+        super().__init__(config)
+        self.encodes_images = config.kind == "image"
+        self.stem = STEMS[config.kind](config)
+        rotary = config.position_embedding_type == "rotary"
+        self.rotary_emb = CrossFuseRotaryEmbedding(config, config.position_axes) if rotary else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = CrossFuseLayers(config, config.num_hidden_layers)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        if self.config.kind != "text":
+            raise NotImplementedError(f"an encoder of kind {self.config.kind!r} has no token embedding")
+        return self.stem.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.stem.embed_tokens = value
+
+    def _encode(self, values: torch.Tensor, mask: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden_states, positions, mask = self.stem(values, mask)
+        position_embeddings = None
+        if self.rotary_emb is not None:
+            position_embeddings = self.rotary_emb(positions, hidden_states.dtype)
+        else:
+            hidden_states = hidden_states + sinusoidal_positions(positions, hidden_states.shape[-1]).to(hidden_states)
+        hidden_states = self.layers(
+            self.dropout(hidden_states), mask, position_embeddings=position_embeddings, **kwargs
+        )
+        return hidden_states, mask
+
+
+class CrossFuseWrappedEncoder(CrossFuseEncoderBase):
+    """
+    The adapter around any encoder of transformers.
+
+    The encoder gets its mask where it takes one. Otherwise what stands in the padding of a sample is read as the
+    sample's processor left it; nothing is ever read of a sample that lacks the modality.
+
+    Args:
+        config ([`CrossFuseWrappedEncoderConfig`]): how the encoder is built and called. What it does not say is found
+            out here, and filled in.
+
+    Raises:
+        ValueError: if `config.encoder` is that of a model without an encoder of the kind.
+    """
+
+    config: CrossFuseWrappedEncoderConfig
+
+    def __init__(self, config: CrossFuseWrappedEncoderConfig):
+        super().__init__(config)
+        if config.is_complete:
+            self.model = build_encoder(config.encoder, config.architecture)
+        else:
+            self.model = complete(config, AutoModel.from_config(config.encoder), "`encoder`")
+        self.encodes_images = "height" in config.encoder_layout and "frames" not in config.encoder_layout
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.model.set_input_embeddings(value)
+
+    def _encode(self, values: torch.Tensor, mask: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+        return call_encoder(self.model, self.config, values, mask)
+
 
 class CrossFuseEncoders(CrossFusePreTrainedModel):
     """
@@ -270,8 +334,10 @@ class CrossFuseEncoders(CrossFusePreTrainedModel):
                 raise ValueError(
                     f"`modalities` has the name {name!r}, which is an attribute of a model; choose another"
                 )
-            self.add_module(name, CrossFuseEncoder(part))
+            wrapped = hasattr(part, "encoder")
+            self.add_module(name, CrossFuseWrappedEncoder(part) if wrapped else CrossFuseEncoder(part))
+            self[name].apply_frozen()
         self.post_init()
 
-    def __getitem__(self, name: str) -> CrossFuseEncoder:
+    def __getitem__(self, name: str) -> CrossFuseEncoderBase:
         return self.get_submodule(name)

@@ -13,21 +13,30 @@
 # limitations under the License.
 """Reading the keyword arguments of `forward`: the values, mask and presence of each modality, checked."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 
-# Number of dimensions of each kind's values, and the axis that the mask runs along.
-_VALUE_DIMS = {"text": 2, "image": 5, "video": 5, "audio": 3, "series": 3}
-_LENGTH_AXIS = {"text": 1, "image": 1, "video": 1, "audio": 2, "series": 1}
-# The axis of the channels, and the config's field that says how many.
-_CHANNEL_AXIS = {
-    "image": (2, "num_channels"),
-    "video": (2, "num_channels"),
-    "audio": (1, "num_mel_bins"),
-    "series": (2, "num_channels"),
-}
+# The dimensions that masks run along.
+_LENGTHS = {"length", "images", "frames", "samples", "steps"}
+
+
+class ModalityInputs(NamedTuple):
+    """
+    What `forward` is given of one modality.
+
+    Args:
+        values (`torch.Tensor` of shape `(batch, ...)`): its values, or what its encoder gave before.
+        mask (`torch.Tensor` of shape `(batch, length)`): 1 for what is to be read.
+        axis (`int`): the dimension of the values that the mask runs along.
+        is_encoded (`bool`): whether `values` are hidden states of the encoder.
+    """
+
+    values: torch.Tensor
+    mask: torch.Tensor
+    axis: int
+    is_encoded: bool
 
 
 def refuse_unknown_tensors(given: dict[str, Any], modalities):
@@ -47,43 +56,53 @@ def refuse_no_modality(modalities):
     )
 
 
-def read_inputs(tensors: dict[str, torch.Tensor | None], modalities) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def read_inputs(tensors: dict[str, torch.Tensor | None], modalities) -> dict[str, ModalityInputs]:
     """Values and mask of each given modality, checked; images with a dimension for several per sample."""
     inputs = {}
     for name, part in modalities.items():
-        value_name, values = _read_values(tensors, name, modalities)
-        mask = tensors[modalities.mask_name(name)]
-        if values is not None:
-            inputs[name] = (values, _read_mask(mask, modalities.mask_name(name), values, value_name, part.kind))
+        given, mask_name = _given_values(tensors, name, modalities)
+        mask = tensors[mask_name]
+        if given is not None:
+            inputs[name] = _read_modality(given, tensors[given], mask, mask_name, name, modalities)
         elif mask is not None and part.kind != "text":
-            raise ValueError(f"`{modalities.mask_name(name)}` is given without `{value_name}`")
+            raise ValueError(f"`{mask_name}` is given without `{modalities.value_name(name)}`")
     if not inputs:
         refuse_no_modality(modalities)
-    sizes = {modalities.value_name(name): values.shape[0] for name, (values, _) in inputs.items()}
+    sizes = {modalities.value_name(name): len(given.values) for name, given in inputs.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"the modalities have different batch sizes: {sizes}")
     return inputs
 
 
-def _read_values(tensors: dict[str, torch.Tensor | None], name: str, modalities) -> tuple[str, torch.Tensor | None]:
-    part, value_name, embeds_name = modalities[name], modalities.value_name(name), modalities.embeds_name(name)
-    values, embeds = tensors[value_name], tensors.get(embeds_name)
-    if values is not None and embeds is not None:
-        raise ValueError(f"You cannot specify both `{value_name}` and `{embeds_name}` at the same time")
-    if embeds is not None:
-        values, value_name = embeds, embeds_name
-    if values is None:
-        return value_name, None
+def _given_values(tensors: dict[str, torch.Tensor | None], name: str, modalities) -> tuple[str | None, str]:
+    """Which of the tensors that can give a modality is given, if any, and the name of its mask."""
+    encoded_name = modalities.hidden_states_name(name)
+    possible = [modalities.value_name(name), modalities.embeds_name(name), encoded_name]
+    given = [key for key in possible if tensors.get(key) is not None]
+    if len(given) > 1:
+        raise ValueError(f"You cannot specify both `{given[0]}` and `{given[1]}` at the same time")
+    is_encoded = given == [encoded_name] or (not given and tensors[f"{encoded_name}_mask"] is not None)
+    return given[0] if given else None, f"{encoded_name}_mask" if is_encoded else modalities.mask_name(name)
+
+
+def _read_modality(given: str, values: Any, mask, mask_name: str, name: str, modalities) -> ModalityInputs:
+    part = modalities[name]
     if not isinstance(values, torch.Tensor):
-        raise TypeError(f"`{value_name}` is {type(values).__name__}; expected a torch.Tensor")
+        raise TypeError(f"`{given}` is {type(values).__name__}; expected a torch.Tensor")
+    is_encoded = given == modalities.hidden_states_name(name)
+    layout = part.layout
+    if is_encoded or given == modalities.embeds_name(name):
+        # A wrapped encoder's embeddings may be narrower than its hidden states.
+        layout = ("length", "embedding_size" if hasattr(part, "encoder") and not is_encoded else "hidden_size")
     if part.kind == "image" and values.dim() == 4:
         values = values.unsqueeze(1)
-    _check_values(value_name, values, part, is_tokens=part.kind == "text" and embeds is None)
-    return value_name, values
+    _check_values(given, values, part, layout)
+    axis = 1 + next((place for place, dimension in enumerate(layout) if dimension in _LENGTHS), 0)
+    return ModalityInputs(values, _read_mask(mask, mask_name, values, given, axis), axis, is_encoded)
 
 
-def _read_mask(mask: torch.Tensor | None, mask_name: str, values: torch.Tensor, value_name: str, kind: str):
-    shape = (values.shape[0], values.shape[_LENGTH_AXIS[kind]])
+def _read_mask(mask: torch.Tensor | None, mask_name: str, values: torch.Tensor, value_name: str, axis: int):
+    shape = (values.shape[0], values.shape[axis])
     if mask is None:
         return torch.ones(shape, dtype=torch.long, device=values.device)
     if mask.shape != shape:
@@ -95,31 +114,31 @@ def _read_mask(mask: torch.Tensor | None, mask_name: str, values: torch.Tensor, 
     return mask.long()
 
 
-def _check_values(value_name: str, values: torch.Tensor, part, is_tokens: bool):
-    embeds = part.kind == "text" and not is_tokens
+def _check_values(value_name: str, values: torch.Tensor, part, layout: tuple[str, ...]):
+    is_tokens = part.kind == "text" and layout == part.layout
     if values.is_floating_point() == is_tokens:
         expected = "integers, the ids of tokens" if is_tokens else "floating point numbers"
         raise ValueError(f"`{value_name}` has dtype {values.dtype}; expected {expected}")
-    dims = 3 if embeds else _VALUE_DIMS[part.kind]
+    dims = 1 + len(layout)
     if values.dim() != dims:
         raise ValueError(
             f"`{value_name}` has shape {tuple(values.shape)}; expected {dims} dimensions for {part.kind!r}"
         )
     if 0 in values.shape:
         raise ValueError(f"`{value_name}` has shape {tuple(values.shape)}; expected no empty dimension")
-    axis, field = (2, "hidden_size") if embeds else _CHANNEL_AXIS.get(part.kind, (None, None))
-    if axis is not None and values.shape[axis] != getattr(part, field):
-        raise ValueError(
-            f"`{value_name}` has shape {tuple(values.shape)}; expected `{field}={getattr(part, field)}` in dimension "
-            f"{axis}"
-        )
+    for axis, field in enumerate(layout, start=1):
+        size = getattr(part, field, None)
+        if isinstance(size, int) and values.shape[axis] != size:
+            raise ValueError(
+                f"`{value_name}` has shape {tuple(values.shape)}; expected `{field}={size}` in dimension {axis}"
+            )
 
 
-def find_present(inputs: dict[str, tuple], modality_mask: torch.Tensor | None, modalities) -> torch.Tensor:
+def find_present(inputs: dict[str, ModalityInputs], modality_mask: torch.Tensor | None, modalities) -> torch.Tensor:
     """Which sample has which modality, `(batch, num_modalities)`, as booleans."""
-    some_mask = next(iter(inputs.values()))[1]
+    some_mask = next(iter(inputs.values())).mask
     lacking = torch.zeros(some_mask.shape[0], dtype=torch.bool, device=some_mask.device)
-    present = torch.stack([inputs[name][1].any(1) if name in inputs else lacking for name in modalities], dim=1)
+    present = torch.stack([inputs[name].mask.any(1) if name in inputs else lacking for name in modalities], dim=1)
     if modality_mask is not None:
         if modality_mask.shape != present.shape:
             raise ValueError(
@@ -132,13 +151,13 @@ def find_present(inputs: dict[str, tuple], modality_mask: torch.Tensor | None, m
     return present
 
 
-def _check_samples(inputs: dict[str, tuple], present: torch.Tensor, modalities):
+def _check_samples(inputs: dict[str, ModalityInputs], present: torch.Tensor, modalities):
     without = (~present.any(1)).nonzero().flatten().tolist()
     if without:
         raise ValueError(
             f"sample {without[0]} of the batch has no modality; expected at least one of {', '.join(modalities)}"
         )
-    for name, (values, mask) in inputs.items():
+    for name, (values, mask, axis, _) in inputs.items():
         if values.is_meta:
             continue
         rows = present[:, list(modalities).index(name)]
@@ -146,7 +165,6 @@ def _check_samples(inputs: dict[str, tuple], present: torch.Tensor, modalities):
         if not values.is_floating_point():
             _check_tokens(modalities.value_name(name), values, kept, modalities[name].vocab_size)
             continue
-        axis = _LENGTH_AXIS[modalities[name].kind]
         finite = values.isfinite().transpose(1, axis).flatten(2).all(-1)
         if not (finite | ~kept).all():
             sample = (~finite & kept).any(1).nonzero().flatten()[0].item()
@@ -154,7 +172,9 @@ def _check_samples(inputs: dict[str, tuple], present: torch.Tensor, modalities):
             raise ValueError(f"`{value_name}` of sample {sample} has values that are not finite (NaN or inf)")
 
 
-def _check_tokens(value_name: str, tokens: torch.Tensor, kept: torch.Tensor, vocab_size: int):
+def _check_tokens(value_name: str, tokens: torch.Tensor, kept: torch.Tensor, vocab_size: int | None):
+    # Some encoders read characters, whose number is not limited.
+    vocab_size = float("inf") if vocab_size is None else vocab_size
     wrong = kept & ((tokens < 0) | (tokens >= vocab_size))
     if wrong.any():
         sample, position = wrong.nonzero()[0].tolist()

@@ -27,11 +27,12 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .composition import EncodersMixin
 from .configuration_crossfuse import CrossFuseConfig
 from .decoder import CrossFuseDecoder
 from .encoders import CrossFuseEncoders
 from .fusion import FUSIONS, Stream
-from .inputs import check_labels, find_present, read_inputs, refuse_no_modality, refuse_unknown_tensors
+from .inputs import ModalityInputs, check_labels, find_present, read_inputs, refuse_no_modality, refuse_unknown_tensors
 from .layers import RECORDED, CrossFusePreTrainedModel, make_norm
 
 
@@ -125,7 +126,7 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
         """The token embedding of the first modality of kind `text`."""
         for name, part in self.config.modalities.items():
             if part.kind == "text":
-                return self.encoders[name].stem.embed_tokens
+                return self.encoders[name].get_input_embeddings()
         raise NotImplementedError(
             "this CrossFuse model has no modality of kind 'text', so its encoder has no token embedding"
         )
@@ -133,7 +134,7 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
     def set_input_embeddings(self, value: nn.Module):
         for name, part in self.config.modalities.items():
             if part.kind == "text":
-                self.encoders[name].stem.embed_tokens = value
+                self.encoders[name].set_input_embeddings(value)
                 return
 
     @merge_with_config_defaults
@@ -180,7 +181,7 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
         spared = (torch.rand(present.shape, device=present.device) * present).argmax(1, keepdim=True)
         return keep | (~keep.any(1, keepdim=True) & torch.zeros_like(keep).scatter(1, spared, True))
 
-    def _streams(self, inputs: dict[str, tuple], present: torch.Tensor, **kwargs) -> list[Stream]:
+    def _streams(self, inputs: dict[str, ModalityInputs], present: torch.Tensor, **kwargs) -> list[Stream]:
         # The samples that lack a modality are left out of its encoder. A graph of fixed shapes can't do that: compiled
         # or exported, all samples pass through and those that lack it are masked, with the same result.
         fixed_shapes = torch.compiler.is_compiling()
@@ -190,32 +191,54 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
             if name not in inputs or (counts is not None and counts[index] == 0):
                 streams.extend(self._unused_stream(index, name, present))
                 continue
-            values, mask = inputs[name]
             if fixed_shapes or counts[index] == present.shape[0]:
-                hidden_states, mask = self._encode_all(name, values, mask, present[:, index], **kwargs)
+                hidden_states, mask = self._encode_all(name, inputs[name], present[:, index], **kwargs)
             else:
-                hidden_states, mask = self._encode_present(name, values, mask, present[:, index], **kwargs)
+                hidden_states, mask = self._encode_present(name, inputs[name], present[:, index], **kwargs)
+            if name in self.projections:
+                hidden_states = self.projections[name](hidden_states)
             hidden_states = hidden_states + self.modality_embeddings.weight[index]
             hidden_states = hidden_states.masked_fill((mask == 0).unsqueeze(-1), 0.0)
             streams.append(Stream(index, hidden_states, mask))
         return streams
 
-    def _encode(self, name: str, values, mask, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode_modality(
+        self, name: str, values: torch.Tensor, mask: torch.Tensor, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Runs the encoder of one modality, without projection and fusion.
+
+        Args:
+            name (`str`): the modality.
+            values (`torch.Tensor` of shape `(batch, ...)`): its values, as `forward` takes them; images of shape
+                `(batch, images, channels, height, width)`.
+            mask (`torch.Tensor` of shape `(batch, length)`): their mask.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: hidden states `(batch, length, hidden_size)` and their mask
+            `(batch, length)`. `forward` takes them as `<name>_hidden_states` and `<name>_hidden_states_mask`.
+        """
         encoder = self.encoders[name]
         if values.is_floating_point():  # processors give float32, whatever the model's dtype is
             values = values.to(encoder.dtype)
-        hidden_states, mask = encoder(values, mask, **kwargs)
-        return self.projections[name](hidden_states) if name in self.projections else hidden_states, mask
+        return encoder(values, mask, **kwargs)
 
-    def _encode_all(self, name: str, values, mask, rows, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+    def _encode(self, name: str, given: ModalityInputs, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+        if given.is_encoded:
+            return given.values.to(self.modality_embeddings.weight.dtype), given.mask
+        return self.encode_modality(name, given.values, given.mask, **kwargs)
+
+    def _encode_all(self, name: str, given: ModalityInputs, rows, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
         rows = rows.unsqueeze(1)
         # A sample without the modality gets a mask of ones here, since attention over nothing has no defined result.
-        values = values.masked_fill(~rows.view(-1, *[1] * (values.dim() - 1)), 0)
-        hidden_states, encoded_mask = self._encode(name, values, mask.masked_fill(~rows, 1), **kwargs)
+        values = given.values.masked_fill(~rows.view(-1, *[1] * (given.values.dim() - 1)), 0)
+        given = given._replace(values=values, mask=given.mask.masked_fill(~rows, 1))
+        hidden_states, encoded_mask = self._encode(name, given, **kwargs)
         return hidden_states, encoded_mask.masked_fill(~rows, 0)
 
-    def _encode_present(self, name: str, values, mask, rows, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
-        encoded, encoded_mask = self._encode(name, values[rows], mask[rows], **kwargs)
+    def _encode_present(self, name: str, given: ModalityInputs, rows, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+        given = given._replace(values=given.values[rows], mask=given.mask[rows])
+        encoded, encoded_mask = self._encode(name, given, **kwargs)
         index = rows.nonzero().squeeze(1)
         hidden_states = encoded.new_zeros(rows.shape[0], *encoded.shape[1:]).index_copy(0, index, encoded)
         mask = encoded_mask.new_zeros(rows.shape[0], encoded_mask.shape[1]).index_copy(0, index, encoded_mask)
@@ -242,7 +265,7 @@ def _layer_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in kwargs.items() if key in ("output_attentions",)}
 
 
-class CrossFuseModel(CrossFusePreTrainedModel):
+class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
     """
     CrossFuse without a head: encoders, fusion and decoder.
 
@@ -384,7 +407,7 @@ class CrossFuseAnswerHead(nn.Module):
         return self.out_proj(self.norm(masked_mean(memory, memory_mask)))
 
 
-class CrossFuseForConditionalGeneration(CrossFusePreTrainedModel, GenerationMixin):
+class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel, GenerationMixin):
     """
     CrossFuse with a language modelling head: any mix of modalities in, text out.
 

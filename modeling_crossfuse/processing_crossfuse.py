@@ -27,7 +27,8 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpa
 from transformers.tokenization_utils_base import TextInput
 from transformers.utils import cached_file, is_torchvision_available, logging
 
-from .configuration_crossfuse import CrossFuseConfig, check_modality_name
+from .configuration_crossfuse import CrossFuseConfig
+from .configuration_modalities import check_modality_name
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .media import (
     as_batch,

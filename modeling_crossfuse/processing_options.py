@@ -19,7 +19,7 @@ from functools import lru_cache
 
 from transformers.processing_utils import ImagesKwargs
 
-from .configuration_crossfuse import CrossFuseModalitiesConfig
+from .configuration_modalities import CrossFuseModalitiesConfig
 
 
 # Options of a call, and of a modality's settings, per kind. What would change the layout of the tensors is left out.

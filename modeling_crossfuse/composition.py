@@ -1,0 +1,266 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Composing a model of encoders that exist already, and freezing them."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from .configuration_crossfuse import CrossFuseConfig
+from .configuration_modalities import KINDS, CrossFuseWrappedEncoderConfig, check_modality_name
+from .wrapped_encoders import complete, infer_kind
+
+
+# What every function that loads something from the Hub takes.
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "token", "trust_remote_code")
+
+
+@dataclass
+class EncoderSource:
+    """
+    One entry of the `encoders` that [`~EncodersMixin.from_encoders`] and
+    [`~CrossFuseProcessor.from_encoders`] take, read.
+
+    Args:
+        name (`str`): the modality.
+        kind (`str`, *optional*): its kind, where the entry or its name says so.
+        encoder: an id or a folder, a model, or a config; None for a built-in encoder.
+        settings (`dict`): the other settings of the modality.
+    """
+
+    name: str
+    kind: str | None
+    encoder: Any
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        """What error messages call it."""
+        shown = self.encoder if isinstance(self.encoder, str) else type(self.encoder).__name__
+        return (
+            f"`encoders[{self.name!r}]`={shown!r}"
+            if isinstance(self.encoder, str)
+            else (f"`encoders[{self.name!r}]`, a {shown},")
+        )
+
+    @property
+    def name_or_path(self) -> str | None:
+        """The id or the folder that the encoder comes from, if any."""
+        if isinstance(self.encoder, str):
+            return self.encoder
+        config = getattr(self.encoder, "config", self.encoder)
+        return getattr(config, "_name_or_path", None) or None
+
+
+def read_encoders(encoders: dict[str, Any]) -> list[EncoderSource]:
+    """
+    The entries of `encoders`, checked.
+
+    Raises:
+        ValueError: if there are none, or a name or an entry can't be used.
+    """
+    if not isinstance(encoders, dict) or not encoders:
+        raise ValueError(f"`encoders={encoders!r}`; expected a dict of at least one modality to its encoder")
+    sources = []
+    for name, entry in encoders.items():
+        check_modality_name(name)
+        settings = dict(entry) if isinstance(entry, dict) else {"encoder": entry}
+        kind, encoder = settings.pop("kind", name if name in KINDS else None), settings.pop("encoder", None)
+        encoder = os.fspath(encoder) if isinstance(encoder, os.PathLike) else encoder
+        if encoder is not None and not isinstance(encoder, (str, PreTrainedModel, PreTrainedConfig)):
+            raise ValueError(
+                f"`encoders[{name!r}]` is {type(encoder).__name__}; expected a Hub id, a folder, a PreTrainedModel, a "
+                "config, or a dict of settings"
+            )
+        sources.append(EncoderSource(name, kind, encoder, settings))
+    return sources
+
+
+def explain_loading(error: Exception, where: str) -> OSError:
+    """The error for an encoder, or its processor, that can't be loaded."""
+    text = " ".join(str(error).split())
+    if "safetensors" in text:
+        return OSError(
+            f"{where} has no weights in safetensors, and pickled ones can run code when they are read. If you trust "
+            "them, convert them first: `AutoModel.from_pretrained(..., use_safetensors=False).save_pretrained(folder)`"
+        )
+    return OSError(f"{where} can't be loaded: {text}")
+
+
+def _load(source: EncoderSource, revision: str | None, hub: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
+    if isinstance(source.encoder, PreTrainedModel):
+        return source.encoder
+    if isinstance(source.encoder, PreTrainedConfig):
+        return AutoModel.from_config(source.encoder, dtype=dtype)
+    if os.path.isabs(source.encoder) and not os.path.exists(source.encoder):
+        raise OSError(f"{source.where}: there is no such folder")
+    try:
+        return AutoModel.from_pretrained(
+            source.encoder, revision=revision or "main", dtype=dtype, use_safetensors=True, **hub
+        )
+    except (OSError, ValueError) as error:
+        raise explain_loading(error, source.where) from error
+
+
+def _modality(source: EncoderSource, hub: dict[str, Any], dtype: torch.dtype):
+    """The config of a modality and, unless it has a built-in encoder, the encoder itself."""
+    if source.encoder is None:
+        return {**source.settings, "kind": source.kind or source.name}, None
+    settings = dict(source.settings)
+    model = _load(source, settings.pop("revision", None), hub, dtype)
+    config = CrossFuseWrappedEncoderConfig(
+        kind=source.kind or infer_kind(model, source.where),
+        encoder=model.config,
+        source=source.name_or_path,
+        revision=getattr(model.config, "_commit_hash", None),
+        **settings,
+    )
+    return config, complete(config, model, source.where)
+
+
+def _answer_settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The special tokens of answers, where a tokenizer has them under the names that its family uses."""
+
+    def first(*names: str) -> int | None:
+        tokens = (getattr(tokenizer, f"{name}_token_id") for name in names)
+        return next((token for token in tokens if token is not None), None)
+
+    start = first("bos", "cls", "pad", "eos", "sep")
+    return {
+        "pad_token_id": first("pad", "eos", "sep"),
+        "bos_token_id": start,
+        "eos_token_id": first("eos", "sep"),
+        "decoder_start_token_id": start,
+    }
+
+
+class EncodersMixin:
+    """What models with encoders can do: be composed of existing encoders, and freeze them."""
+
+    @classmethod
+    def from_encoders(
+        cls,
+        encoders: dict[str, Any],
+        decoder: dict[str, Any] | None = None,
+        fusion: dict[str, Any] | None = None,
+        freeze: Iterable[str] = (),
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        dtype: torch.dtype = torch.float32,
+        **kwargs,
+    ):
+        r"""
+        A model of encoders that exist already, with a new fusion and a new decoder.
+
+        Of a model with several parts the one that fits is taken: the encoder of an encoder-decoder such as T5 or
+        Whisper, the tower of a dual model such as CLIP or SigLIP. Poolers are left out. The weights are the source's.
+
+        Args:
+            encoders (`dict[str, Any]`): name of each modality to its encoder: a Hub id or a folder, whose weights have
+                to be safetensors; a `PreTrainedModel`, which the new model shares; a config of transformers, for
+                random weights; or a dict of the modality's settings, with one of these as its `encoder`, and `kind`
+                where neither the name nor the encoder says it, `revision`, `modality_dropout`. A dict without
+                `encoder` is a built-in encoder, as in [`CrossFuseConfig`].
+            decoder, fusion (`dict`, *optional*): as in [`CrossFuseConfig`].
+            freeze (`Iterable[str]`, *optional*): modalities whose encoders training is to leave as they are.
+            tokenizer (`PreTrainedTokenizerBase`, *optional*): that of the answers: the decoder gets its vocabulary and
+                special tokens. Otherwise they are settings of `decoder` and of the config.
+            dtype (`torch.dtype`, defaults to `torch.float32`): of all weights.
+            kwargs: other settings of [`CrossFuseConfig`], such as `d_model`; `attn_implementation`; and, for loading,
+                `cache_dir`, `force_download`, `local_files_only`, `proxies`, `token` and `trust_remote_code`.
+
+        Raises:
+            ValueError: if a model has no encoder of the modality's kind, or only a decoder.
+            OSError: if an id or a folder does not exist, or has no weights in safetensors.
+
+        Example:
+
+        ```python
+        >>> import torch
+        >>> from transformers import BertConfig, ResNetConfig
+        >>> from modeling_crossfuse import CrossFuseForConditionalGeneration
+
+        >>> bert = BertConfig(vocab_size=99, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+        >>> resnet = ResNetConfig(embedding_size=8, hidden_sizes=[16], depths=[1])
+        >>> model = CrossFuseForConditionalGeneration.from_encoders(
+        ...     {"text": bert, "image": resnet, "wrist": {"kind": "series", "num_channels": 6}},
+        ...     decoder={"vocab_size": 50, "num_hidden_layers": 1},
+        ...     freeze=("text",),
+        ...     d_model=32,
+        ... )
+        >>> model.config.modalities["text"].architecture, model.config.modalities["image"].hidden_size
+        ('BertModel', 16)
+        >>> outputs = model(
+        ...     input_ids=torch.tensor([[5, 6, 7]]),
+        ...     pixel_values=torch.zeros(1, 3, 32, 32),
+        ...     decoder_input_ids=torch.tensor([[1]]),
+        ... )
+        >>> outputs.encoder_last_hidden_state.shape  # 3 tokens, 8 x 8 places of the feature map
+        torch.Size([1, 67, 32])
+        ```
+        """
+        hub = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
+        built = {key: kwargs.pop(key) for key in ("attn_implementation",) if key in kwargs}
+        if tokenizer is not None:
+            decoder = {"vocab_size": len(tokenizer), **(decoder or {})}
+            kwargs = {**_answer_settings(tokenizer), **kwargs}
+        modalities, models = {}, {}
+        for source in read_encoders(encoders):
+            modalities[source.name], models[source.name] = _modality(source, hub, dtype)
+        config = CrossFuseConfig(modalities=modalities, decoder=decoder, fusion=fusion, **kwargs)
+        model = cls._from_config(config, dtype=dtype, **built)
+        for name, encoder in models.items():
+            if encoder is not None:
+                model.get_encoder().encoders[name].model = encoder.to(dtype)
+        model.freeze_modalities(*freeze)
+        return model
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for encoder in model.get_encoder().encoders.children():
+            encoder.apply_frozen()
+        return loaded
+
+    def freeze_modalities(self, *names: str):
+        """
+        Makes training leave the encoders of modalities as they are: their parameters get no gradient, their dropout is
+        off, their batch norm keeps its statistics, and no graph is built for them. Their projections and all that
+        follows train on. The config says so, and saved models remember it.
+
+        Args:
+            names (`str`): modalities.
+
+        Raises:
+            ValueError: if there is no such modality.
+        """
+        self._set_frozen(names, True)
+
+    def unfreeze_modalities(self, *names: str):
+        """Makes the encoders of modalities train again; the arguments are those of `freeze_modalities`."""
+        self._set_frozen(names, False)
+
+    def _set_frozen(self, names: Iterable[str], frozen: bool):
+        for name in names:
+            if name not in self.config.modalities:
+                raise ValueError(f"{name!r} is no modality of this model; it has {', '.join(self.config.modalities)}")
+        for name in names:
+            encoder = self.get_encoder().encoders[name]
+            encoder.config.frozen = frozen
+            encoder.train(self.training)
+            encoder.apply_frozen()

@@ -1,0 +1,366 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The adapter around any encoder of transformers: finding it in a model, learning how it is called, and calling it."""
+
+import copy
+import importlib
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_modalities import CrossFuseWrappedEncoderConfig
+
+
+# What the models of transformers call the values and the mask of each kind, the more specific name first.
+VALUES_ARGUMENTS = {
+    "text": ("input_ids",),
+    "image": ("pixel_values",),
+    "video": ("pixel_values_videos", "pixel_values"),
+    "audio": ("input_features", "input_values"),
+}
+_MASK_ARGUMENTS = {
+    "text": ("attention_mask",),
+    "image": (),
+    "video": (),
+    "audio": ("attention_mask", "input_features_mask", "feature_attention_mask", "padding_mask"),
+}
+# Orders in which encoders take the dimensions of their values.
+_LAYOUTS = {
+    "image": [["num_channels", "height", "width"]],
+    # The last: an encoder of pictures, which gets each frame by itself.
+    "video": [
+        ["frames", "num_channels", "height", "width"],
+        ["num_channels", "frames", "height", "width"],
+        ["num_channels", "height", "width"],
+    ],
+    "audio": [
+        ["samples"],
+        ["one", "samples"],
+        ["frames", "num_mel_bins"],
+        ["num_mel_bins", "frames"],
+        ["one", "frames", "num_mel_bins"],
+    ],
+}
+# Arguments by which a model continues what it has read: one that takes any of them may be a decoder.
+_CACHES = {"past_key_values", "cache_params", "state", "mems"}
+# Where outputs carry hidden states, what fits better first.
+_OUTPUT_FIELDS = ("last_hidden_state", "encoder_last_hidden_state", "feature_maps", "hidden_states")
+
+
+def _parameters(encoder: nn.Module) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(encoder.forward).parameters)
+
+
+def _values_argument(encoder: PreTrainedModel, kind: str) -> str | None:
+    """The argument by which a model takes values of a kind and nothing else, or None."""
+    parameters = _parameters(encoder)
+    name = next((name for name in VALUES_ARGUMENTS[kind] if name in parameters), None)
+    required = [
+        key
+        for key, parameter in parameters.items()
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD and key != name
+    ]
+    return None if required or any(key.startswith("decoder_") for key in parameters) else name
+
+
+def _takes_only(encoder: PreTrainedModel, kind: str) -> bool:
+    others = {name for names in VALUES_ARGUMENTS.values() for name in names} - set(VALUES_ARGUMENTS[kind])
+    return not others & set(_parameters(encoder))
+
+
+def _candidates(model: PreTrainedModel, kind: str) -> list[PreTrainedModel]:
+    """
+    The model and the models within it that take values of a kind, from the outside in: those before all that take no
+    other kind, as the towers of dual models do.
+    """
+    within = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    fitting = [module for module in within if _values_argument(module, kind) is not None]
+    return sorted(fitting, key=lambda module: not _takes_only(module, kind))
+
+
+def find_encoder(model: PreTrainedModel, kind: str, where: str) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """
+    The encoder of a kind within a model: the model itself, the encoder of an encoder-decoder, or a tower of a dual
+    model. It goes by what the model declares, and runs what it found on a few made-up values.
+
+    Args:
+        model (`PreTrainedModel`): any model of transformers.
+        kind (`str`): `"text"`, `"image"`, `"video"` or `"audio"`.
+        where (`str`): what error messages call the model.
+
+    Returns:
+        `tuple[PreTrainedModel, dict]`: the encoder, and the fields of [`CrossFuseWrappedEncoderConfig`] that say how
+        it is called.
+
+    Raises:
+        ValueError: if the model has no encoder of the kind; the message says what it takes, or why it failed.
+    """
+    reasons = []
+    for candidate in _candidates(model, kind):
+        try:
+            encoder = _as_rebuilt(candidate)
+            return encoder, _probe(encoder, kind)
+        except ValueError as error:
+            reasons.append(f"{type(candidate).__name__} {error}")
+    if not reasons:
+        known = dict.fromkeys(name for names in VALUES_ARGUMENTS.values() for name in names)
+        taken = [name for name in known if name in _parameters(model)]
+        reasons = [
+            f"{type(model).__name__} takes {', '.join(f'`{name}`' for name in taken) or 'something else'}; expected a "
+            f"model with an encoder that takes {' or '.join(f'`{name}`' for name in VALUES_ARGUMENTS[kind])}"
+        ]
+    raise ValueError(f"{where} is no encoder of kind {kind!r}: {reasons[0]}")
+
+
+def complete(config: CrossFuseWrappedEncoderConfig, model: PreTrainedModel, where: str) -> PreTrainedModel:
+    """
+    Fills in what a config does not say of the encoder within `model`, and returns that encoder. Its weights stay those
+    of `model`. Errors are those of [`find_encoder`].
+    """
+    encoder, settings = find_encoder(model, config.kind, where)
+    config.encoder = encoder.config
+    for key, value in settings.items():
+        setattr(config, key, value)
+    return encoder
+
+
+def infer_kind(model: PreTrainedModel, where: str) -> str:
+    """The kind of values that a model takes, for a modality whose name does not say."""
+    kinds = [kind for kind in VALUES_ARGUMENTS if _values_argument(model, kind) and _takes_only(model, kind)]
+    if not kinds:
+        raise ValueError(
+            f"{where}: {type(model).__name__} does not say what kind it is for; give "
+            '`{"kind": ..., "encoder": ...}` with one of text, image, video, audio'
+        )
+    return kinds[0]
+
+
+def encoder_class(config: PreTrainedConfig, architecture: str | None = None) -> type[PreTrainedModel]:
+    """
+    The class of an encoder, by its name, among the models of its config's own module.
+
+    Raises:
+        ValueError: if there is no such class.
+    """
+    classes = MODEL_MAPPING.get(type(config), ())
+    classes = {found.__name__: found for found in (classes if isinstance(classes, tuple) else (classes,))}
+    if architecture in classes:
+        return classes[architecture]
+    module = type(config).__module__
+    if ".configuration_" in module:
+        twin = importlib.import_module(module.replace(".configuration_", ".modeling_"))
+        found = getattr(twin, architecture or "", None)
+        if isinstance(found, type) and issubclass(found, PreTrainedModel):
+            return found
+    raise ValueError(f"`architecture={architecture!r}` is no model for a {type(config).__name__}")
+
+
+def build_encoder(config: PreTrainedConfig, architecture: str) -> PreTrainedModel:
+    """A new encoder, without the pooling layer that some have and that would only make one position of it."""
+    found = encoder_class(config, architecture)
+    has_pooler = "add_pooling_layer" in inspect.signature(found.__init__).parameters
+    return found(config, add_pooling_layer=False) if has_pooler else found(config)
+
+
+def _as_rebuilt(encoder: PreTrainedModel) -> PreTrainedModel:
+    """
+    The encoder with only those parts that it has when it is built from its config alone, as loading has to.
+
+    Raises:
+        ValueError: if it can't be built so.
+    """
+    try:
+        with torch.device("meta"):
+            config = type(encoder.config).from_dict(encoder.config.to_dict())
+            rebuilt = build_encoder(config, type(encoder).__name__)
+    except Exception as error:
+        raise ValueError(f"can't be built from its config alone ({_first_line(error)})") from error
+    shapes = {key: value.shape for key, value in encoder.state_dict().items()}
+    if any(shapes.get(key) != value.shape for key, value in rebuilt.state_dict().items()):
+        raise ValueError("has other weights when it is built from its config alone")
+    lacking = [name for name, _ in encoder.named_children() if getattr(rebuilt, name, None) is None]
+    if lacking:  # a copy, so that the user's model keeps them
+        encoder = copy.copy(encoder)
+        encoder._modules = {name: None if name in lacking else part for name, part in encoder._modules.items()}
+    if encoder.state_dict().keys() != rebuilt.state_dict().keys():
+        raise ValueError("has weights that it has not when it is built from its config alone")
+    return encoder
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _probe(encoder: PreTrainedModel, kind: str) -> dict[str, Any]:
+    """Runs an encoder on made-up values to learn how it takes them and what it gives."""
+    settings = CrossFuseWrappedEncoderConfig(
+        kind=kind,
+        encoder=encoder.config,
+        architecture=type(encoder).__name__,
+        values_argument=_values_argument(encoder, kind),
+    )
+    masks = [name for name in _MASK_ARGUMENTS[kind] if name in _parameters(encoder)][:1]
+    training, reasons = encoder.training, []
+    encoder.eval()
+    try:
+        for layout, values in _made_up_values(settings):
+            for mask_argument in [*masks, None]:
+                settings.encoder_layout, settings.mask_argument = layout, mask_argument
+                try:
+                    settings.hidden_size = _run(encoder, settings, values)
+                except Exception as error:
+                    reasons.append(_first_line(error))
+                    continue
+                if kind == "text" and _is_decoder(encoder, values):
+                    raise ValueError("reads from left to right, as a decoder does; expected an encoder")
+                return {
+                    "architecture": settings.architecture,
+                    "values_argument": settings.values_argument,
+                    "mask_argument": mask_argument,
+                    "encoder_layout": layout,
+                    "hidden_size": settings.hidden_size,
+                }
+    finally:
+        encoder.train(training)
+    raise ValueError(f"fails on values of kind {kind!r} ({'; '.join(dict.fromkeys(reasons))})")
+
+
+@torch.no_grad()
+def _run(encoder: PreTrainedModel, settings: CrossFuseWrappedEncoderConfig, values: torch.Tensor) -> int:
+    """The width of what an encoder gives for made-up values."""
+    parameter = next(encoder.parameters())
+    values = values.to(device=parameter.device, dtype=parameter.dtype if values.is_floating_point() else None)
+    length = values.shape[1 + time_axis(settings.encoder_layout)]
+    mask = torch.ones(values.shape[0], length, dtype=torch.long, device=values.device)
+    if settings.kind == "audio":
+        mask[-1, -length // 4 :] = 0
+    if settings.kind == "video" and time_axis(settings.encoder_layout) == 1:
+        values = values.transpose(1, 2)
+    hidden_states, _ = call_encoder(encoder, settings, values, mask)
+    if hidden_states.shape[0] != values.shape[0]:
+        raise ValueError(f"it makes {hidden_states.shape[0]} sequences of {values.shape[0]} samples")
+    return hidden_states.shape[-1]
+
+
+@torch.no_grad()
+def _is_decoder(encoder: PreTrainedModel, tokens: torch.Tensor) -> bool:
+    """Whether a model that can continue a text takes no notice, at the first tokens, of the last one."""
+    if not _CACHES & set(_parameters(encoder)):
+        return False
+    changed = tokens.clone()
+    changed[:, -1] = tokens[:, 0]
+    first, second = (hidden_states_of(encoder(input_ids=ids.to(encoder.device)))[:, :-1] for ids in (tokens, changed))
+    return torch.allclose(first, second, atol=1e-5 * first.abs().max().item())
+
+
+def _made_up_values(config: CrossFuseWrappedEncoderConfig) -> Iterator[tuple[list[str], torch.Tensor]]:
+    """Two samples in each layout that an encoder may take, of the sizes that its config declares."""
+    generator = torch.Generator().manual_seed(0)
+    if config.kind == "text":
+        vocab_size = config.vocab_size or 256
+        yield ["length"], torch.randint(min(10, vocab_size - 1), vocab_size, (2, 16), generator=generator)
+        return
+    height, width = _picture_size(config.image_size)
+    sizes = {
+        "one": 1,
+        "num_channels": config.num_channels if isinstance(config.num_channels, int) else 3,
+        "height": height,
+        "width": width,
+        "frames": config.num_frames or 8,
+        "num_mel_bins": config.num_mel_bins or 80,
+        "samples": 8_000,
+    }
+    if config.kind == "audio":
+        positions = getattr(config.encoder, "max_source_positions", None)
+        sizes["frames"] = 2 * positions if positions else getattr(config.encoder, "max_length", None) or 256
+    for layout in _LAYOUTS[config.kind]:
+        yield layout, torch.randn(2, *(sizes[axis] for axis in layout), generator=generator)
+
+
+def _picture_size(size: Any) -> tuple[int, int]:
+    if isinstance(size, dict):
+        size = (size.get("height", 224), size.get("width", 224))
+    if isinstance(size, (list, tuple)):
+        return int(size[0]), int(size[-1])
+    return int(size or 224), int(size or 224)
+
+
+def time_axis(layout: list[str]) -> int:
+    """The place in a layout of the dimension that a mask runs along."""
+    return next((place for place, axis in enumerate(layout) if axis in ("length", "frames", "samples")), 0)
+
+
+def hidden_states_of(outputs: Any) -> torch.Tensor:
+    """The hidden states `(batch, length, width)` among an encoder's outputs; feature maps are made a sequence."""
+    if isinstance(outputs, ModelOutput):
+        outputs = next((outputs[field] for field in _OUTPUT_FIELDS if outputs.get(field) is not None), None)
+        if isinstance(outputs, (list, tuple)) and outputs:  # of several stages
+            outputs = outputs[-1]
+    elif isinstance(outputs, tuple):
+        outputs = outputs[0]
+    if not isinstance(outputs, torch.Tensor) or not outputs.is_floating_point() or outputs.dim() < 2:
+        raise ValueError("its outputs have no hidden states")
+    if outputs.dim() == 2:
+        return outputs.unsqueeze(1)
+    return outputs if outputs.dim() == 3 else outputs.flatten(2).transpose(1, 2)
+
+
+def call_encoder(
+    encoder: PreTrainedModel, config: CrossFuseWrappedEncoderConfig, values: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Runs an encoder on values, as `config` says.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: hidden states `(batch, length, hidden_size)` and their mask
+        `(batch, length)`.
+    """
+    argument = config.values_argument
+    if config.kind == "text" and values.is_floating_point():
+        argument = "inputs_embeds"
+    elif config.kind == "text":  # what stands in the padding may be no token; positions may be counted by what is none
+        values = values.masked_fill(mask == 0, getattr(config.encoder, "pad_token_id", None) or 0)
+    elif config.kind == "video" and time_axis(config.encoder_layout) == 1:
+        values = values.transpose(1, 2)
+    arguments = {argument: values}
+    if config.mask_argument is not None:
+        arguments[config.mask_argument] = mask
+    outputs = encoder(**arguments)
+    hidden_states = hidden_states_of(outputs)
+    return hidden_states, _mask_of(encoder, config, outputs, mask, hidden_states.shape[1])
+
+
+def _mask_of(encoder, config, outputs: Any, mask: torch.Tensor, length: int) -> torch.Tensor:
+    """The mask `(batch, length)` of an encoder's hidden states, of which there may be fewer than values."""
+    if config.kind == "image":
+        return mask.new_ones(mask.shape[0], length)
+    if mask.shape[1] == length:
+        return mask
+    carried = outputs.get("attention_mask") if isinstance(outputs, ModelOutput) else None
+    if carried is not None and carried.shape == (mask.shape[0], length):
+        return carried.long()
+    for name in ("_get_feat_extract_output_lengths", "_get_subsampling_output_length"):
+        if hasattr(encoder, name):
+            lengths = getattr(encoder, name)(mask.sum(-1))
+            lengths = lengths[-1] if isinstance(lengths, tuple) else lengths
+            return (torch.arange(length, device=mask.device) < lengths.clamp(min=1)[:, None]).long()
+    # The encoder does not say: each position stands for its share of the values.
+    places = torch.arange(length, device=mask.device) * mask.shape[1] // length
+    return mask[:, places]
