@@ -13,6 +13,7 @@
 # limitations under the License.
 """Composing a model of encoders that exist already, and freezing them."""
 
+import copy
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -23,11 +24,20 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTraine
 
 from .configuration_crossfuse import CrossFuseConfig
 from .configuration_modalities import KINDS, CrossFuseWrappedEncoderConfig, check_modality_name
-from .wrapped_encoders import complete, infer_kind
+from .wrapped_encoders import complete, infer_kind, share_weights
 
 
 # What every function that loads something from the Hub takes.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "token", "trust_remote_code")
+
+
+# The parts of a processor, and the kind that each is for.
+SUB_PROCESSORS = {
+    "tokenizer": "text",
+    "image_processor": "image",
+    "video_processor": "video",
+    "feature_extractor": "audio",
+}
 
 
 @dataclass
@@ -41,22 +51,26 @@ class EncoderSource:
         kind (`str`, *optional*): its kind, where the entry or its name says so.
         encoder: an id or a folder, a model, or a config; None for a built-in encoder.
         settings (`dict`): the other settings of the modality.
+        processors (`dict`): the modality's own `tokenizer`, `image_processor` and so on, which a model has no use for.
     """
 
     name: str
     kind: str | None
     encoder: Any
     settings: dict[str, Any] = field(default_factory=dict)
+    processors: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def modality(self) -> dict[str, Any]:
+        """The modality's settings, if its encoder is a built-in one."""
+        return {**self.settings, "kind": self.kind or self.name}
 
     @property
     def where(self) -> str:
         """What error messages call it."""
-        shown = self.encoder if isinstance(self.encoder, str) else type(self.encoder).__name__
-        return (
-            f"`encoders[{self.name!r}]`={shown!r}"
-            if isinstance(self.encoder, str)
-            else (f"`encoders[{self.name!r}]`, a {shown},")
-        )
+        if isinstance(self.encoder, str):
+            return f"`encoders[{self.name!r}]={self.encoder!r}`"
+        return f"`encoders[{self.name!r}]`, a {type(self.encoder).__name__},"
 
     @property
     def name_or_path(self) -> str | None:
@@ -87,7 +101,8 @@ def read_encoders(encoders: dict[str, Any]) -> list[EncoderSource]:
                 f"`encoders[{name!r}]` is {type(encoder).__name__}; expected a Hub id, a folder, a PreTrainedModel, a "
                 "config, or a dict of settings"
             )
-        sources.append(EncoderSource(name, kind, encoder, settings))
+        processors = {part: settings.pop(part) for part in SUB_PROCESSORS if part in settings}
+        sources.append(EncoderSource(name, kind, encoder, settings, processors))
     return sources
 
 
@@ -106,7 +121,7 @@ def _load(source: EncoderSource, revision: str | None, hub: dict[str, Any], dtyp
     if isinstance(source.encoder, PreTrainedModel):
         return source.encoder
     if isinstance(source.encoder, PreTrainedConfig):
-        return AutoModel.from_config(source.encoder, dtype=dtype)
+        return AutoModel.from_config(copy.deepcopy(source.encoder), dtype=dtype)
     if os.path.isabs(source.encoder) and not os.path.exists(source.encoder):
         raise OSError(f"{source.where}: there is no such folder")
     try:
@@ -117,15 +132,15 @@ def _load(source: EncoderSource, revision: str | None, hub: dict[str, Any], dtyp
         raise explain_loading(error, source.where) from error
 
 
-def _modality(source: EncoderSource, hub: dict[str, Any], dtype: torch.dtype):
-    """The config of a modality and, unless it has a built-in encoder, the encoder itself."""
-    if source.encoder is None:
-        return {**source.settings, "kind": source.kind or source.name}, None
+def _wrap(
+    source: EncoderSource, hub: dict[str, Any], dtype: torch.dtype
+) -> tuple[CrossFuseWrappedEncoderConfig, PreTrainedModel]:
+    """The config of a modality with an encoder of transformers, and that encoder."""
     settings = dict(source.settings)
     model = _load(source, settings.pop("revision", None), hub, dtype)
     config = CrossFuseWrappedEncoderConfig(
         kind=source.kind or infer_kind(model, source.where),
-        encoder=model.config,
+        encoder=copy.deepcopy(model.config),
         source=source.name_or_path,
         revision=getattr(model.config, "_commit_hash", None),
         **settings,
@@ -220,12 +235,16 @@ class EncodersMixin:
             kwargs = {**_answer_settings(tokenizer), **kwargs}
         modalities, models = {}, {}
         for source in read_encoders(encoders):
-            modalities[source.name], models[source.name] = _modality(source, hub, dtype)
+            if source.encoder is None:
+                modalities[source.name] = source.modality
+            else:
+                modalities[source.name], models[source.name] = _wrap(source, hub, dtype)
         config = CrossFuseConfig(modalities=modalities, decoder=decoder, fusion=fusion, **kwargs)
+        for name, encoder in models.items():
+            config.modalities[name].encoder._attn_implementation = encoder.config._attn_implementation
         model = cls._from_config(config, dtype=dtype, **built)
         for name, encoder in models.items():
-            if encoder is not None:
-                model.get_encoder().encoders[name].model = encoder.to(dtype)
+            share_weights(model.get_encoder().encoders[name].model, encoder, dtype)
         model.freeze_modalities(*freeze)
         return model
 

@@ -13,6 +13,7 @@
 # limitations under the License.
 """Encoders: built-in ones, a stem per kind in front of the one Transformer layer, and any that transformers has."""
 
+import copy
 from itertools import pairwise
 
 import torch
@@ -298,10 +299,9 @@ class CrossFuseWrappedEncoder(CrossFuseEncoderBase):
 
     def __init__(self, config: CrossFuseWrappedEncoderConfig):
         super().__init__(config)
-        if config.is_complete:
-            self.model = build_encoder(config.encoder, config.architecture)
-        else:
-            self.model = complete(config, AutoModel.from_config(config.encoder), "`encoder`")
+        if not config.is_complete:
+            complete(config, AutoModel.from_config(copy.deepcopy(config.encoder)), "`encoder`")
+        self.model = build_encoder(config.encoder, config.architecture)
         self.encodes_images = "height" in config.encoder_layout and "frames" not in config.encoder_layout
         self.post_init()
 

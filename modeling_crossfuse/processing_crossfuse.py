@@ -14,21 +14,30 @@
 """From raw samples (text, pictures, videos, sound, series) to the tensors of a CrossFuse model."""
 
 import copy
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoVideoProcessor, ViTImageProcessorPil
+from transformers import (
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoTokenizer,
+    AutoVideoProcessor,
+    ViTImageProcessorPil,
+)
 from transformers.audio_utils import AudioInput
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
-from transformers.tokenization_utils_base import TextInput
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase, TextInput
 from transformers.utils import cached_file, is_torchvision_available, logging
 
+from .composition import HUB_ARGUMENTS, SUB_PROCESSORS, read_encoders
 from .configuration_crossfuse import CrossFuseConfig
 from .configuration_modalities import check_modality_name
+from .encoder_processors import is_same, load_processor
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .media import (
     as_batch,
@@ -52,7 +61,6 @@ from .processing_options import (
     NOT_OPTIONS,
     OPTIONS,
     SETTINGS,
-    SUB_PROCESSORS,
     close_match,
     tensor_names,
 )
@@ -70,7 +78,10 @@ class _SubProcessorNames:
     def __get__(self, instance, owner):
         # Without torchvision, transformers has no video processor that could be loaded.
         possible = [name for name in SUB_PROCESSORS if name != "video_processor" or is_torchvision_available()]
-        return lambda: [name for name in possible if instance is None or hasattr(instance, name)]
+        if instance is None:
+            return lambda: possible
+        own = [f"{name}_{part}" for name in getattr(instance, "modalities", ()) for part in SUB_PROCESSORS]
+        return lambda: [name for name in possible + own if hasattr(instance, name)]
 
 
 class CrossFuseProcessor(ProcessorMixin):
@@ -88,8 +99,9 @@ class CrossFuseProcessor(ProcessorMixin):
             the shared sub-processor: for `text`, `max_length` and other options of a tokenizer's call; for `image` and
             `video`, `num_channels`, `size` and other options of the image processor, and a video's `num_frames`; for
             `audio`, `feature_size`, `sampling_rate` (of arrays that do not say theirs) and `max_length` (in frames);
-            for `series`, `num_channels`, `mean`, `std` and `max_length` (in steps). Defaults to one modality for each
-            sub-processor.
+            for `series`, `num_channels`, `mean`, `std` and `max_length` (in steps). A modality may have a `tokenizer`,
+            an `image_processor`, a `video_processor` or a `feature_extractor` of its own, too, which becomes the
+            attribute `<name>_tokenizer` and so on. Defaults to one modality for each sub-processor.
         chat_template (`str`, *optional*): kept and saved, as in any processor.
 
     Raises:
@@ -152,22 +164,45 @@ class CrossFuseProcessor(ProcessorMixin):
                 settings["name"]: {key: value for key, value in settings.items() if key != "name"}
                 for settings in modalities
             }
-        modalities = {name: {"kind": name, **settings} for name, settings in copy.deepcopy(modalities).items()}
+        modalities = {name: {"kind": name, **settings} for name, settings in modalities.items()}
         for name, settings in modalities.items():
-            self._check_settings(name, settings)
+            if settings["kind"] not in OPTIONS:
+                raise ValueError(
+                    f"`modalities[{name!r}]` has `kind={settings['kind']!r}`; expected one of {', '.join(OPTIONS)}"
+                )
+            self._take_sub_processors(name, settings)
+            modalities[name] = copy.deepcopy(settings)
+            self._check_settings(name, modalities[name])
         return modalities
+
+    def _take_sub_processors(self, name: str, settings: dict[str, Any]):
+        """Takes a modality's own sub-processors out of its settings."""
+        kinds = ("image", "video") if settings["kind"] == "video" else (settings["kind"],)
+        for part, kind in SUB_PROCESSORS.items():
+            sub_processor = settings.pop(part, None) if kind in kinds else None
+            if sub_processor is not None:
+                self.check_argument_for_proper_class(f"{name}_{part}", sub_processor)
+                setattr(self, f"{name}_{part}", sub_processor)
+
+    def _sub_processor(self, name: str, part: str) -> Any:
+        """The sub-processor for a modality: its own, else the shared one, else None."""
+        return getattr(self, f"{name}_{part}", getattr(self, part, None))
+
+    def _need_sub_processor(self, name: str, part: str, where: str) -> Any:
+        sub_processor = self._sub_processor(name, part)
+        if sub_processor is None:
+            raise ValueError(f"{where} is given, but this processor has no `{part}`")
+        return sub_processor
 
     def _check_settings(self, name: str, settings: dict[str, Any]):
         kind = settings["kind"]
-        if kind not in OPTIONS:
-            raise ValueError(f"`modalities[{name!r}]` has `kind={kind!r}`; expected one of {', '.join(OPTIONS)}")
         reserved = {"images", "videos", "return_tensors", "common_kwargs", *KWARGS_NAMES.values()}
-        if name in reserved.union(*self._flat_options().values()):
+        if name in reserved.union(*OPTIONS.values(), self._options("image", name)):
             raise ValueError(
                 f"`modalities` has the name {name!r}, which is an argument of the processor; choose another"
             )
         check_modality_name(name)
-        allowed = {"kind", *self._options(kind), *SETTINGS[kind]}
+        allowed = {"kind", *self._options(kind, name), *SETTINGS[kind]}
         for key, value in settings.items():
             if key in COUNTS and value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"`modalities[{name!r}]` has `{key}={value!r}`; expected an integer of at least 1")
@@ -180,11 +215,14 @@ class CrossFuseProcessor(ProcessorMixin):
             if kind == "series" and settings.get(key) is not None:
                 self._check_statistics(name, key, settings)
 
-    def _options(self, kind: str) -> set[str]:
-        """Names of a call's options for a kind; an image processor may have some of its own."""
-        if kind not in ("image", "video") or not hasattr(self, "image_processor"):
+    def _options(self, kind: str, *names: str) -> set[str]:
+        """Names of a call's options for a kind; the image processors of modalities may have some of their own."""
+        if kind not in ("image", "video"):
             return OPTIONS[kind]
-        return OPTIONS[kind] | set(self.image_processor.valid_kwargs.__annotations__) - NOT_OPTIONS
+        names = names or [name for name, settings in self.modalities.items() if settings["kind"] == kind]
+        processors = [self._sub_processor(name, "image_processor") for name in names]
+        own = [set(processor.valid_kwargs.__annotations__) for processor in processors if processor is not None]
+        return OPTIONS[kind] | set().union(*own) - NOT_OPTIONS
 
     def _flat_options(self) -> dict[str, set[str]]:
         # By itself, `max_length=64` means tokens: sound is cut only by `audio_kwargs` or a modality's settings.
@@ -248,6 +286,61 @@ class CrossFuseProcessor(ProcessorMixin):
             modalities=modalities,
         )
 
+    @classmethod
+    def from_encoders(
+        cls, encoders: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None = None, **kwargs
+    ) -> "CrossFuseProcessor":
+        r"""
+        A processor whose tensors fit a model of the same `encoders`: each modality gets what its encoder was trained
+        with, be it a tokenizer, an image or video processor, or a feature extractor.
+
+        Args:
+            encoders (`dict[str, Any]`): as in [`~CrossFuseForConditionalGeneration.from_encoders`]. Models and configs
+                count as where they were loaded from; one that was not loaded gets the default processor of its type. A
+                dict of settings may have the modality's own `tokenizer`, `image_processor`, `video_processor` or
+                `feature_extractor`.
+            tokenizer (`PreTrainedTokenizerBase`, *optional*): that of the answers, and of texts whose encoder comes
+                without one. Defaults to the first text encoder's.
+            kwargs: `cache_dir`, `force_download`, `local_files_only`, `proxies`, `token` and `trust_remote_code`.
+
+        Raises:
+            ValueError: if a tokenizer does not fit its encoder's vocabulary, or an argument can't be used.
+            OSError: if an id or a folder does not exist, or has no processor for the modality.
+
+        Example:
+
+        ```python
+        >>> from PIL import Image
+        >>> from transformers import ViTConfig
+        >>> from modeling_crossfuse import CrossFuseProcessor
+
+        >>> processor = CrossFuseProcessor.from_encoders(
+        ...     {"image": ViTConfig(), "wrist": {"kind": "series", "num_channels": 2}}
+        ... )
+        >>> processor(image=Image.new("RGB", (300, 200)), return_tensors="pt")["pixel_values"].shape
+        torch.Size([1, 3, 224, 224])
+        ```
+        """
+        hub = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
+        if kwargs:
+            raise TypeError(f"from_encoders() got an unexpected argument {next(iter(kwargs))!r}")
+        sources = {source.name: source for source in read_encoders(encoders)}
+        built_in = {name: source.modality for name, source in sources.items() if source.encoder is None}
+        base = cls.from_config(CrossFuseConfig(modalities=built_in)) if built_in else cls(modalities={})
+        modalities = {
+            name: base.modalities[name] if name in built_in else load_processor(source, tokenizer, hub)
+            for name, source in sources.items()
+        }
+        shared = {part: getattr(base, part) for part in SUB_PROCESSORS if hasattr(base, part)}
+        if tokenizer is not None:
+            shared["tokenizer"] = tokenizer
+        for settings in modalities.values():
+            for part in set(settings) & set(SUB_PROCESSORS):
+                # The first of its sort is for all that have none of their own.
+                if is_same(shared.setdefault(part, settings[part]), settings[part]):
+                    del settings[part]
+        return cls(**shared, modalities=modalities)
+
     def fit_series(self, name: str, values: Iterable[Any]) -> "CrossFuseProcessor":
         """
         Computes the mean and standard deviation of a series' channels over training data; from then on the processor
@@ -286,7 +379,14 @@ class CrossFuseProcessor(ProcessorMixin):
 
     @property
     def _tensor_names(self) -> dict[str, tuple[str, str]]:
-        return tensor_names(tuple((name, settings["kind"]) for name, settings in self.modalities.items()))
+        return tensor_names(
+            tuple((name, settings["kind"], self._sound_name(name)) for name, settings in self.modalities.items())
+        )
+
+    def _sound_name(self, name: str) -> str | None:
+        """What the modality's feature extractor, and so its encoder, calls its values."""
+        extractor = self._sub_processor(name, "feature_extractor")
+        return None if extractor is None else extractor.model_input_names[0]
 
     @property
     def model_input_names(self) -> list[str]:
@@ -344,13 +444,14 @@ class CrossFuseProcessor(ProcessorMixin):
                 continue
             kind = settings["kind"]
             samples = {f"`{name}` of sample {row}": batches[name][row] for row in rows}
-            merged = {**self._defaults(kind), **settings, **options[kind]}
+            merged = {**self._defaults(name), **settings, **options[kind]}
             merged.pop("kind")
-            values, mask = getattr(self, f"_{kind}_tensors")(samples, merged)
-            fill = (self.tokenizer.pad_token_id or 0) if kind == "text" else 0
+            values, mask = getattr(self, f"_{kind}_tensors")(name, samples, merged)
+            fill = (self._sub_processor(name, "tokenizer").pad_token_id or 0) if kind == "text" else 0
             value_name, mask_name = names[name]
             data[value_name] = spread_rows(values, rows, len(modality_mask), fill)
-            data[mask_name] = spread_rows(mask, rows, len(modality_mask), 0)
+            if mask is not None:
+                data[mask_name] = spread_rows(mask, rows, len(modality_mask), 0)
         return BatchFeature(_convert({**data, "modality_mask": modality_mask}, return_tensors))
 
     def _sort_arguments(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -429,16 +530,17 @@ class CrossFuseProcessor(ProcessorMixin):
             return all(picture is None for picture in sample)
         return sample is None
 
-    def _defaults(self, kind: str) -> dict[str, Any]:
+    def _defaults(self, name: str) -> dict[str, Any]:
         """Options where neither the call nor a modality's settings give any: the class's, then the tokenizer's own."""
+        kind = self.modalities[name]["kind"]
         defaults = dict(getattr(self, KWARGS_NAMES.get(kind, ""), {}))
-        if kind == "text" and hasattr(self, "tokenizer"):
-            defaults |= {key: value for key, value in self.tokenizer.init_kwargs.items() if key in OPTIONS["text"]}
+        tokenizer = self._sub_processor(name, "tokenizer")
+        if kind == "text" and tokenizer is not None:
+            defaults |= {key: value for key, value in tokenizer.init_kwargs.items() if key in OPTIONS["text"]}
         return defaults
 
-    def _text_tensors(self, samples: dict[str, str], options: dict[str, Any]) -> tuple[Any, Any]:
-        if not hasattr(self, "tokenizer"):
-            raise ValueError(f"{next(iter(samples))} is given, but this processor has no `tokenizer`")
+    def _text_tensors(self, name: str, samples: dict[str, str], options: dict[str, Any]) -> tuple[Any, Any]:
+        tokenizer = self._need_sub_processor(name, "tokenizer", next(iter(samples)))
         for where, text in samples.items():
             if not isinstance(text, str):
                 raise TypeError(f"{where} is {type(text).__name__}; expected a str")
@@ -446,13 +548,15 @@ class CrossFuseProcessor(ProcessorMixin):
                 raise ValueError(f"{where} is empty; expected text, or None where the sample has none")
         if options.get("max_length") is not None:
             options.setdefault("truncation", True)
-        tokens = self.tokenizer(list(samples.values()), return_attention_mask=True, **options)
+        tokens = tokenizer(list(samples.values()), return_attention_mask=True, **options)
         for where, mask in zip(samples, tokens["attention_mask"]):
             if not any(mask):
                 raise ValueError(f"{where} gives no token: {samples[where]!r}")
         return tokens["input_ids"], tokens["attention_mask"]
 
-    def _image_tensors(self, samples: dict[str, Any], options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    def _image_tensors(
+        self, name: str, samples: dict[str, Any], options: dict[str, Any]
+    ) -> tuple[np.ndarray, np.ndarray]:
         # One array may hold several pictures, too.
         samples = {
             where: list(sample) if getattr(sample, "ndim", 0) == 4 else sample for where, sample in samples.items()
@@ -465,7 +569,7 @@ class CrossFuseProcessor(ProcessorMixin):
             for index, picture in enumerate(sample)
             if picture is not None
         ]
-        pixels = self._pixels(pictures, options)
+        pixels = self._pixels(name, pictures, options)
         number = max(map(len, lists.values()))
         mask = np.array([[int(i < len(s) and s[i] is not None) for i in range(number)] for s in lists.values()])
         if not several:
@@ -474,15 +578,14 @@ class CrossFuseProcessor(ProcessorMixin):
         values[mask == 1] = pixels
         return values, mask
 
-    def _pixels(self, pictures: list[tuple[str, Any]], options: dict[str, Any]) -> np.ndarray:
+    def _pixels(self, name: str, pictures: list[tuple[str, Any]], options: dict[str, Any]) -> np.ndarray:
         """Pixel values `(pictures, channels, height, width)`."""
-        if not hasattr(self, "image_processor"):
-            raise ValueError(f"{pictures[0][0]} is given, but this processor has no `image_processor`")
+        image_processor = self._need_sub_processor(name, "image_processor", pictures[0][0])
         options = dict(options)
         num_channels = options.pop("num_channels", 3)
-        do_rescale = options.get("do_rescale", getattr(self.image_processor, "do_rescale", True))
-        do_resize = options.pop("do_resize", getattr(self.image_processor, "do_resize", True))
-        size = target_size(options.get("size", getattr(self.image_processor, "size", None)))
+        do_rescale = options.get("do_rescale", getattr(image_processor, "do_rescale", True))
+        do_resize = options.pop("do_resize", getattr(image_processor, "do_resize", True))
+        size = target_size(options.get("size", getattr(image_processor, "size", None)))
         loaded = [load_picture(where, picture, num_channels, do_rescale) for where, picture in pictures]
         if do_resize and size is not None:
             loaded = [fit_array(picture, size) for picture in loaded]
@@ -491,12 +594,14 @@ class CrossFuseProcessor(ProcessorMixin):
         pixels: list[np.ndarray | None] = [None] * len(loaded)
         for resize in set(resized):
             rows = [row for row, value in enumerate(resized) if value == resize]
-            output = self.image_processor(
+            output = image_processor(
                 [loaded[row] for row in rows],
                 do_resize=resize,
                 input_data_format="channels_first",
                 **options,
             )["pixel_values"]
+            # Image processors of video models take pictures for the frames of one video.
+            output = output[0] if len(output) == 1 and np.ndim(output[0]) == 4 else output
             for row, picture in zip(rows, output):
                 pixels[row] = np.asarray(picture, dtype=np.float32)
         shapes = {picture.shape for picture in pixels}
@@ -507,7 +612,9 @@ class CrossFuseProcessor(ProcessorMixin):
             )
         return np.stack(pixels)
 
-    def _video_tensors(self, samples: dict[str, Any], options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    def _video_tensors(
+        self, name: str, samples: dict[str, Any], options: dict[str, Any]
+    ) -> tuple[np.ndarray, np.ndarray]:
         num_frames = options.pop("num_frames", None)
         if not options.pop("do_sample_frames", True):
             num_frames = None
@@ -518,18 +625,18 @@ class CrossFuseProcessor(ProcessorMixin):
             [(f"{where}, frame {index}", frame) for index, frame in enumerate(frames)]
             for where, frames in zip(samples, videos)
         ]
-        if hasattr(self, "video_processor"):
-            rows = [self._video_pixels(frames, dict(options)) for frames in named]
+        if self._sub_processor(name, "video_processor") is not None:
+            rows = [self._video_pixels(name, frames, dict(options)) for frames in named]
         else:
-            pixels = self._pixels([frame for frames in named for frame in frames], options)
+            pixels = self._pixels(name, [frame for frames in named for frame in frames], options)
             rows = np.split(pixels, np.cumsum([len(frames) for frames in videos])[:-1])
         return pad_rows(rows)
 
-    def _video_pixels(self, frames: list[tuple[str, Any]], options: dict[str, Any]) -> np.ndarray:
+    def _video_pixels(self, name: str, frames: list[tuple[str, Any]], options: dict[str, Any]) -> np.ndarray:
         num_channels = options.pop("num_channels", 3)
         loaded = [load_picture(where, frame, num_channels, do_rescale=True) for where, frame in frames]
         arrays = [x if isinstance(x, np.ndarray) else np.moveaxis(np.atleast_3d(np.asarray(x)), -1, 0) for x in loaded]
-        output = self.video_processor(
+        output = self._sub_processor(name, "video_processor")(
             [np.stack(arrays)],
             do_sample_frames=False,
             input_data_format="channels_first",
@@ -538,12 +645,12 @@ class CrossFuseProcessor(ProcessorMixin):
         )
         return output["pixel_values_videos"][0].float().numpy()
 
-    def _audio_tensors(self, samples: dict[str, Any], options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        if not hasattr(self, "feature_extractor"):
-            raise ValueError(f"{next(iter(samples))} is given, but this processor has no `feature_extractor`")
+    def _audio_tensors(
+        self, name: str, samples: dict[str, Any], options: dict[str, Any]
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        extractor = self._need_sub_processor(name, "feature_extractor", next(iter(samples)))
         given_rate = options.pop("sampling_rate", None)
         changed = {key: options.pop(key) for key in SETTINGS["audio"] if key in options}
-        extractor = self.feature_extractor
         if changed:
             extractor = type(extractor)(**{**extractor.to_dict(), **changed})
         clips = []
@@ -557,12 +664,18 @@ class CrossFuseProcessor(ProcessorMixin):
                 )
                 rate = extractor.sampling_rate
             clips.append(resample(where, sound, rate, extractor.sampling_rate))
+        parameters = inspect.signature(extractor.__call__).parameters
+        if "return_attention_mask" in parameters:
+            options.setdefault("return_attention_mask", True)
+        if "padding" in parameters and parameters["padding"].default in (False, None):
+            options.setdefault("padding", True)  # a batch is one tensor
         features = extractor(clips, sampling_rate=extractor.sampling_rate, return_tensors="np", **options)
-        values = features[extractor.model_input_names[0]]
-        mask = features.get("feature_attention_mask", features.get("attention_mask"))
-        return values, np.ones((len(values), values.shape[-1]), dtype=np.int64) if mask is None else mask
+        mask = next((features[key] for key in features if key.endswith("mask")), None)
+        return features[extractor.model_input_names[0]], mask
 
-    def _series_tensors(self, samples: dict[str, Any], options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    def _series_tensors(
+        self, name: str, samples: dict[str, Any], options: dict[str, Any]
+    ) -> tuple[np.ndarray, np.ndarray]:
         mean, std = options.get("mean"), options.get("std")
         series = []
         for where, sample in samples.items():
@@ -579,27 +692,25 @@ class CrossFuseProcessor(ProcessorMixin):
     def to_dict(self) -> dict[str, Any]:
         """As in any processor; `modalities` is a list, since JSON files with sorted keys lose a dict's order."""
         output = super().to_dict()
-        output["modalities"] = [{"name": name, **settings} for name, settings in output["modalities"].items()]
+        output["modalities"] = [
+            {"name": name, **settings, **self._own_sub_processors(name)}
+            for name, settings in output["modalities"].items()
+        ]
         return output
+
+    def _own_sub_processors(self, name: str) -> dict[str, Any]:
+        """A modality's own sub-processors, as they are saved; tokenizers have folders of their own."""
+        parts = [part for part in SUB_PROCESSORS if part != "tokenizer" and hasattr(self, f"{name}_{part}")]
+        return {part: getattr(self, f"{name}_{part}").to_dict() for part in parts}
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs) -> list[Any]:
         """The sub-processors that were saved, in the order of `__init__`, and None for the others."""
         saved = processor_dict or {}
-        hub = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-        tokenizer_config = cached_file(
-            pretrained_model_name_or_path,
-            "tokenizer_config.json",
-            _raise_exceptions_for_missing_entries=False,
-            **{key: kwargs[key] for key in hub if kwargs.get(key) is not None},
-        )
+        subfolder = kwargs.pop("subfolder", "")
         arguments = dict.fromkeys(SUB_PROCESSORS)
-        if tokenizer_config is not None:
-            subfolder = kwargs.get("subfolder", "")
-            others = {key: value for key, value in kwargs.items() if key != "subfolder"}
-            arguments["tokenizer"] = cls._load_tokenizer_from_pretrained(
-                "tokenizer", pretrained_model_name_or_path, subfolder=subfolder, **others
-            )
+        arguments["tokenizer"] = cls._find_tokenizer(pretrained_model_name_or_path, subfolder, kwargs)
+        kwargs["subfolder"] = subfolder
         if "image_processor" in saved:
             # The same pictures give the same numbers whether torchvision is there or not.
             arguments["image_processor"] = AutoImageProcessor.from_pretrained(
@@ -612,7 +723,36 @@ class CrossFuseProcessor(ProcessorMixin):
             ours = saved["feature_extractor"].get("feature_extractor_type") == CrossFuseFeatureExtractor.__name__
             loader = CrossFuseFeatureExtractor if ours else AutoFeatureExtractor
             arguments["feature_extractor"] = loader.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        for settings in saved.get("modalities") or ():
+            if settings.get("kind") == "text":
+                folder = f"{subfolder}/{settings['name']}_tokenizer".lstrip("/")
+                settings["tokenizer"] = cls._find_tokenizer(pretrained_model_name_or_path, folder, kwargs)
+            for part in SUB_PROCESSORS:
+                if isinstance(settings.get(part), dict):
+                    settings[part] = cls._build_sub_processor(part, settings[part])
         return list(arguments.values())
+
+    @classmethod
+    def _find_tokenizer(cls, folder_or_id: str, subfolder: str, kwargs: dict[str, Any]) -> Any:
+        """The tokenizer saved in a folder, or None where there is none."""
+        hub = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
+        found = cached_file(
+            folder_or_id,
+            "tokenizer_config.json",
+            subfolder=subfolder,
+            _raise_exceptions_for_missing_entries=False,
+            **{key: kwargs[key] for key in hub if kwargs.get(key) is not None},
+        )
+        kwargs = {key: value for key, value in kwargs.items() if key != "subfolder"}
+        return None if found is None else AutoTokenizer.from_pretrained(folder_or_id, subfolder=subfolder, **kwargs)
+
+    @classmethod
+    def _build_sub_processor(cls, part: str, settings: dict[str, Any]) -> Any:
+        """A modality's own sub-processor, from what was saved of it."""
+        name = settings.get("feature_extractor_type" if part == "feature_extractor" else f"{part}_type", "")
+        if name == CrossFuseFeatureExtractor.__name__:
+            return CrossFuseFeatureExtractor(**settings)
+        return cls.get_possibly_dynamic_module(name)(**settings)
 
 
 def _convert(data: dict[str, Any], return_tensors: str | None) -> dict[str, Any]:

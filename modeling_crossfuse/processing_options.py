@@ -53,12 +53,6 @@ COUNTS = {
 KWARGS_NAMES = {"text": "text_kwargs", "image": "images_kwargs", "video": "videos_kwargs", "audio": "audio_kwargs"}
 # The names that ProcessorMixin's callers use.
 ALIASES = {"text": "text", "images": "image", "videos": "video", "audio": "audio"}
-SUB_PROCESSORS = {
-    "tokenizer": "text",
-    "image_processor": "image",
-    "video_processor": "video",
-    "feature_extractor": "audio",
-}
 
 
 def close_match(name: str, allowed: Iterable[str]) -> str:
@@ -68,9 +62,15 @@ def close_match(name: str, allowed: Iterable[str]) -> str:
 
 
 @lru_cache(maxsize=64)
-def tensor_names(modalities: tuple[tuple[str, str], ...]) -> dict[str, tuple[str, str]]:
-    """Names and kinds of modalities to the keyword arguments of the model's `forward` for values and mask of each."""
+def tensor_names(modalities: tuple[tuple[str, str, str | None], ...]) -> dict[str, tuple[str, str]]:
+    """
+    Names and kinds of modalities, and what an encoder of sound calls its values, to the keyword arguments of the
+    model's `forward` for values and mask of each.
+    """
     config = CrossFuseModalitiesConfig(
-        names=[name for name, _ in modalities], **{name: {"kind": kind} for name, kind in modalities}
+        names=[name for name, _, _ in modalities], **{name: {"kind": kind} for name, kind, _ in modalities}
     )
+    for name, kind, values_argument in modalities:
+        if kind == "audio":
+            config[name].values_argument = values_argument
     return {name: (config.value_name(name), config.mask_name(name)) for name in config}

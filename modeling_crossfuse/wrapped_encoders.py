@@ -114,8 +114,8 @@ def find_encoder(model: PreTrainedModel, kind: str, where: str) -> tuple[PreTrai
     reasons = []
     for candidate in _candidates(model, kind):
         try:
-            encoder = _as_rebuilt(candidate)
-            return encoder, _probe(encoder, kind)
+            _check_rebuilt(candidate)
+            return candidate, _probe(candidate, kind)
         except ValueError as error:
             reasons.append(f"{type(candidate).__name__} {error}")
     if not reasons:
@@ -128,13 +128,18 @@ def find_encoder(model: PreTrainedModel, kind: str, where: str) -> tuple[PreTrai
     raise ValueError(f"{where} is no encoder of kind {kind!r}: {reasons[0]}")
 
 
+def _config_of(encoder: PreTrainedModel) -> PreTrainedConfig:
+    """A copy of an encoder's config: as part of another it would lose, for its model, the attention implementation."""
+    return copy.deepcopy(encoder.config)
+
+
 def complete(config: CrossFuseWrappedEncoderConfig, model: PreTrainedModel, where: str) -> PreTrainedModel:
     """
-    Fills in what a config does not say of the encoder within `model`, and returns that encoder. Its weights stay those
-    of `model`. Errors are those of [`find_encoder`].
+    Fills in what a config does not say of the encoder within `model`, and returns that encoder. Errors are those of
+    [`find_encoder`].
     """
     encoder, settings = find_encoder(model, config.kind, where)
-    config.encoder = encoder.config
+    config.encoder = _config_of(encoder)
     for key, value in settings.items():
         setattr(config, key, value)
     return encoder
@@ -178,29 +183,31 @@ def build_encoder(config: PreTrainedConfig, architecture: str) -> PreTrainedMode
     return found(config, add_pooling_layer=False) if has_pooler else found(config)
 
 
-def _as_rebuilt(encoder: PreTrainedModel) -> PreTrainedModel:
-    """
-    The encoder with only those parts that it has when it is built from its config alone, as loading has to.
-
-    Raises:
-        ValueError: if it can't be built so.
-    """
+def _check_rebuilt(encoder: PreTrainedModel):
+    """Raises a `ValueError` unless the encoder can be built again from its config alone, as loading has to."""
     try:
         with torch.device("meta"):
-            config = type(encoder.config).from_dict(encoder.config.to_dict())
-            rebuilt = build_encoder(config, type(encoder).__name__)
+            rebuilt = build_encoder(copy.deepcopy(encoder.config), type(encoder).__name__)
     except Exception as error:
         raise ValueError(f"can't be built from its config alone ({_first_line(error)})") from error
-    shapes = {key: value.shape for key, value in encoder.state_dict().items()}
-    if any(shapes.get(key) != value.shape for key, value in rebuilt.state_dict().items()):
+    own = encoder.state_dict()
+    if any(key not in own or own[key].shape != value.shape for key, value in rebuilt.state_dict().items()):
         raise ValueError("has other weights when it is built from its config alone")
-    lacking = [name for name, _ in encoder.named_children() if getattr(rebuilt, name, None) is None]
-    if lacking:  # a copy, so that the user's model keeps them
-        encoder = copy.copy(encoder)
-        encoder._modules = {name: None if name in lacking else part for name, part in encoder._modules.items()}
-    if encoder.state_dict().keys() != rebuilt.state_dict().keys():
-        raise ValueError("has weights that it has not when it is built from its config alone")
-    return encoder
+
+
+def share_weights(encoder: PreTrainedModel, source: PreTrainedModel, dtype: torch.dtype):
+    """Gives an encoder the very weights of another, but for those of another dtype, which are copied."""
+    weights = source.state_dict(keep_vars=True)
+    weights = {key: _cast(weights[key], dtype) for key in encoder.state_dict()}
+    encoder.load_state_dict(weights, assign=True)
+    encoder.tie_weights()
+
+
+def _cast(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if not weight.is_floating_point() or weight.dtype == dtype:
+        return weight
+    cast = weight.detach().to(dtype)
+    return nn.Parameter(cast) if isinstance(weight, nn.Parameter) else cast
 
 
 def _first_line(error: Exception) -> str:
@@ -212,7 +219,7 @@ def _probe(encoder: PreTrainedModel, kind: str) -> dict[str, Any]:
     """Runs an encoder on made-up values to learn how it takes them and what it gives."""
     settings = CrossFuseWrappedEncoderConfig(
         kind=kind,
-        encoder=encoder.config,
+        encoder=_config_of(encoder),
         architecture=type(encoder).__name__,
         values_argument=_values_argument(encoder, kind),
     )

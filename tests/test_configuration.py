@@ -204,7 +204,10 @@ def test_tensor_names(name, kind, value_name, mask_name, embeds_name):
     assert modalities.value_name(name) == value_name
     assert modalities.mask_name(name) == mask_name
     assert modalities.embeds_name(name) == embeds_name
-    assert set(modalities.tensor_names) == {value_name, mask_name, embeds_name} - {None}
+    hidden_states_name = modalities.hidden_states_name(name)
+    assert hidden_states_name == f"{name}_hidden_states"
+    encoded = {hidden_states_name, f"{hidden_states_name}_mask"}
+    assert set(modalities.tensor_names) == {value_name, mask_name, embeds_name} - {None} | encoded
 
 
 def test_text_config_is_the_decoders():

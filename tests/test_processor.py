@@ -211,9 +211,11 @@ def test_names_of_second_modalities_have_a_prefix():
             "question": {"kind": "text", "vocab_size": 20},
         },
     )
+    modalities = config.modalities
     processor = CrossFuseProcessor.from_config(config, tokenizer=make_tokenizer())
     batch = processor(left=[picture(), None], right=[None, picture()], question=["it", "this"], return_tensors="pt")
-    assert set(batch) == {*config.modalities.tensor_names, "modality_mask"} - {"question_inputs_embeds"}
+    names = [method(name) for name in config.modalities for method in (modalities.value_name, modalities.mask_name)]
+    assert set(batch) == {*names, "modality_mask"}
     assert batch["modality_mask"].tolist() == [[0, 1, 1], [1, 0, 1]]
     assert processor("it", left=picture(), return_tensors="pt")["question_input_ids"].shape == (1, 1)
 
