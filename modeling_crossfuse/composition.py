@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
+from transformers.utils.hub import extract_commit_hash
 
 from .configuration_crossfuse import CrossFuseConfig
 from .configuration_modalities import KINDS, CrossFuseWrappedEncoderConfig, check_modality_name
@@ -137,15 +139,24 @@ def _wrap(
 ) -> tuple[CrossFuseWrappedEncoderConfig, PreTrainedModel]:
     """The config of a modality with an encoder of transformers, and that encoder."""
     settings = dict(source.settings)
-    model = _load(source, settings.pop("revision", None), hub, dtype)
+    revision = settings.pop("revision", None)
+    model = _load(source, revision, hub, dtype)
     config = CrossFuseWrappedEncoderConfig(
         kind=source.kind or infer_kind(model, source.where),
         encoder=copy.deepcopy(model.config),
         source=source.name_or_path,
-        revision=getattr(model.config, "_commit_hash", None),
+        revision=_commit(source, revision, hub) or revision,
         **settings,
     )
     return config, complete(config, model, source.where)
+
+
+def _commit(source: EncoderSource, revision: str | None, hub: dict[str, Any]) -> str | None:
+    """The commit on the Hub that an encoder was loaded from, of which a copy lies in the cache."""
+    if not isinstance(source.encoder, str) or os.path.isdir(source.encoder):
+        return None
+    own = {key: value for key, value in hub.items() if key != "trust_remote_code"}
+    return extract_commit_hash(cached_file(source.encoder, "config.json", revision=revision, **own), None)
 
 
 def _answer_settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -415,6 +415,11 @@ class CrossFuseWrappedEncoderConfig(PreTrainedConfig):
             return ENCODER_CONFIGS[self.kind].layout
         return tuple(self.encoder_layout)
 
+    @property
+    def encodes_images(self) -> bool:
+        """Whether the encoder takes pictures; one of kind `video` then gets each frame by itself."""
+        return "height" in self.encoder_layout and "frames" not in self.encoder_layout
+
     def _declared(self, field: str) -> Any:
         names = (name for name in _DECLARED[field] if getattr(self.encoder, name, None) is not None)
         name = next(names, None)

@@ -302,7 +302,7 @@ class CrossFuseWrappedEncoder(CrossFuseEncoderBase):
         if not config.is_complete:
             complete(config, AutoModel.from_config(copy.deepcopy(config.encoder)), "`encoder`")
         self.model = build_encoder(config.encoder, config.architecture)
-        self.encodes_images = "height" in config.encoder_layout and "frames" not in config.encoder_layout
+        self.encodes_images = config.encodes_images
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

@@ -165,7 +165,8 @@ def _check_samples(inputs: dict[str, ModalityInputs], present: torch.Tensor, mod
         if not values.is_floating_point():
             _check_tokens(modalities.value_name(name), values, kept, modalities[name].vocab_size)
             continue
-        finite = values.isfinite().transpose(1, axis).flatten(2).all(-1)
+        finite = values.isfinite().transpose(1, axis)
+        finite = finite.flatten(2).all(-1) if finite.dim() > 2 else finite
         if not (finite | ~kept).all():
             sample = (~finite & kept).any(1).nonzero().flatten()[0].item()
             value_name = modalities.embeds_name(name) or modalities.value_name(name)

@@ -63,8 +63,10 @@ _CACHES = {"past_key_values", "cache_params", "state", "mems"}
 _OUTPUT_FIELDS = ("last_hidden_state", "encoder_last_hidden_state", "feature_maps", "hidden_states")
 
 
-def _parameters(encoder: nn.Module) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(encoder.forward).parameters)
+def _parameters(encoder: PreTrainedModel | type[PreTrainedModel]) -> dict[str, inspect.Parameter]:
+    parameters = dict(inspect.signature(encoder.forward).parameters)
+    parameters.pop("self", None)  # of a class
+    return parameters
 
 
 def _values_argument(encoder: PreTrainedModel, kind: str) -> str | None:
@@ -145,12 +147,13 @@ def complete(config: CrossFuseWrappedEncoderConfig, model: PreTrainedModel, wher
     return encoder
 
 
-def infer_kind(model: PreTrainedModel, where: str) -> str:
-    """The kind of values that a model takes, for a modality whose name does not say."""
+def infer_kind(model: PreTrainedModel | type[PreTrainedModel], where: str) -> str:
+    """The kind of values that a model, or its class, takes, for a modality whose name does not say."""
     kinds = [kind for kind in VALUES_ARGUMENTS if _values_argument(model, kind) and _takes_only(model, kind)]
+    kinds.sort(key=lambda kind: kind not in model.input_modalities)  # videos are `pixel_values`, too
     if not kinds:
         raise ValueError(
-            f"{where}: {type(model).__name__} does not say what kind it is for; give "
+            f"{where} does not say what kind of values it is for; give "
             '`{"kind": ..., "encoder": ...}` with one of text, image, video, audio'
         )
     return kinds[0]
@@ -191,15 +194,18 @@ def _check_rebuilt(encoder: PreTrainedModel):
     except Exception as error:
         raise ValueError(f"can't be built from its config alone ({_first_line(error)})") from error
     own = encoder.state_dict()
-    if any(key not in own or own[key].shape != value.shape for key, value in rebuilt.state_dict().items()):
+    parameters = dict(rebuilt.named_parameters())
+    if any(key not in own for key in parameters) or any(
+        value.shape != own[key].shape for key, value in rebuilt.state_dict().items() if key in own
+    ):
         raise ValueError("has other weights when it is built from its config alone")
 
 
 def share_weights(encoder: PreTrainedModel, source: PreTrainedModel, dtype: torch.dtype):
     """Gives an encoder the very weights of another, but for those of another dtype, which are copied."""
     weights = source.state_dict(keep_vars=True)
-    weights = {key: _cast(weights[key], dtype) for key in encoder.state_dict()}
-    encoder.load_state_dict(weights, assign=True)
+    weights = {key: _cast(weights[key], dtype) for key in encoder.state_dict() if key in weights}
+    encoder.load_state_dict(weights, strict=False, assign=True)  # counters of frozen batch norms may be missing
     encoder.tie_weights()
 
 
@@ -356,7 +362,7 @@ def call_encoder(
 
 def _mask_of(encoder, config, outputs: Any, mask: torch.Tensor, length: int) -> torch.Tensor:
     """The mask `(batch, length)` of an encoder's hidden states, of which there may be fewer than values."""
-    if config.kind == "image":
+    if config.encodes_images:
         return mask.new_ones(mask.shape[0], length)
     if mask.shape[1] == length:
         return mask

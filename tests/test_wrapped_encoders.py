@@ -1,0 +1,557 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Encoders of transformers as encoders of modalities: found, bit-equal, saved, masked, frozen, or refused."""
+
+import copy
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import (
+    ASTConfig,
+    AutoModel,
+    AutoModelForSeq2SeqLM,
+    BertConfig,
+    BertForMaskedLM,
+    CLIPConfig,
+    LlamaConfig,
+    ResNetConfig,
+    RobertaConfig,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    SwinConfig,
+    T5Config,
+    T5EncoderModel,
+    VideoMAEConfig,
+    ViTConfig,
+    Wav2Vec2Config,
+    Wav2Vec2ForCTC,
+    WhisperConfig,
+)
+
+from modeling_crossfuse import (
+    CrossFuseConfig,
+    CrossFuseForConditionalGeneration,
+    CrossFuseModel,
+    CrossFuseWrappedEncoderConfig,
+)
+
+from .helpers import FUSIONS, assert_same, count_calls, take_rows, tiny_labels
+from .test_saving import assert_equal_states
+
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 37}
+TOKENS = {"vocab_size": 99, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+BERT = BertConfig(vocab_size=99, **SIZES)
+CLIP = CLIPConfig(text_config={**SIZES, **TOKENS}, vision_config={**SIZES, "image_size": 16, "patch_size": 8})
+T5 = T5Config(vocab_size=99, d_model=32, num_layers=1, num_heads=2, d_kv=16, d_ff=37)
+VIT = ViTConfig(image_size=16, patch_size=8, **SIZES)
+WHISPER = WhisperConfig(
+    **{**TOKENS, "decoder_start_token_id": 1},
+    d_model=32,
+    encoder_layers=1,
+    decoder_layers=1,
+    encoder_attention_heads=2,
+    decoder_attention_heads=2,
+    encoder_ffn_dim=37,
+    decoder_ffn_dim=37,
+    max_source_positions=10,
+    num_mel_bins=16,
+)
+CONVOLUTIONS = {"conv_dim": [8, 8], "conv_kernel": [10, 3], "conv_stride": [5, 2]}
+WAV2VEC2 = Wav2Vec2Config(
+    **CONVOLUTIONS,
+    num_conv_pos_embeddings=16,
+    num_conv_pos_embedding_groups=2,
+    apply_spec_augment=False,
+    feat_extract_norm="layer",
+    **SIZES,
+)
+
+# Name of a case to the kind, the config, the class of the encoder that is found in it, and the shape of two samples.
+CASES = {
+    "bert": ("text", BERT, "BertModel", (2, 6)),
+    "roberta": ("text", RobertaConfig(**SIZES, **TOKENS), "RobertaModel", (2, 6)),
+    "encoder of t5": ("text", T5, "T5Stack", (2, 6)),
+    "text tower of clip": ("text", CLIP, "CLIPTextModel", (2, 6)),
+    "vit": ("image", VIT, "ViTModel", (2, 3, 16, 16)),
+    "vision tower of clip": ("image", CLIP, "CLIPVisionModel", (2, 3, 16, 16)),
+    "feature maps of resnet": (
+        "image",
+        ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1]),
+        "ResNetModel",
+        (2, 3, 32, 32),
+    ),
+    "stages of swin": (
+        "image",
+        SwinConfig(image_size=16, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=2),
+        "SwinModel",
+        (2, 3, 16, 16),
+    ),
+    "videomae": (
+        "video",
+        VideoMAEConfig(image_size=16, patch_size=8, num_frames=4, **SIZES),
+        "VideoMAEModel",
+        (2, 4, 3, 16, 16),
+    ),
+    "vit on frames": ("video", VIT, "ViTModel", (2, 3, 3, 16, 16)),
+    "encoder of whisper": ("audio", WHISPER, "WhisperEncoder", (2, 16, 20)),
+    "wav2vec2": ("audio", WAV2VEC2, "Wav2Vec2Model", (2, 400)),
+    "spectrogram transformer": (
+        "audio",
+        ASTConfig(max_length=32, num_mel_bins=16, patch_size=8, time_stride=8, frequency_stride=8, **SIZES),
+        "ASTModel",
+        (2, 32, 16),
+    ),
+}
+DECODER = {"vocab_size": 50, "num_hidden_layers": 1}
+SETTINGS = {"d_model": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "initializer_range": 0.2}
+WRIST = {"kind": "series", "num_channels": 3}
+
+
+def source_model(config, seed: int = 1):
+    torch.manual_seed(seed)
+    model = AutoModel.from_config(copy.deepcopy(config)).eval()
+    with torch.no_grad():  # of the usual size, an untrained encoder would give almost the same for everything
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(5)
+    return model
+
+
+def compose(encoders, model_class=CrossFuseForConditionalGeneration, **kwargs):
+    torch.manual_seed(0)
+    return model_class.from_encoders(encoders, decoder=DECODER, **{**SETTINGS, **kwargs}).eval()
+
+
+def values_of(shape, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    if len(shape) == 2 and shape[1] < 100:
+        return torch.randint(3, 99, shape, generator=generator)
+    return torch.randn(shape, generator=generator)
+
+
+def case_with_series(case, **kwargs):
+    """A model of the case's encoder and a series, and inputs for it."""
+    kind, config, _, shape = CASES[case]
+    model = compose({kind: source_model(config), "wrist": WRIST}, **kwargs)
+    generator = torch.Generator().manual_seed(1)
+    wrist = torch.randn(2, 5, 3, generator=generator)
+    return model, {model.config.modalities.value_name(kind): values_of(shape), "wrist_values": wrist}
+
+
+def logits_of(model, inputs, rows=slice(None)):
+    with torch.no_grad():
+        return model(**inputs, labels=tiny_labels()[rows]).logits
+
+
+def wrapped(model, name):
+    return model.get_encoder().encoders[name].model
+
+
+def names_only(state, prefix):
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+# Finding the encoder, and its weights
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_encoder_within_a_model_is_found_with_its_weights(case):
+    kind, config, architecture, _ = CASES[case]
+    source = source_model(config)
+    encoder = wrapped(compose({kind: source}), kind)
+    assert type(encoder).__name__ == architecture
+    found = next(part for part in source.modules() if type(part).__name__ == architecture).state_dict()
+    for key, value in encoder.state_dict().items():
+        assert torch.equal(value, found[key]), key
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_encoder_gives_what_it_gave_by_itself(case):
+    kind, config, architecture, shape = CASES[case]
+    source = source_model(config)
+    model, values = compose({kind: source}), values_of(shape)
+    found = next(part for part in source.modules() if type(part).__name__ == architecture)
+    with torch.no_grad():
+        if model.config.modalities[kind].encodes_images and kind == "video":
+            expected = found(values.flatten(0, 1)).last_hidden_state.unflatten(0, shape[:2])[:, 0]
+        else:
+            expected = found(values).last_hidden_state
+        expected = expected.flatten(2).transpose(1, 2) if expected.dim() == 4 else expected
+        mask = torch.ones(shape[:2] if kind != "audio" else (2, shape[{"ASTModel": 1}.get(architecture, -1)]))
+        values = values.unsqueeze(1) if kind == "image" else values
+        mask = mask[:, :1] if kind == "image" else mask
+        actual, _ = model.get_encoder().encode_modality(kind, values, mask.long())
+    assert_same(actual[:, : expected.shape[1]], expected)
+    assert actual.shape[-1] == model.config.modalities[kind].hidden_size
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_is_saved_and_loaded(case, tmp_path):
+    model, inputs = case_with_series(case)
+    model.save_pretrained(tmp_path)
+    loaded, report = AutoModelForSeq2SeqLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert_equal_states(loaded, model)
+    assert torch.equal(logits_of(loaded, inputs), logits_of(model, inputs))
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert CrossFuseConfig.from_dict(written).to_dict() == model.config.to_dict()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_trains_and_generates(case):
+    model, inputs = case_with_series(case)
+    model.train()
+    model(**inputs, labels=tiny_labels()).loss.backward()
+    kind = CASES[case][0]
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in wrapped(model, kind).parameters())
+    model.eval()
+    assert model.generate(**inputs, max_new_tokens=3, min_new_tokens=3, num_beams=2).shape == (2, 4)
+
+
+def test_every_way_to_name_an_encoder(tmp_path):
+    source = source_model(BERT)
+    source.save_pretrained(tmp_path)
+    for encoder in (tmp_path, str(tmp_path), source, {"encoder": str(tmp_path), "modality_dropout": 0.5}):
+        model = compose({"text": encoder}, CrossFuseModel)
+        for key, value in wrapped(model, "text").state_dict().items():
+            assert torch.equal(value, source.state_dict()[key]), key
+        part = model.config.modalities["text"]
+        assert part.modality_dropout == (0.5 if isinstance(encoder, dict) else 0.0)
+        assert part.source == (None if encoder is source else str(tmp_path))
+    assert type(wrapped(compose({"text": BERT}), "text")).__name__ == "BertModel"
+    by_config = CrossFuseConfig(modalities={"text": {"encoder": BERT.to_dict()}}, **SETTINGS)
+    assert type(wrapped(CrossFuseModel(by_config), "text")).__name__ == "BertModel"
+
+
+def test_the_config_says_the_revision(tmp_path):
+    """In a cache as the Hub's client fills it."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repo = tmp_path / "models--me--bert"
+    source_model(BERT).save_pretrained(repo / "snapshots" / commit)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    model = compose({"text": "me/bert"}, cache_dir=tmp_path, local_files_only=True)
+    model.save_pretrained(tmp_path / "saved")
+    written = json.loads((tmp_path / "saved" / "config.json").read_text())["modalities"]["text"]
+    assert (written["source"], written["revision"]) == ("me/bert", commit)
+
+
+def test_the_users_model_stays_as_it_is():
+    source = source_model(BERT)
+    before, attention = copy.deepcopy(source.state_dict()), source.config._attn_implementation
+    compose({"text": source}, freeze=("text",)).train()
+    assert source.config._attn_implementation == attention
+    assert source.pooler is not None and not source.training
+    assert source.state_dict().keys() == before.keys()
+
+
+def test_the_models_attention_implementation_is_kept_or_chosen():
+    source = AutoModel.from_config(BERT, attn_implementation="eager")
+    assert wrapped(compose({"text": source}), "text").config._attn_implementation == "eager"
+    model = compose({"text": source}, attn_implementation="sdpa")
+    assert wrapped(model, "text").config._attn_implementation == "sdpa"
+
+
+def test_models_with_heads_and_parts_without_poolers():
+    torch.manual_seed(0)
+    bert, ctc = BertForMaskedLM(BERT), Wav2Vec2ForCTC(WAV2VEC2)
+    model = compose({"text": bert, "audio": ctc})
+    for key, value in wrapped(model, "text").state_dict().items():
+        assert torch.equal(value, bert.bert.state_dict()[key]), key
+    assert type(wrapped(model, "audio")).__name__ == "Wav2Vec2Model"
+
+
+def test_both_towers_of_a_dual_model_in_one():
+    source = source_model(CLIP)
+    model = compose({"text": source, "image": source})
+    assert type(wrapped(model, "text")).__name__ == "CLIPTextModel"
+    assert type(wrapped(model, "image")).__name__ == "CLIPVisionModel"
+
+
+def test_tied_weights_stay_tied(tmp_path):
+    torch.manual_seed(0)
+    model = compose({"text": T5EncoderModel(T5)})
+    model.save_pretrained(tmp_path)
+    for composed in (model, CrossFuseForConditionalGeneration.from_pretrained(tmp_path)):
+        encoder = wrapped(composed, "text")
+        assert encoder.shared.weight is encoder.encoder.embed_tokens.weight
+    assert torch.equal(wrapped(model, "text").shared.weight, encoder.shared.weight)
+
+
+def test_weights_of_another_dtype_are_copied():
+    source = source_model(BERT).to(torch.bfloat16)
+    model = compose({"text": source})
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in source.parameters()} == {torch.bfloat16}
+    key = "encoder.layer.0.output.dense.weight"
+    assert torch.equal(wrapped(model, "text").state_dict()[key], source.state_dict()[key].float())
+
+
+def test_a_dtype_for_all():
+    model = compose({"text": source_model(BERT), "image": VIT}, dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+def test_a_modality_of_any_name_has_the_encoders_kind():
+    model = compose({"left": VIT, "speech": WAV2VEC2, "clip": CASES["videomae"][1], "question": BERT})
+    kinds = {name: part.kind for name, part in model.config.modalities.items()}
+    assert kinds == {"left": "image", "speech": "audio", "clip": "video", "question": "text"}
+    assert model.config.modalities.value_name("speech") == "speech_input_values"
+
+
+def test_special_tokens_of_the_answers_tokenizer():
+    from .test_processor import make_tokenizer
+
+    tokenizer = make_tokenizer()
+    model = CrossFuseForConditionalGeneration.from_encoders({"text": BERT}, tokenizer=tokenizer, **SETTINGS)
+    assert model.config.vocab_size == len(tokenizer)
+    assert model.config.eos_token_id == tokenizer.eos_token_id
+    assert model.config.pad_token_id == tokenizer.pad_token_id
+
+
+# Missing modalities, several of a kind, padding
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("case", CASES)
+def test_a_missing_modality_is_never_read_and_costs_nothing(case, fusion):
+    model, inputs = case_with_series(case, fusion={"type": fusion, "num_layers": 1, "num_latents": 3})
+    kind = CASES[case][0]
+    value_name = model.config.modalities.value_name(kind)
+    present = torch.tensor([[1, 1], [0, 1]])
+    expected = logits_of(model, {"wrist_values": inputs["wrist_values"][1:]}, slice(1, None))
+    rows = []
+    wrapped(model, kind).register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(max(len(v) for v in kwargs.values())), with_kwargs=True
+    )
+    if inputs[value_name].is_floating_point():
+        inputs[value_name][1] = float("nan")
+    actual = logits_of(model, {**inputs, "modality_mask": present})
+    assert_same(actual[1:], expected)
+    frames = CASES[case][3][1] if case == "vit on frames" else 1
+    assert rows == [frames]
+
+
+@pytest.mark.parametrize("case", ["bert", "roberta", "encoder of t5", "text tower of clip", "wav2vec2"])
+def test_padding_changes_nothing(case):
+    model, inputs = case_with_series(case)
+    kind = CASES[case][0]
+    value_name, mask_name = model.config.modalities.value_name(kind), model.config.modalities.mask_name(kind)
+    values = inputs[value_name]
+    length = values.shape[1] * 3 // 4
+    mask = torch.ones_like(values, dtype=torch.long)
+    mask[1, length:] = 0
+    values[1, length:] = 0 if values.is_floating_point() else 98
+    together = logits_of(model, {**inputs, mask_name: mask})
+    alone = take_rows(inputs, slice(1, None))
+    assert_same(together[1:], logits_of(model, {**alone, value_name: values[1:, :length]}, slice(1, None)), atol=1e-4)
+
+
+@pytest.mark.parametrize(("case", "kept"), [("encoder of whisper", [10, 4]), ("wav2vec2", [39, 19])])
+def test_masks_follow_the_shorter_output(case, kept):
+    """Whisper halves the frames; Wav2Vec2's convolutions of 10 by 5 and 3 by 2 leave (L - 10) // 5 + 1 and so on."""
+    model, inputs = case_with_series(case)
+    values = inputs[model.config.modalities.value_name("audio")]
+    mask = torch.ones(2, values.shape[-1], dtype=torch.long)
+    mask[1, {20: 8, 400: 200}[values.shape[-1]] :] = 0
+    with torch.no_grad():
+        hidden_states, output_mask = model.get_encoder().encode_modality("audio", values, mask)
+    assert output_mask.shape == hidden_states.shape[:2]
+    assert output_mask.sum(1).tolist() == kept
+
+
+def test_several_modalities_of_one_kind_and_several_images():
+    model = compose({"left": source_model(VIT, 1), "right": source_model(VIT, 2), "image": VIT})
+    generator = torch.Generator().manual_seed(0)
+    inputs = {f"{name}_pixel_values": torch.randn(2, 3, 16, 16, generator=generator) for name in ("left", "right")}
+    inputs["pixel_values"] = torch.randn(2, 3, 3, 16, 16, generator=generator)
+    inputs["image_mask"] = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    together = logits_of(model, inputs)
+    alone = take_rows(inputs, slice(1, None)) | {"pixel_values": inputs["pixel_values"][1:, :1]}
+    alone.pop("image_mask")
+    assert_same(together[1:], logits_of(model, alone, slice(1, None)))
+    swapped = {**inputs, "left_pixel_values": inputs["right_pixel_values"]}
+    assert not torch.allclose(logits_of(model, swapped), together)
+
+
+@pytest.mark.parametrize("case", ["bert", "feature maps of resnet", "encoder of whisper"])
+def test_hidden_states_in_place_of_values(case):
+    model, inputs = case_with_series(case)
+    kind = CASES[case][0]
+    name = model.config.modalities.value_name(kind)
+    expected = logits_of(model, inputs)
+    values = inputs.pop(name)
+    mask = torch.ones(2, {"text": 6, "image": 1, "audio": 20}[kind], dtype=torch.long)
+    with torch.no_grad():
+        states, mask = model.get_encoder().encode_modality(
+            kind, values.unsqueeze(1) if kind == "image" else values, mask
+        )
+    encoded = {f"{kind}_hidden_states": states, f"{kind}_hidden_states_mask": mask}
+    calls = count_calls(model.get_encoder().encoders[kind])
+    assert torch.equal(logits_of(model, {**inputs, **encoded}), expected)
+    assert calls == []
+    assert model.generate(**inputs, **encoded, max_new_tokens=2, min_new_tokens=2).shape == (2, 3)
+    with pytest.raises(ValueError, match="both"):
+        model(**inputs, **encoded, **{name: values}, labels=tiny_labels())
+
+
+def test_embeddings_in_place_of_tokens():
+    model, inputs = case_with_series("bert")
+    embeds = model.get_encoder().get_input_embeddings()(inputs["input_ids"])
+    expected = logits_of(model, inputs)
+    inputs.pop("input_ids")
+    assert_same(logits_of(model, {**inputs, "inputs_embeds": embeds}), expected)
+
+
+# Freezing
+
+
+def frozen_model(**kwargs):
+    encoders = {"text": source_model(BERT), "image": source_model(CASES["feature maps of resnet"][1]), "wrist": WRIST}
+    model = compose(encoders, **kwargs)
+    inputs = {
+        "input_ids": values_of((2, 6)),
+        "pixel_values": values_of((2, 3, 32, 32)),
+        "wrist_values": values_of((2, 5, 3)),
+    }
+    return model, inputs
+
+
+def encoder_of(model, name):
+    return model.get_encoder().encoders[name]
+
+
+def test_frozen_encoders_do_not_change(tmp_path):
+    model, inputs = frozen_model(freeze=("text", "image"))
+    before = copy.deepcopy(model.state_dict())
+    rows = [{**take_rows(inputs, row), "labels": tiny_labels()[row]} for row in range(2)] * 4
+    arguments = Seq2SeqTrainingArguments(
+        tmp_path, max_steps=3, report_to="none", use_cpu=True, remove_unused_columns=False, learning_rate=0.1
+    )
+    Seq2SeqTrainer(model, arguments, train_dataset=rows).train()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    frozen = ("model.encoder.encoders.text.", "model.encoder.encoders.image.")
+    assert changed and not any(name.startswith(frozen) for name in changed)
+    assert any(name.startswith("model.encoder.encoders.wrist.") for name in changed)
+
+
+def test_frozen_encoders_stay_in_evaluation_mode_and_build_no_graph():
+    model, inputs = frozen_model(freeze=("text", "image"))
+    model.train()
+    for name in ("text", "image"):
+        assert not any(part.training for part in encoder_of(model, name).modules())
+        assert not any(parameter.requires_grad for parameter in encoder_of(model, name).parameters())
+    assert encoder_of(model, "wrist").training and model.training
+    states, _ = model.get_encoder().encode_modality("text", inputs["input_ids"], torch.ones(2, 6, dtype=torch.long))
+    assert states.grad_fn is None
+    statistics = encoder_of(model, "image").model.embedder.embedder.normalization.running_mean.clone()
+    model(**inputs, labels=tiny_labels()).loss.backward()
+    assert torch.equal(encoder_of(model, "image").model.embedder.embedder.normalization.running_mean, statistics)
+    assert all(parameter.grad is None for parameter in encoder_of(model, "text").parameters())
+
+
+def test_freezing_is_saved_and_undone(tmp_path):
+    model, _ = frozen_model()
+    model.freeze_modalities("text", "wrist")
+    model.save_pretrained(tmp_path)
+    loaded = CrossFuseForConditionalGeneration.from_pretrained(tmp_path).train()
+    for name, frozen in (("text", True), ("wrist", True), ("image", False)):
+        assert loaded.config.modalities[name].frozen == frozen
+        assert encoder_of(loaded, name).training != frozen
+        assert {p.requires_grad for p in encoder_of(loaded, name).parameters()} == {not frozen}
+    loaded.unfreeze_modalities("text", "wrist")
+    assert all(part.training for part in loaded.modules())
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_a_config_freezes_built_in_encoders_too():
+    config = CrossFuseConfig(
+        modalities={"wrist": {**WRIST, "frozen": True, "dropout": 0.5}}, decoder=DECODER, **SETTINGS
+    )
+    model = CrossFuseForConditionalGeneration(config).train()
+    assert not encoder_of(model, "wrist").training
+    assert not any(parameter.requires_grad for parameter in encoder_of(model, "wrist").parameters())
+
+
+def test_freezing_what_is_not_there():
+    model, _ = frozen_model()
+    with pytest.raises(ValueError, match="'texts' is no modality of this model; it has text, image, wrist"):
+        model.freeze_modalities("image", "texts")
+    assert not model.config.modalities["image"].frozen
+
+
+# Wrong inputs
+
+
+WRONG = {
+    "wrong kind": ({"text": VIT}, r"`encoders\['text'\]`.*ViTModel takes `pixel_values`; expected.*`input_ids`"),
+    "decoder": ({"text": LlamaConfig(vocab_size=99, **SIZES)}, "LlamaModel reads from left to right"),
+    "decoder of another name": ({"text": BertConfig(vocab_size=99, is_decoder=True, **SIZES)}, "from left to right"),
+    "no dict": (VIT, "expected a dict of at least one modality"),
+    "nothing": ({}, "expected a dict of at least one modality"),
+    "no encoder": ({"image": 3}, r"`encoders\['image'\]` is int; expected a Hub id"),
+    "bad name": ({"my image": VIT}, "'my image'"),
+    "kind of a dual model": ({"eye": CLIP}, "does not say what kind of values it is for"),
+    "unknown setting": ({"image": {"encoder": VIT, "freeze": True}}, "`freeze=True` is not a key"),
+    "unknown frozen modality": ({"image": VIT}, "'text' is no modality"),
+}
+
+
+@pytest.mark.parametrize(("encoders", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_encoders(encoders, message):
+    with pytest.raises(ValueError, match=message):
+        compose(encoders, freeze=("text",))
+
+
+def test_an_id_that_does_not_exist(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for encoder in ("nobody/nothing", str(tmp_path / "nowhere")):
+        with pytest.raises(OSError, match=r"`encoders\['text'\]=.*(nothing|nowhere)"):
+            compose({"text": encoder})
+
+
+def test_weights_that_are_only_a_pickle(tmp_path):
+    source = source_model(BERT)
+    source.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(source.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(OSError, match=r"`encoders\['text'\]=.* has no weights in safetensors.*convert them"):
+        compose({"text": tmp_path})
+
+
+WRONG_CONFIGS = {
+    "no config": ({"encoder": 3}, "encoder"),
+    "unknown type": ({"encoder": {"model_type": "berd"}}, "`model_type='berd'`, which is no model type"),
+    "no kind": ({"encoder": BERT, "kind": None}, "kind"),
+    "series": ({"encoder": BERT, "kind": "series"}, "kind"),
+    "class of another model": ({"encoder": VIT, "architecture": "BertModel"}, "no model for a ViTConfig"),
+    "what is no model": ({"encoder": VIT, "architecture": "torch"}, "no model for a ViTConfig"),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), WRONG_CONFIGS.values(), ids=WRONG_CONFIGS)
+def test_wrong_configs(settings, message):
+    complete = {"values_argument": "input_ids", "encoder_layout": ["length"], "hidden_size": 32}
+    with pytest.raises(ValueError, match=message):
+        CrossFuseModel(CrossFuseConfig(modalities={"text": {**complete, **settings}}))
+
+
+def test_a_wrapped_config_by_itself(tmp_path):
+    config = CrossFuseWrappedEncoderConfig(kind="text", encoder=BERT, architecture="BertModel")
+    assert CrossFuseWrappedEncoderConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
+    assert (config.vocab_size, config.frozen) == (99, False)
+    shutil.rmtree(tmp_path)
