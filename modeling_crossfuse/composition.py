@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
@@ -52,6 +53,7 @@ class EncoderSource:
         name (`str`): the modality.
         kind (`str`, *optional*): its kind, where the entry or its name says so.
         encoder: an id or a folder, a model, or a config; None for a built-in encoder.
+        revision (`str`, *optional*): of the id on the Hub.
         settings (`dict`): the other settings of the modality.
         processors (`dict`): the modality's own `tokenizer`, `image_processor` and so on, which a model has no use for.
     """
@@ -59,6 +61,7 @@ class EncoderSource:
     name: str
     kind: str | None
     encoder: Any
+    revision: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     processors: dict[str, Any] = field(default_factory=dict)
 
@@ -104,7 +107,8 @@ def read_encoders(encoders: dict[str, Any]) -> list[EncoderSource]:
                 "config, or a dict of settings"
             )
         processors = {part: settings.pop(part) for part in SUB_PROCESSORS if part in settings}
-        sources.append(EncoderSource(name, kind, encoder, settings, processors))
+        revision = settings.pop("revision", None)
+        sources.append(EncoderSource(name, kind, encoder, revision, settings, processors))
     return sources
 
 
@@ -119,7 +123,7 @@ def explain_loading(error: Exception, where: str) -> OSError:
     return OSError(f"{where} can't be loaded: {text}")
 
 
-def _load(source: EncoderSource, revision: str | None, hub: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
+def _load(source: EncoderSource, hub: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
     if isinstance(source.encoder, PreTrainedModel):
         return source.encoder
     if isinstance(source.encoder, PreTrainedConfig):
@@ -128,35 +132,53 @@ def _load(source: EncoderSource, revision: str | None, hub: dict[str, Any], dtyp
         raise OSError(f"{source.where}: there is no such folder")
     try:
         return AutoModel.from_pretrained(
-            source.encoder, revision=revision or "main", dtype=dtype, use_safetensors=True, **hub
+            source.encoder, revision=source.revision or "main", dtype=dtype, use_safetensors=True, **hub
         )
     except (OSError, ValueError) as error:
         raise explain_loading(error, source.where) from error
 
 
 def _wrap(
-    source: EncoderSource, hub: dict[str, Any], dtype: torch.dtype
+    source: EncoderSource, model: PreTrainedModel, hub: dict[str, Any]
 ) -> tuple[CrossFuseWrappedEncoderConfig, PreTrainedModel]:
-    """The config of a modality with an encoder of transformers, and that encoder."""
-    settings = dict(source.settings)
-    revision = settings.pop("revision", None)
-    model = _load(source, revision, hub, dtype)
+    """The config of a modality whose encoder is within a model of transformers, and that encoder."""
     config = CrossFuseWrappedEncoderConfig(
         kind=source.kind or infer_kind(model, source.where),
         encoder=copy.deepcopy(model.config),
         source=source.name_or_path,
-        revision=_commit(source, revision, hub) or revision,
-        **settings,
+        revision=_commit(source, hub),
+        **source.settings,
     )
     return config, complete(config, model, source.where)
 
 
-def _commit(source: EncoderSource, revision: str | None, hub: dict[str, Any]) -> str | None:
+def _commit(source: EncoderSource, hub: dict[str, Any]) -> str | None:
     """The commit on the Hub that an encoder was loaded from, of which a copy lies in the cache."""
     if not isinstance(source.encoder, str) or os.path.isdir(source.encoder):
-        return None
+        return source.revision
     own = {key: value for key, value in hub.items() if key != "trust_remote_code"}
-    return extract_commit_hash(cached_file(source.encoder, "config.json", revision=revision, **own), None)
+    return extract_commit_hash(cached_file(source.encoder, "config.json", revision=source.revision, **own), None)
+
+
+def _check_quantizers(quantizers: dict[str, Any], frozen: Iterable[str]):
+    """Raises a `ValueError` unless the quantised encoders are frozen, and quantised alike, as one config says it."""
+    for name in quantizers:
+        if name not in frozen:
+            raise ValueError(f"the encoder of {name!r} is quantised and can't train; give `freeze={(name,)!r}`, too")
+    different = {str(quantizer.quantization_config) for quantizer in quantizers.values()}
+    if len(different) > 1:
+        raise ValueError(f"the encoders of {', '.join(quantizers)} are quantised in different ways; expected one way")
+
+
+def _adopt_quantizer(model: PreTrainedModel, quantizers: dict[str, Any]):
+    """Makes a model know which of its encoders are quantised, as saving and loading it need."""
+    quantizer = copy.copy(next(iter(quantizers.values())))
+    quantizer.quantization_config = copy.deepcopy(quantizer.quantization_config)
+    # A regular expression of all modules but those of the quantised encoders.
+    others = rf"(?!.*encoders\.({'|'.join(quantizers)})\.).*"
+    quantizer.quantization_config.modules_to_not_convert = [others]
+    model.hf_quantizer = quantizer
+    model.config.quantization_config = quantizer.quantization_config
 
 
 def _answer_settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -173,6 +195,14 @@ def _answer_settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         "eos_token_id": first("eos", "sep"),
         "decoder_start_token_id": start,
     }
+
+
+def _has_reverse(conversion: Any) -> bool:
+    try:
+        conversion.reverse_transform()
+    except NotImplementedError:
+        return False
+    return True
 
 
 class EncodersMixin:
@@ -202,7 +232,8 @@ class EncodersMixin:
                 where neither the name nor the encoder says it, `revision`, `modality_dropout`. A dict without
                 `encoder` is a built-in encoder, as in [`CrossFuseConfig`].
             decoder, fusion (`dict`, *optional*): as in [`CrossFuseConfig`].
-            freeze (`Iterable[str]`, *optional*): modalities whose encoders training is to leave as they are.
+            freeze (`Iterable[str]`, *optional*): modalities whose encoders training is to leave as they are. Quantised
+                encoders have to be among them.
             tokenizer (`PreTrainedTokenizerBase`, *optional*): that of the answers: the decoder gets its vocabulary and
                 special tokens. Otherwise they are settings of `decoder` and of the config.
             dtype (`torch.dtype`, defaults to `torch.float32`): of all weights.
@@ -244,12 +275,17 @@ class EncodersMixin:
         if tokenizer is not None:
             decoder = {"vocab_size": len(tokenizer), **(decoder or {})}
             kwargs = {**_answer_settings(tokenizer), **kwargs}
-        modalities, models = {}, {}
+        modalities, models, quantizers = {}, {}, {}
         for source in read_encoders(encoders):
             if source.encoder is None:
                 modalities[source.name] = source.modality
-            else:
-                modalities[source.name], models[source.name] = _wrap(source, hub, dtype)
+                continue
+            model = _load(source, hub, dtype)
+            modalities[source.name], models[source.name] = _wrap(source, model, hub)
+            if (quantizer := getattr(model, "hf_quantizer", None)) is not None:
+                quantizers[source.name] = quantizer
+        freeze = (freeze,) if isinstance(freeze, str) else tuple(freeze)
+        _check_quantizers(quantizers, freeze)
         config = CrossFuseConfig(modalities=modalities, decoder=decoder, fusion=fusion, **kwargs)
         for name, encoder in models.items():
             config.modalities[name].encoder._attn_implementation = encoder.config._attn_implementation
@@ -257,6 +293,8 @@ class EncodersMixin:
         for name, encoder in models.items():
             share_weights(model.get_encoder().encoders[name].model, encoder, dtype)
         model.freeze_modalities(*freeze)
+        if quantizers:
+            _adopt_quantizer(model, quantizers)
         return model
 
     @classmethod
@@ -265,7 +303,18 @@ class EncodersMixin:
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         for encoder in model.get_encoder().encoders.children():
             encoder.apply_frozen()
+        if getattr(model, "is_quantized", False) and not model._trains_quantized_weights():
+            model.is_quantized = False  # Trainer refuses models for it, and what trains here is not quantised
+        if getattr(model, "hf_quantizer", None) is not None:
+            # What a quantiser reads in a format of its own it writes in it, too: saving has nothing to turn back.
+            conversions = getattr(model, "_weight_conversions", None) or []
+            model._weight_conversions = [conversion for conversion in conversions if _has_reverse(conversion)]
         return loaded
+
+    def _trains_quantized_weights(self) -> bool:
+        frozen = [part for part in self.get_encoder().encoders.children() if part.config.frozen]
+        resting = {id(parameter) for part in frozen for parameter in part.parameters()}
+        return any(type(p) is not nn.Parameter for p in self.parameters() if id(p) not in resting)
 
     def freeze_modalities(self, *names: str):
         """

@@ -64,8 +64,7 @@ def load_processor(
         OSError: if nothing can be loaded.
         ValueError: if a tokenizer does not fit the encoder.
     """
-    revision = {"revision": source.settings["revision"]} if source.settings.get("revision") else {}
-    hub = {**hub, **revision}
+    hub = {**hub, "revision": source.revision or "main"}
     config = _load_config(source, hub)
     kind = source.kind or infer_kind(MODEL_MAPPING[type(config)], source.where)
     settings = {"kind": kind, **source.processors}

@@ -132,7 +132,10 @@ def find_encoder(model: PreTrainedModel, kind: str, where: str) -> tuple[PreTrai
 
 def _config_of(encoder: PreTrainedModel) -> PreTrainedConfig:
     """A copy of an encoder's config: as part of another it would lose, for its model, the attention implementation."""
-    return copy.deepcopy(encoder.config)
+    config = copy.deepcopy(encoder.config)
+    if hasattr(config, "quantization_config"):  # which is for the whole model to say
+        del config.quantization_config
+    return config
 
 
 def complete(config: CrossFuseWrappedEncoderConfig, model: PreTrainedModel, where: str) -> PreTrainedModel:

@@ -237,8 +237,9 @@ def test_every_way_to_name_an_encoder(tmp_path):
     assert type(wrapped(CrossFuseModel(by_config), "text")).__name__ == "BertModel"
 
 
-def test_the_config_says_the_revision(tmp_path):
+def test_the_config_says_the_revision(tmp_path, monkeypatch):
     """In a cache as the Hub's client fills it."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     commit = "0123456789abcdef0123456789abcdef01234567"
     repo = tmp_path / "models--me--bert"
     source_model(BERT).save_pretrained(repo / "snapshots" / commit)
