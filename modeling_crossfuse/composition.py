@@ -27,7 +27,7 @@ from transformers.utils.hub import extract_commit_hash
 
 from .configuration_crossfuse import CrossFuseConfig
 from .configuration_modalities import KINDS, CrossFuseWrappedEncoderConfig, check_modality_name
-from .wrapped_encoders import complete, infer_kind, share_weights
+from .encoder_search import complete, infer_kind, share_weights
 
 
 # What every function that loads something from the Hub takes.
@@ -288,7 +288,9 @@ class EncodersMixin:
         _check_quantizers(quantizers, freeze)
         config = CrossFuseConfig(modalities=modalities, decoder=decoder, fusion=fusion, **kwargs)
         for name, encoder in models.items():
-            config.modalities[name].encoder._attn_implementation = encoder.config._attn_implementation
+            # Where the encoder has not the default, which not all have, someone chose it.
+            if encoder.config._attn_implementation not in (None, "sdpa"):
+                config.modalities[name].encoder._attn_implementation = encoder.config._attn_implementation
         model = cls._from_config(config, dtype=dtype, **built)
         for name, encoder in models.items():
             share_weights(model.get_encoder().encoders[name].model, encoder, dtype)

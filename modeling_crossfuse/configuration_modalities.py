@@ -344,7 +344,10 @@ _DECLARED = {
     "image_size": ("image_size", "input_size", "img_size"),
     "num_channels": ("num_channels", "in_channels", "in_chans"),
     "num_frames": ("num_frames", "frames_per_clip"),
-    "num_mel_bins": ("num_mel_bins", "input_feat_per_channel", "feature_projection_input_dim", "n_mels"),
+    "num_mel_bins": ("num_mel_bins", "input_feat_per_channel", "feature_projection_input_dim", "n_mels", "input_dim"),
+    "patch_size": ("patch_size",),
+    "spatial_merge_size": ("spatial_merge_size", "merge_kernel_size", "merge_size"),
+    "temporal_patch_size": ("temporal_patch_size",),
     "vocab_size": ("vocab_size",),
 }
 
@@ -361,6 +364,8 @@ class CrossFuseWrappedEncoderConfig(PreTrainedConfig):
         architecture (`str`, *optional*): name of the encoder's class, such as `"WhisperEncoder"`.
         values_argument, mask_argument (`str`, *optional*): what the encoder's `forward` calls the values and, where it
             takes one, the mask.
+        grid_arguments (`list[str]`, *optional*): arguments by which an encoder that takes pictures as patches learns
+            how many there are.
         encoder_layout (`list[str]`, *optional*): what the dimensions of the encoder's values are, after the batch.
         hidden_size (`int`, *optional*): width of what the encoder gives.
         source, revision (`str`, *optional*): the model on the Hub, or the folder, that the weights came from.
@@ -374,6 +379,7 @@ class CrossFuseWrappedEncoderConfig(PreTrainedConfig):
     architecture: str | None = None
     values_argument: str | None = None
     mask_argument: str | None = None
+    grid_arguments: list[str] | None = None
     encoder_layout: list[str] | None = None
     hidden_size: int | None = optional_positive_int(default=None)
     source: str | None = None
@@ -442,6 +448,18 @@ class CrossFuseWrappedEncoderConfig(PreTrainedConfig):
         return self._declared("num_mel_bins")
 
     @property
+    def patch_size(self) -> int | None:
+        return _one_number(self._declared("patch_size"))
+
+    @property
+    def spatial_merge_size(self) -> int:
+        return _one_number(self._declared("spatial_merge_size")) or 1
+
+    @property
+    def temporal_patch_size(self) -> int:
+        return self._declared("temporal_patch_size") or 1
+
+    @property
     def vocab_size(self) -> int | None:
         return self._declared("vocab_size")
 
@@ -462,6 +480,10 @@ class CrossFuseWrappedEncoderConfig(PreTrainedConfig):
 
     def to_diff_dict(self) -> dict[str, Any]:
         return self.to_dict()
+
+
+def _one_number(size: Any) -> int | None:
+    return size[0] if isinstance(size, (list, tuple)) else size
 
 
 def _read_encoder_config(settings: dict[str, Any]) -> PreTrainedConfig:

@@ -31,7 +31,7 @@ from transformers import (
 from transformers.utils import is_torchvision_available
 
 from .composition import EncoderSource, explain_loading
-from .wrapped_encoders import infer_kind
+from .encoder_search import infer_kind
 
 
 # Tokenizers without a limit have a huge number here.

@@ -25,6 +25,8 @@ from .configuration_modalities import (
     CrossFuseModalitiesConfig,
     CrossFuseWrappedEncoderConfig,
 )
+from .encoder_calls import call_encoder
+from .encoder_search import build_encoder, complete
 from .layers import (
     RECORDED,
     CrossFuseLayers,
@@ -33,7 +35,6 @@ from .layers import (
     CrossFuseTokenEmbedding,
     sinusoidal_positions,
 )
-from .wrapped_encoders import build_encoder, call_encoder, complete
 
 
 def sequence_positions(attention_mask: torch.Tensor) -> torch.Tensor:

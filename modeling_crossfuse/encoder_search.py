@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The adapter around any encoder of transformers: finding it in a model, learning how it is called, and calling it."""
+"""Finding an encoder within a model of transformers, learning how it is called, and building it again."""
 
 import copy
 import importlib
@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
 
 from .configuration_modalities import CrossFuseWrappedEncoderConfig
+from .encoder_calls import GRID_ARGUMENTS, call_encoder, hidden_states_of
 
 
 # What the models of transformers call the values and the mask of each kind, the more specific name first.
@@ -57,10 +57,9 @@ _LAYOUTS = {
         ["one", "frames", "num_mel_bins"],
     ],
 }
+_LENGTHS = ("length", "frames", "samples")
 # Arguments by which a model continues what it has read: one that takes any of them may be a decoder.
 _CACHES = {"past_key_values", "cache_params", "state", "mems"}
-# Where outputs carry hidden states, what fits better first.
-_OUTPUT_FIELDS = ("last_hidden_state", "encoder_last_hidden_state", "feature_maps", "hidden_states")
 
 
 def _parameters(encoder: PreTrainedModel | type[PreTrainedModel]) -> dict[str, inspect.Parameter]:
@@ -72,17 +71,27 @@ def _parameters(encoder: PreTrainedModel | type[PreTrainedModel]) -> dict[str, i
 def _values_argument(encoder: PreTrainedModel, kind: str) -> str | None:
     """The argument by which a model takes values of a kind and nothing else, or None."""
     parameters = _parameters(encoder)
-    name = next((name for name in VALUES_ARGUMENTS[kind] if name in parameters), None)
+    names = VALUES_ARGUMENTS[kind]
+    if kind in ("image", "video") and _grid_arguments(encoder):
+        names = (*names, "hidden_states")
+    name = next((name for name in names if name in parameters), None)
+    known = {name, *_MASK_ARGUMENTS[kind], *_grid_arguments(encoder)}
     required = [
         key
         for key, parameter in parameters.items()
-        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD and key != name
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
     ]
-    return None if required or any(key.startswith("decoder_") for key in parameters) else name
+    return None if set(required) - known or any(key.startswith("decoder_") for key in parameters) else name
+
+
+def _grid_arguments(encoder: PreTrainedModel | type[PreTrainedModel]) -> list[str]:
+    return sorted(GRID_ARGUMENTS & set(_parameters(encoder)))
 
 
 def _takes_only(encoder: PreTrainedModel, kind: str) -> bool:
     others = {name for names in VALUES_ARGUMENTS.values() for name in names} - set(VALUES_ARGUMENTS[kind])
+    if kind == "image":
+        others.remove("pixel_values_videos")
     return not others & set(_parameters(encoder))
 
 
@@ -91,9 +100,9 @@ def _candidates(model: PreTrainedModel, kind: str) -> list[PreTrainedModel]:
     The model and the models within it that take values of a kind, from the outside in: those before all that take no
     other kind, as the towers of dual models do.
     """
-    within = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    within = [module for module in model.modules() if isinstance(getattr(module, "config", None), PreTrainedConfig)]
     fitting = [module for module in within if _values_argument(module, kind) is not None]
-    return sorted(fitting, key=lambda module: not _takes_only(module, kind))
+    return sorted(fitting, key=lambda module: (not _takes_only(module, kind), not isinstance(module, PreTrainedModel)))
 
 
 def find_encoder(model: PreTrainedModel, kind: str, where: str) -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -177,7 +186,7 @@ def encoder_class(config: PreTrainedConfig, architecture: str | None = None) -> 
     if ".configuration_" in module:
         twin = importlib.import_module(module.replace(".configuration_", ".modeling_"))
         found = getattr(twin, architecture or "", None)
-        if isinstance(found, type) and issubclass(found, PreTrainedModel):
+        if isinstance(found, type) and issubclass(found, nn.Module) and found.__module__ == twin.__name__:
             return found
     raise ValueError(f"`architecture={architecture!r}` is no model for a {type(config).__name__}")
 
@@ -209,7 +218,8 @@ def share_weights(encoder: PreTrainedModel, source: PreTrainedModel, dtype: torc
     weights = source.state_dict(keep_vars=True)
     weights = {key: _cast(weights[key], dtype) for key in encoder.state_dict() if key in weights}
     encoder.load_state_dict(weights, strict=False, assign=True)  # counters of frozen batch norms may be missing
-    encoder.tie_weights()
+    if isinstance(encoder, PreTrainedModel):
+        encoder.tie_weights()
 
 
 def _cast(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -231,6 +241,7 @@ def _probe(encoder: PreTrainedModel, kind: str) -> dict[str, Any]:
         encoder=_config_of(encoder),
         architecture=type(encoder).__name__,
         values_argument=_values_argument(encoder, kind),
+        grid_arguments=_grid_arguments(encoder) or None,
     )
     masks = [name for name in _MASK_ARGUMENTS[kind] if name in _parameters(encoder)][:1]
     training, reasons = encoder.training, []
@@ -250,6 +261,7 @@ def _probe(encoder: PreTrainedModel, kind: str) -> dict[str, Any]:
                     "architecture": settings.architecture,
                     "values_argument": settings.values_argument,
                     "mask_argument": mask_argument,
+                    "grid_arguments": settings.grid_arguments,
                     "encoder_layout": layout,
                     "hidden_size": settings.hidden_size,
                 }
@@ -263,15 +275,13 @@ def _run(encoder: PreTrainedModel, settings: CrossFuseWrappedEncoderConfig, valu
     """The width of what an encoder gives for made-up values."""
     parameter = next(encoder.parameters())
     values = values.to(device=parameter.device, dtype=parameter.dtype if values.is_floating_point() else None)
-    length = values.shape[1 + time_axis(settings.encoder_layout)]
-    mask = torch.ones(values.shape[0], length, dtype=torch.long, device=values.device)
+    axis = next((1 + place for place, name in enumerate(settings.encoder_layout) if name in _LENGTHS), 1)
+    mask = torch.ones(values.shape[0], values.shape[axis], dtype=torch.long, device=values.device)
     if settings.kind == "audio":
-        mask[-1, -length // 4 :] = 0
-    if settings.kind == "video" and time_axis(settings.encoder_layout) == 1:
-        values = values.transpose(1, 2)
+        mask[-1, -mask.shape[1] // 4 :] = 0
+    if settings.kind == "video" and axis == 2:
+        values = values.transpose(1, 2)  # as `forward` takes it
     hidden_states, _ = call_encoder(encoder, settings, values, mask)
-    if hidden_states.shape[0] != values.shape[0]:
-        raise ValueError(f"it makes {hidden_states.shape[0]} sequences of {values.shape[0]} samples")
     return hidden_states.shape[-1]
 
 
@@ -282,7 +292,9 @@ def _is_decoder(encoder: PreTrainedModel, tokens: torch.Tensor) -> bool:
         return False
     changed = tokens.clone()
     changed[:, -1] = tokens[:, 0]
-    first, second = (hidden_states_of(encoder(input_ids=ids.to(encoder.device)))[:, :-1] for ids in (tokens, changed))
+    first, second = (
+        hidden_states_of(encoder(input_ids=ids.to(encoder.device)), len(ids))[:, :-1] for ids in (tokens, changed)
+    )
     return torch.allclose(first, second, atol=1e-5 * first.abs().max().item())
 
 
@@ -293,7 +305,7 @@ def _made_up_values(config: CrossFuseWrappedEncoderConfig) -> Iterator[tuple[lis
         vocab_size = config.vocab_size or 256
         yield ["length"], torch.randint(min(10, vocab_size - 1), vocab_size, (2, 16), generator=generator)
         return
-    height, width = _picture_size(config.image_size)
+    height, width = _picture_size(config)
     sizes = {
         "one": 1,
         "num_channels": config.num_channels if isinstance(config.num_channels, int) else 3,
@@ -310,73 +322,12 @@ def _made_up_values(config: CrossFuseWrappedEncoderConfig) -> Iterator[tuple[lis
         yield layout, torch.randn(2, *(sizes[axis] for axis in layout), generator=generator)
 
 
-def _picture_size(size: Any) -> tuple[int, int]:
+def _picture_size(config: CrossFuseWrappedEncoderConfig) -> tuple[int, int]:
+    size = config.image_size
+    if config.grid_arguments and config.patch_size:  # of any size, so of a small one
+        size = 4 * config.patch_size * config.spatial_merge_size
     if isinstance(size, dict):
         size = (size.get("height", 224), size.get("width", 224))
     if isinstance(size, (list, tuple)):
         return int(size[0]), int(size[-1])
     return int(size or 224), int(size or 224)
-
-
-def time_axis(layout: list[str]) -> int:
-    """The place in a layout of the dimension that a mask runs along."""
-    return next((place for place, axis in enumerate(layout) if axis in ("length", "frames", "samples")), 0)
-
-
-def hidden_states_of(outputs: Any) -> torch.Tensor:
-    """The hidden states `(batch, length, width)` among an encoder's outputs; feature maps are made a sequence."""
-    if isinstance(outputs, ModelOutput):
-        outputs = next((outputs[field] for field in _OUTPUT_FIELDS if outputs.get(field) is not None), None)
-        if isinstance(outputs, (list, tuple)) and outputs:  # of several stages
-            outputs = outputs[-1]
-    elif isinstance(outputs, tuple):
-        outputs = outputs[0]
-    if not isinstance(outputs, torch.Tensor) or not outputs.is_floating_point() or outputs.dim() < 2:
-        raise ValueError("its outputs have no hidden states")
-    if outputs.dim() == 2:
-        return outputs.unsqueeze(1)
-    return outputs if outputs.dim() == 3 else outputs.flatten(2).transpose(1, 2)
-
-
-def call_encoder(
-    encoder: PreTrainedModel, config: CrossFuseWrappedEncoderConfig, values: torch.Tensor, mask: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    Runs an encoder on values, as `config` says.
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: hidden states `(batch, length, hidden_size)` and their mask
-        `(batch, length)`.
-    """
-    argument = config.values_argument
-    if config.kind == "text" and values.is_floating_point():
-        argument = "inputs_embeds"
-    elif config.kind == "text":  # what stands in the padding may be no token; positions may be counted by what is none
-        values = values.masked_fill(mask == 0, getattr(config.encoder, "pad_token_id", None) or 0)
-    elif config.kind == "video" and time_axis(config.encoder_layout) == 1:
-        values = values.transpose(1, 2)
-    arguments = {argument: values}
-    if config.mask_argument is not None:
-        arguments[config.mask_argument] = mask
-    outputs = encoder(**arguments)
-    hidden_states = hidden_states_of(outputs)
-    return hidden_states, _mask_of(encoder, config, outputs, mask, hidden_states.shape[1])
-
-
-def _mask_of(encoder, config, outputs: Any, mask: torch.Tensor, length: int) -> torch.Tensor:
-    """The mask `(batch, length)` of an encoder's hidden states, of which there may be fewer than values."""
-    if config.encodes_images:
-        return mask.new_ones(mask.shape[0], length)
-    if mask.shape[1] == length:
-        return mask
-    carried = outputs.get("attention_mask") if isinstance(outputs, ModelOutput) else None
-    if carried is not None and carried.shape == (mask.shape[0], length):
-        return carried.long()
-    for name in ("_get_feat_extract_output_lengths", "_get_subsampling_output_length"):
-        if hasattr(encoder, name):
-            lengths = getattr(encoder, name)(mask.sum(-1))
-            lengths = lengths[-1] if isinstance(lengths, tuple) else lengths
-            return (torch.arange(length, device=mask.device) < lengths.clamp(min=1)[:, None]).long()
-    # The encoder does not say: each position stands for its share of the values.
-    places = torch.arange(length, device=mask.device) * mask.shape[1] // length
-    return mask[:, places]

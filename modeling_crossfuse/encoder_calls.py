@@ -1,0 +1,169 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Calling an encoder of transformers: its arguments from a modality's values, its hidden states from its outputs."""
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_modalities import CrossFuseWrappedEncoderConfig
+
+
+# Where outputs carry hidden states, what fits better first.
+_OUTPUT_FIELDS = ("last_hidden_state", "encoder_last_hidden_state", "feature_maps", "hidden_states")
+
+# Arguments by which encoders take pictures cut into patches, and how many there are along each axis.
+GRID_ARGUMENTS = {"grid_thw", "image_grid_thw", "merge_sizes", "pixel_attention_mask", "spatial_shapes"}
+
+
+def call_encoder(
+    encoder: PreTrainedModel, config: CrossFuseWrappedEncoderConfig, values: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Runs an encoder on values, as `config` says.
+
+    Args:
+        encoder (`PreTrainedModel`): the encoder.
+        config ([`CrossFuseWrappedEncoderConfig`]): how it is called.
+        values (`torch.Tensor` of shape `(batch, ...)`): the modality's values; one picture per row.
+        mask (`torch.Tensor` of shape `(batch, length)`): their mask.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: hidden states `(batch, length, hidden_size)` and their mask
+        `(batch, length)`.
+    """
+    argument, arguments = config.values_argument, {}
+    if config.kind == "text" and values.is_floating_point():
+        argument = "inputs_embeds"
+    elif config.kind == "text":  # what stands in the padding may be no token; positions may be counted by what is none
+        values = values.masked_fill(mask == 0, getattr(config.encoder, "pad_token_id", None) or 0)
+    elif config.grid_arguments:
+        arguments = _patch_arguments(values, config)
+        values = arguments.pop("patches")
+    elif config.kind == "video" and config.encoder_layout[1] == "frames":
+        values = values.transpose(1, 2)
+    if config.mask_argument is not None:
+        arguments[config.mask_argument] = mask
+    outputs = encoder(**{argument: values}, **arguments)
+    hidden_states = hidden_states_of(outputs, len(mask))
+    return hidden_states, _mask_of(encoder, config, outputs, mask, hidden_states.shape[1])
+
+
+def hidden_states_of(outputs: Any, batch_size: int) -> torch.Tensor:
+    """
+    The hidden states `(batch, length, width)` among an encoder's outputs. Feature maps `(batch, width, height, ...)`
+    become a sequence; where samples of equal length come packed one after the other, they are taken apart.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    found = next((value for value in _tensors(outputs) if value.is_floating_point() and value.dim() > 1), None)
+    if found is None:
+        raise ValueError("its outputs have no hidden states")
+    if found.dim() > 3:
+        found = found.flatten(2).transpose(1, 2)
+    if found.dim() == 2 and found.shape[0] == batch_size:
+        return found.unsqueeze(1)
+    if found.dim() == 2 or found.shape[0] != batch_size:
+        packed = found.flatten(0, -2)
+        if len(packed) % batch_size:
+            raise ValueError(f"its hidden states of shape {tuple(found.shape)} are not those of {batch_size} samples")
+        return packed.unflatten(0, (batch_size, -1))
+    return found
+
+
+def _tensors(outputs: Any) -> list[torch.Tensor]:
+    """What may be the hidden states, what fits better first."""
+    if isinstance(outputs, ModelOutput):
+        others = [field for field in outputs if field not in _OUTPUT_FIELDS and "logits" not in field]
+        values = [outputs[field] for field in [*_OUTPUT_FIELDS, *others] if outputs.get(field) is not None]
+    else:
+        values = list(outputs) if isinstance(outputs, tuple) else [outputs]
+    # Of several stages, the last.
+    values = [value[-1] if isinstance(value, (list, tuple)) and value else value for value in values]
+    return [value for value in values if isinstance(value, torch.Tensor)]
+
+
+def _mask_of(encoder, config, outputs: Any, mask: torch.Tensor, length: int) -> torch.Tensor:
+    """The mask `(batch, length)` of an encoder's hidden states, of which there may be fewer than values."""
+    if config.encodes_images:
+        return mask.new_ones(mask.shape[0], length)
+    if mask.shape[1] == length:
+        return mask
+    carried = outputs.get("attention_mask") if isinstance(outputs, ModelOutput) else None
+    if carried is not None and carried.shape == (mask.shape[0], length):
+        return carried.long()
+    for name in ("_get_feat_extract_output_lengths", "_get_subsampling_output_length"):
+        if hasattr(encoder, name):
+            lengths = getattr(encoder, name)(mask.sum(-1))
+            lengths = lengths[-1] if isinstance(lengths, tuple) else lengths
+            return (torch.arange(length, device=mask.device) < lengths.clamp(min=1)[:, None]).long()
+    # The encoder does not say: each position stands for its share of the values.
+    places = torch.arange(length, device=mask.device) * mask.shape[1] // length
+    return mask[:, places]
+
+
+def _patch_arguments(values: torch.Tensor, config: CrossFuseWrappedEncoderConfig) -> dict[str, torch.Tensor]:
+    """
+    Pictures `(batch, channels, height, width)` or frames `(batch, frames, channels, height, width)` as `patches`, and
+    the arguments that say how many there are.
+    """
+    if values.dim() == 4:
+        values = values.unsqueeze(1)
+    if "spatial_shapes" in config.grid_arguments:
+        return _padded_patches(values[:, 0], config.patch_size)
+    patches, grid = _packed_patches(values, config)
+    merge_sizes = torch.full_like(grid[:, 0], config.spatial_merge_size)
+    arguments = {"grid_thw": grid, "image_grid_thw": grid, "merge_sizes": merge_sizes}
+    return {"patches": patches, **{name: arguments[name] for name in config.grid_arguments}}
+
+
+def _packed_patches(values: torch.Tensor, config: CrossFuseWrappedEncoderConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Patches `(batch * patches, channels * frames * height * width)` of all samples, those that the encoder merges
+    beside each other, as Qwen2-VL (Wang et al., 2024) takes them, and their number along each axis `(batch, 3)`.
+    """
+    size, merge, frames = config.patch_size, config.spatial_merge_size, config.temporal_patch_size
+    lacking = -values.shape[1] % frames
+    if lacking:  # the last frame again, so that a picture is a film of equal frames
+        values = torch.cat([values, values[:, -1:].repeat(1, lacking, 1, 1, 1)], dim=1)
+    batch, number, channels, height, width = values.shape
+    grid = (number // frames, height // size, width // size)
+    values = values[..., : grid[1] // merge * merge * size, : grid[2] // merge * merge * size]
+    grid = (grid[0], grid[1] // merge * merge, grid[2] // merge * merge)
+    patches = values.reshape(
+        batch, grid[0], frames, channels, grid[1] // merge, merge, size, grid[2] // merge, merge, size
+    )
+    patches = patches.permute(0, 1, 4, 7, 5, 8, 3, 2, 6, 9)
+    patches = patches.reshape(-1, channels * frames * size * size)
+    return patches, torch.tensor(grid, device=values.device).expand(batch, -1)
+
+
+def _padded_patches(values: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
+    """
+    Patches `(batch, patches, height * width * channels)` of pictures, as SigLIP 2 (Tschannen et al., 2025) takes them,
+    all of which are kept, and their number along each axis `(batch, 2)`.
+    """
+    batch, channels, height, width = values.shape
+    grid = (height // size, width // size)
+    values = values[..., : grid[0] * size, : grid[1] * size]
+    patches = values.reshape(batch, channels, grid[0], size, grid[1], size).permute(0, 2, 4, 3, 5, 1)
+    patches = patches.reshape(batch, grid[0] * grid[1], size * size * channels)
+    return {
+        "patches": patches,
+        "pixel_attention_mask": torch.ones(patches.shape[:2], dtype=torch.long, device=values.device),
+        "spatial_shapes": torch.tensor(grid, device=values.device).expand(batch, -1),
+    }
