@@ -50,7 +50,9 @@ def call_encoder(
         argument = "inputs_embeds"
     elif config.kind == "text":  # what stands in the padding may be no token; positions may be counted by what is none
         values = values.masked_fill(mask == 0, getattr(config.encoder, "pad_token_id", None) or 0)
-    elif config.grid_arguments:
+    elif "frames" in config.encoder_layout and values.shape[1] < (config.num_frames or 0):
+        values, mask = _fill_frames(values, mask, config.num_frames)
+    if config.grid_arguments:
         arguments = _patch_arguments(values, config)
         values = arguments.pop("patches")
     elif config.kind == "video" and config.encoder_layout[1] == "frames":
@@ -60,6 +62,13 @@ def call_encoder(
     outputs = encoder(**{argument: values}, **arguments)
     hidden_states = hidden_states_of(outputs, len(mask))
     return hidden_states, _mask_of(encoder, config, outputs, mask, hidden_states.shape[1])
+
+
+def _fill_frames(values: torch.Tensor, mask: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A film `(batch, frames, ...)` and its mask, the last frame repeated up to the number that the encoder takes."""
+    lacking = number - values.shape[1]
+    values = torch.cat([values, values[:, -1:].repeat(1, lacking, 1, 1, 1)], dim=1)
+    return values, torch.nn.functional.pad(mask, (0, lacking))
 
 
 def hidden_states_of(outputs: Any, batch_size: int) -> torch.Tensor:
@@ -137,9 +146,8 @@ def _packed_patches(values: torch.Tensor, config: CrossFuseWrappedEncoderConfig)
     beside each other, as Qwen2-VL (Wang et al., 2024) takes them, and their number along each axis `(batch, 3)`.
     """
     size, merge, frames = config.patch_size, config.spatial_merge_size, config.temporal_patch_size
-    lacking = -values.shape[1] % frames
-    if lacking:  # the last frame again, so that a picture is a film of equal frames
-        values = torch.cat([values, values[:, -1:].repeat(1, lacking, 1, 1, 1)], dim=1)
+    lacking = -values.shape[1] % frames  # the last frame again, so that a picture is a film of equal frames
+    values = torch.cat([values, values[:, -1:].repeat(1, lacking, 1, 1, 1)], dim=1)
     batch, number, channels, height, width = values.shape
     grid = (number // frames, height // size, width // size)
     values = values[..., : grid[1] // merge * merge * size, : grid[2] // merge * merge * size]

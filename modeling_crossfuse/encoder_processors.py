@@ -13,9 +13,12 @@
 # limitations under the License.
 """The tokenizer, image or video processor, or feature extractor that an encoder was trained with."""
 
+import copy
 import os
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from transformers import (
     FEATURE_EXTRACTOR_MAPPING,
     IMAGE_PROCESSOR_MAPPING,
@@ -27,13 +30,24 @@ from transformers import (
     AutoVideoProcessor,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
+    ViTImageProcessorPil,
 )
-from transformers.utils import is_torchvision_available
+from transformers.utils import cached_file, is_torchvision_available
 
 from .composition import EncoderSource, explain_loading
+from .configuration_modalities import CrossFuseWrappedEncoderConfig
 from .encoder_search import infer_kind
 
 
+_TOKENIZER_FILES = (
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
 # Tokenizers without a limit have a huge number here.
 _NO_LIMIT = 1_000_000
 
@@ -88,21 +102,27 @@ def _load_config(source: EncoderSource, hub: dict[str, Any]) -> PreTrainedConfig
 def _load_tokenizer(
     source: EncoderSource, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None, hub: dict[str, Any]
 ) -> dict[str, Any]:
-    own = source.processors.get("tokenizer")
-    if own is None and source.name_or_path is not None:
-        try:
-            own = AutoTokenizer.from_pretrained(source.name_or_path, **hub)
-        except (OSError, ValueError) as error:
-            if tokenizer is None:
-                raise OSError(f"{source.where} comes without a tokenizer; give one as `tokenizer`") from error
-        else:
-            _complete_special_tokens(own)
-            return {"tokenizer": own, **_length_limit(own)}
-    own = tokenizer if own is None else own
+    own = source.processors.get("tokenizer") or _find_tokenizer(source, hub) or tokenizer
     if own is None:
         raise ValueError(f"{source.where} comes without a tokenizer; give one as `tokenizer`")
     _check_vocabulary(own, config, source.where)
     return {"tokenizer": own, **_length_limit(own)}
+
+
+def _has_file(source: EncoderSource, name: str, hub: dict[str, Any]) -> bool:
+    own = {key: value for key, value in hub.items() if key != "trust_remote_code"}
+    return cached_file(source.name_or_path, name, _raise_exceptions_for_missing_entries=False, **own) is not None
+
+
+def _find_tokenizer(source: EncoderSource, hub: dict[str, Any]) -> PreTrainedTokenizerBase | None:
+    if source.name_or_path is None or not any(_has_file(source, name, hub) for name in _TOKENIZER_FILES):
+        return None  # without its files, some classes are made with an empty vocabulary
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.name_or_path, **hub)
+    except (OSError, ValueError) as error:
+        raise explain_loading(error, f"the tokenizer of {source.where}") from error
+    _complete_special_tokens(tokenizer)
+    return tokenizer
 
 
 def _length_limit(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
@@ -136,10 +156,32 @@ def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConf
 def _load_image_processor(source: EncoderSource, config: PreTrainedConfig, hub: dict[str, Any]) -> dict[str, Any]:
     # The same pictures give the same numbers whether torchvision is there or not.
     own = _load(AutoImageProcessor, IMAGE_PROCESSOR_MAPPING, source, config, {**hub, "backend": "pil"})
+    if not _gives_pictures(own):
+        return {"image_processor": _of_pictures(own, config)}
     size = getattr(config, "image_size", None)
     if source.name_or_path is not None or not isinstance(size, int):
         return {"image_processor": own}
-    return {"image_processor": own, "size": {"height": size, "width": size}}
+    sizes = ("size", "crop_size") if getattr(own, "do_center_crop", None) else ("size",)
+    return {"image_processor": own, **{name: {"height": size, "width": size} for name in sizes}}
+
+
+def _gives_pictures(image_processor: Any) -> bool:
+    """Whether it leaves pictures whole; some cut them into patches, which is for the model here."""
+    pixels = image_processor(Image.new("RGB", (64, 64)), return_tensors="np")["pixel_values"]
+    return np.ndim(pixels[0]) >= 3
+
+
+def _of_pictures(image_processor: Any, config: PreTrainedConfig) -> ViTImageProcessorPil:
+    """One that gives square pictures, with the same statistics, to an encoder that takes pictures of any size."""
+    vision = CrossFuseWrappedEncoderConfig(
+        kind="image", encoder=copy.deepcopy(getattr(config, "vision_config", config))
+    )
+    side = 16 * vision.patch_size * vision.spatial_merge_size
+    return ViTImageProcessorPil(
+        size={"height": side, "width": side},
+        image_mean=image_processor.image_mean,
+        image_std=image_processor.image_std,
+    )
 
 
 def _load_video_processor(source: EncoderSource, config: PreTrainedConfig, hub: dict[str, Any]) -> dict[str, Any]:
