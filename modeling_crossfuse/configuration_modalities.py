@@ -346,7 +346,7 @@ _DECLARED = {
     "num_frames": ("num_frames", "frames_per_clip"),
     "num_mel_bins": ("num_mel_bins", "input_feat_per_channel", "feature_projection_input_dim", "n_mels", "input_dim"),
     "patch_size": ("patch_size",),
-    "spatial_merge_size": ("spatial_merge_size", "merge_kernel_size", "merge_size"),
+    "spatial_merge_size": ("spatial_merge_size", "merge_kernel_size", "merge_size", "pooling_kernel_size"),
     "temporal_patch_size": ("temporal_patch_size",),
     "vocab_size": ("vocab_size",),
 }

@@ -26,7 +26,14 @@ from .configuration_modalities import CrossFuseWrappedEncoderConfig
 _OUTPUT_FIELDS = ("last_hidden_state", "encoder_last_hidden_state", "feature_maps", "hidden_states")
 
 # Arguments by which encoders take pictures cut into patches, and how many there are along each axis.
-GRID_ARGUMENTS = {"grid_thw", "image_grid_thw", "merge_sizes", "pixel_attention_mask", "spatial_shapes"}
+GRID_ARGUMENTS = {
+    "grid_thw",
+    "image_grid_thw",
+    "merge_sizes",
+    "pixel_attention_mask",
+    "pixel_position_ids",
+    "spatial_shapes",
+}
 
 
 def call_encoder(
@@ -130,48 +137,56 @@ def _patch_arguments(values: torch.Tensor, config: CrossFuseWrappedEncoderConfig
     Pictures `(batch, channels, height, width)` or frames `(batch, frames, channels, height, width)` as `patches`, and
     the arguments that say how many there are.
     """
-    if values.dim() == 4:
-        values = values.unsqueeze(1)
-    if "spatial_shapes" in config.grid_arguments:
-        return _padded_patches(values[:, 0], config.patch_size)
-    patches, grid = _packed_patches(values, config)
-    merge_sizes = torch.full_like(grid[:, 0], config.spatial_merge_size)
-    arguments = {"grid_thw": grid, "image_grid_thw": grid, "merge_sizes": merge_sizes}
-    return {"patches": patches, **{name: arguments[name] for name in config.grid_arguments}}
+    make = _packed_patches if "thw" in "".join(config.grid_arguments) else _padded_patches
+    arguments = make(values, config)
+    return {name: arguments[name] for name in ["patches", *config.grid_arguments]}
 
 
-def _packed_patches(values: torch.Tensor, config: CrossFuseWrappedEncoderConfig) -> tuple[torch.Tensor, torch.Tensor]:
+def _crop(values: torch.Tensor, config: CrossFuseWrappedEncoderConfig) -> tuple[torch.Tensor, int, int]:
+    """Pictures `(..., height, width)` cut to whole patches, which are merged, and the number of rows and columns."""
+    merge = config.spatial_merge_size
+    rows, columns = (length // config.patch_size // merge * merge for length in values.shape[-2:])
+    return values[..., : rows * config.patch_size, : columns * config.patch_size], rows, columns
+
+
+def _packed_patches(values: torch.Tensor, config: CrossFuseWrappedEncoderConfig) -> dict[str, torch.Tensor]:
     """
     Patches `(batch * patches, channels * frames * height * width)` of all samples, those that the encoder merges
     beside each other, as Qwen2-VL (Wang et al., 2024) takes them, and their number along each axis `(batch, 3)`.
     """
     size, merge, frames = config.patch_size, config.spatial_merge_size, config.temporal_patch_size
+    values = values.unsqueeze(1) if values.dim() == 4 else values
     lacking = -values.shape[1] % frames  # the last frame again, so that a picture is a film of equal frames
     values = torch.cat([values, values[:, -1:].repeat(1, lacking, 1, 1, 1)], dim=1)
-    batch, number, channels, height, width = values.shape
-    grid = (number // frames, height // size, width // size)
-    values = values[..., : grid[1] // merge * merge * size, : grid[2] // merge * merge * size]
-    grid = (grid[0], grid[1] // merge * merge, grid[2] // merge * merge)
+    values, rows, columns = _crop(values, config)
+    batch, number, channels = values.shape[:3]
+    times = number // frames
     patches = values.reshape(
-        batch, grid[0], frames, channels, grid[1] // merge, merge, size, grid[2] // merge, merge, size
-    )
-    patches = patches.permute(0, 1, 4, 7, 5, 8, 3, 2, 6, 9)
-    patches = patches.reshape(-1, channels * frames * size * size)
-    return patches, torch.tensor(grid, device=values.device).expand(batch, -1)
+        batch, times, frames, channels, rows // merge, merge, size, columns // merge, merge, size
+    ).permute(0, 1, 4, 7, 5, 8, 3, 2, 6, 9)
+    grid = torch.tensor([times, rows, columns], device=values.device).expand(batch, -1)
+    return {
+        "patches": patches.reshape(-1, channels * frames * size * size),
+        "grid_thw": grid,
+        "image_grid_thw": grid,
+        "merge_sizes": torch.full_like(grid[:, 0], merge),
+    }
 
 
-def _padded_patches(values: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
+def _padded_patches(values: torch.Tensor, config: CrossFuseWrappedEncoderConfig) -> dict[str, torch.Tensor]:
     """
     Patches `(batch, patches, height * width * channels)` of pictures, as SigLIP 2 (Tschannen et al., 2025) takes them,
-    all of which are kept, and their number along each axis `(batch, 2)`.
+    all of which are kept, their number along each axis `(batch, 2)`, and the column and row of each.
     """
-    batch, channels, height, width = values.shape
-    grid = (height // size, width // size)
-    values = values[..., : grid[0] * size, : grid[1] * size]
-    patches = values.reshape(batch, channels, grid[0], size, grid[1], size).permute(0, 2, 4, 3, 5, 1)
-    patches = patches.reshape(batch, grid[0] * grid[1], size * size * channels)
+    size = config.patch_size
+    values, rows, columns = _crop(values, config)
+    batch, channels = values.shape[:2]
+    patches = values.reshape(batch, channels, rows, size, columns, size).permute(0, 2, 4, 3, 5, 1)
+    patches = patches.reshape(batch, rows * columns, size * size * channels)
+    places = torch.arange(rows * columns, device=values.device)
     return {
         "patches": patches,
         "pixel_attention_mask": torch.ones(patches.shape[:2], dtype=torch.long, device=values.device),
-        "spatial_shapes": torch.tensor(grid, device=values.device).expand(batch, -1),
+        "pixel_position_ids": torch.stack([places % columns, places // columns], dim=-1).expand(batch, -1, -1),
+        "spatial_shapes": torch.tensor([rows, columns], device=values.device).expand(batch, -1),
     }

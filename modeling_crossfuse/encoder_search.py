@@ -16,7 +16,9 @@
 import copy
 import importlib
 import inspect
+import pkgutil
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -75,6 +77,8 @@ def _values_argument(encoder: PreTrainedModel, kind: str) -> str | None:
     if kind in ("image", "video") and _grid_arguments(encoder):
         names = (*names, "hidden_states")
     name = next((name for name in names if name in parameters), None)
+    if name is None and kind != "text" and getattr(encoder, "main_input_name", None) in names:
+        name = next(iter(parameters), None)  # `hidden_states`, in some
     known = {name, *_MASK_ARGUMENTS[kind], *_grid_arguments(encoder)}
     required = [
         key
@@ -88,6 +92,29 @@ def _grid_arguments(encoder: PreTrainedModel | type[PreTrainedModel]) -> list[st
     return sorted(GRID_ARGUMENTS & set(_parameters(encoder)))
 
 
+def takes(encoder: PreTrainedModel, kind: str, only: str | None = None) -> bool:
+    """Whether a model has an argument, or the argument `only`, for values of a kind, whatever else it takes."""
+    return bool({only or name for name in VALUES_ARGUMENTS[kind]} & set(_parameters(encoder))) or (
+        only is None and _values_argument(encoder, kind) is not None
+    )
+
+
+def is_generative(model: PreTrainedModel, kind: str) -> bool:
+    """Whether all that takes values of a kind in a model can go on from them, as decoders do."""
+    parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+    fitting = [part for part in parts if _values_argument(part, kind) is not None]
+    return kind == "text" and bool(fitting) and all(_CACHES & set(_parameters(part)) for part in fitting)
+
+
+def made_up_values(config: CrossFuseWrappedEncoderConfig) -> torch.Tensor:
+    """Values of two samples that an encoder takes, as `forward` does."""
+    values = next(values for layout, values in _made_up_values(config) if layout == config.encoder_layout)
+    if config.kind == "video":
+        values = values.unsqueeze(1) if config.encodes_images else values
+        values = values.transpose(1, 2) if config.encoder_layout[1] == "frames" else values
+    return values
+
+
 def _takes_only(encoder: PreTrainedModel, kind: str) -> bool:
     others = {name for names in VALUES_ARGUMENTS.values() for name in names} - set(VALUES_ARGUMENTS[kind])
     if kind == "image":
@@ -95,14 +122,17 @@ def _takes_only(encoder: PreTrainedModel, kind: str) -> bool:
     return not others & set(_parameters(encoder))
 
 
-def _candidates(model: PreTrainedModel, kind: str) -> list[PreTrainedModel]:
+def _candidates(model: PreTrainedModel, kind: str) -> list[nn.Module]:
     """
-    The model and the models within it that take values of a kind, from the outside in: those before all that take no
-    other kind, as the towers of dual models do.
+    The model and the parts of it that take values of a kind, from the outside in: those before all that take no other
+    kind, as the towers of dual models do. A part that is no `PreTrainedModel` counts where it is in none that counts.
     """
     within = [module for module in model.modules() if isinstance(getattr(module, "config", None), PreTrainedConfig)]
     fitting = [module for module in within if _values_argument(module, kind) is not None]
-    return sorted(fitting, key=lambda module: (not _takes_only(module, kind), not isinstance(module, PreTrainedModel)))
+    single = [module for module in fitting if _takes_only(module, kind)]
+    inner = {id(part) for module in single for part in module.modules() if part is not module}
+    fitting = [module for module in fitting if isinstance(module, PreTrainedModel) or id(module) not in inner]
+    return sorted(fitting, key=lambda module: not _takes_only(module, kind))
 
 
 def find_encoder(model: PreTrainedModel, kind: str, where: str) -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -173,7 +203,7 @@ def infer_kind(model: PreTrainedModel | type[PreTrainedModel], where: str) -> st
 
 def encoder_class(config: PreTrainedConfig, architecture: str | None = None) -> type[PreTrainedModel]:
     """
-    The class of an encoder, by its name, among the models of its config's own module.
+    The class of an encoder, by its name, among the models that stand beside its config's class.
 
     Raises:
         ValueError: if there is no such class.
@@ -182,13 +212,23 @@ def encoder_class(config: PreTrainedConfig, architecture: str | None = None) -> 
     classes = {found.__name__: found for found in (classes if isinstance(classes, tuple) else (classes,))}
     if architecture in classes:
         return classes[architecture]
-    module = type(config).__module__
-    if ".configuration_" in module:
-        twin = importlib.import_module(module.replace(".configuration_", ".modeling_"))
-        found = getattr(twin, architecture or "", None)
-        if isinstance(found, type) and issubclass(found, nn.Module) and found.__module__ == twin.__name__:
+    for module in _modeling_modules(type(config).__module__):
+        found = getattr(module, architecture or "", None)
+        if isinstance(found, type) and issubclass(found, nn.Module) and found.__module__ == module.__name__:
             return found
     raise ValueError(f"`architecture={architecture!r}` is no model for a {type(config).__name__}")
+
+
+def _modeling_modules(configuration: str) -> Iterator[ModuleType]:
+    """The modules of models beside that of a configuration, its twin first."""
+    package, _, name = configuration.rpartition(".")
+    twin = name.replace("configuration_", "modeling_")
+    if twin == name:
+        return
+    yield importlib.import_module(f"{package}.{twin}")
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        if module.name.startswith("modeling_") and module.name != twin:
+            yield importlib.import_module(f"{package}.{module.name}")
 
 
 def build_encoder(config: PreTrainedConfig, architecture: str) -> PreTrainedModel:
