@@ -301,7 +301,8 @@ class CrossFuseWrappedEncoder(CrossFuseEncoderBase):
     def __init__(self, config: CrossFuseWrappedEncoderConfig):
         super().__init__(config)
         if not config.is_complete:
-            complete(config, AutoModel.from_config(copy.deepcopy(config.encoder)), "`encoder`")
+            with torch.device("cpu"):  # also where this model is to be on the meta device, on which nothing can be run
+                complete(config, AutoModel.from_config(copy.deepcopy(config.encoder)), "`encoder`")
         self.model = build_encoder(config.encoder, config.architecture)
         self.encodes_images = config.encodes_images
         self.post_init()

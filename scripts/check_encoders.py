@@ -233,8 +233,8 @@ def to_markdown(rows: list[tuple[str, str, str, str]]) -> str:
 Made by `python scripts/check_encoders.py --output docs/encoders.md`: each type of model that `AutoModel` can make,
 with a tiny random config and as the encoder of a modality beside a series, in forward, backward, generate, with a
 missing sample, saved and loaded again. *Decoder only* models read text from left to right to continue it; they are
-refused with an error, and are not counted. *Not built* are types of which no model could be made, for want of a package
-or because the default config does not fit the model.
+refused with an error, and are not counted. *Not built* are types of which no model could be made, for want of a
+package or because the default config does not fit the model.
 
 {table(SUMMARY_HEADER, summary(rows))}
 

@@ -17,6 +17,7 @@ import unittest
 from dataclasses import fields
 
 import torch
+from transformers import BertConfig, ViTConfig
 from transformers.modeling_outputs import Seq2SeqLMOutput, Seq2SeqModelOutput
 
 from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration, CrossFuseModel
@@ -138,6 +139,34 @@ class BottleneckTester(TextTester):
         return config, inputs
 
 
+class WrappedTester(TextTester):
+    """A BERT and a ViT as encoders, and a series without layers."""
+
+    def get_config(self):
+        sizes = {"hidden_size": self.hidden_size, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+        return CrossFuseConfig(
+            d_model=self.hidden_size,
+            num_hidden_layers=0,
+            num_attention_heads=self.num_attention_heads,
+            modalities={
+                "text": {"encoder": BertConfig(vocab_size=self.vocab_size, **sizes)},
+                "image": {"encoder": ViTConfig(image_size=16, patch_size=8, **sizes)},
+                "wrist": {"kind": "series", "num_channels": 6},
+            },
+            fusion={"type": "latent", "num_layers": 2, "num_latents": self.seq_length},
+            decoder={"vocab_size": self.vocab_size, "num_hidden_layers": self.num_hidden_layers},
+        )
+
+    def prepare_config_and_inputs_for_common(self):
+        config, inputs = super().prepare_config_and_inputs_for_common()
+        inputs |= {
+            "pixel_values": floats_tensor([self.batch_size, 3, 16, 16]),
+            "wrist_values": floats_tensor([self.batch_size, 5, 6]),
+            "modality_mask": torch.tensor([[1, 1, 1], [1, 0, 1], [1, 1, 0]]),
+        }
+        return config, inputs
+
+
 def with_entries_of(output_class, model_class):
     """The model class, its outputs cut to the entries that transformers' own output class has."""
 
@@ -195,3 +224,10 @@ class CrossFuseLatentModelTest(CrossFuseTesterMixin, unittest.TestCase):
 class CrossFuseBottleneckModelTest(CrossFuseTesterMixin, unittest.TestCase):
     model_tester_class = BottleneckTester
     additional_model_inputs = ("pixel_values_videos", "video_mask")
+
+
+class CrossFuseWrappedModelTest(CrossFuseTesterMixin, unittest.TestCase):
+    model_tester_class = WrappedTester
+    additional_model_inputs = ("pixel_values", "wrist_values")
+
+    test_attention_outputs_without_own_entries = CrossFuseTextModelTest.test_attention_outputs_without_own_entries
