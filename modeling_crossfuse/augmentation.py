@@ -155,10 +155,15 @@ class BatchAugmentation:
                 raise ValueError(f"`augmentation` names the modality {name!r}; there are {', '.join(self.names)}")
             kind = self.names[name].kind
             if kind == "image":
-                images = processor.image_processor
+                images = processor._sub_processor(name, "image_processor")
                 normalised = (images.image_mean, images.image_std) if images.do_normalize else ([0.0], [1.0])
                 self.steps[name] = ImageAugmentation(arguments, *normalised)
             elif kind == "audio":
+                if tuple(self.names[name].layout) != ("num_mel_bins", "frames"):
+                    raise ValueError(
+                        f"`augmentation` names {name!r}, whose encoder takes sound as ({', '.join(self.names[name].layout)}"
+                        "); expected (num_mel_bins, frames)"
+                    )
                 try:
                     self.steps[name] = AudioAugmentation(**arguments)
                 except TypeError as error:

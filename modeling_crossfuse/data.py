@@ -77,6 +77,13 @@ def select_columns(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) ->
     return rows.select_columns(list(dict.fromkeys(top_column(rows, column) for column in columns)))
 
 
+def has_text(feature: Any) -> bool:
+    """Whether a feature of a `datasets.Dataset`, or a field of it if it is a struct, is text."""
+    if isinstance(feature, dict):
+        return any(has_text(part) for part in feature.values())
+    return getattr(feature, "dtype", None) in ("string", "large_string")
+
+
 def parse_mapping(pairs: Mapping[str, str] | Iterable[str] | None) -> dict[str, str]:
     """
     Modalities and what belongs to each, as a command line or a recipe gives them.
@@ -346,6 +353,7 @@ __all__ = [
     "CrossFuseDataCollator",
     "check_exists",
     "get_column",
+    "has_text",
     "load_rows",
     "parse_mapping",
     "select_columns",

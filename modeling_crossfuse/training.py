@@ -11,12 +11,13 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What the training script is made of: recipes, tokenizer, cached inputs, and a Trainer with two additions."""
+"""What the training script is made of: recipes, tokenizer, model, LoRA, and a Trainer with a few additions."""
 
 import argparse
 import contextlib
 import dataclasses
 import difflib
+import functools
 import itertools
 import json
 import re
@@ -28,7 +29,6 @@ from typing import Any
 import datasets
 import torch
 import yaml
-from accelerate.utils import tqdm
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -37,13 +37,17 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoProcessor,
     HfArgumentParser,
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     TrainerCallback,
 )
 
-from .data import CrossFuseDataCollator, get_column, parse_mapping, select_columns, top_column
+from .augmentation import BatchAugmentation
+from .caching import CachedInputs, CachedInputsCollator, EncodedInputs, frozen_modalities
+from .configuration_crossfuse import CrossFuseConfig
+from .data import CrossFuseDataCollator, get_column, has_text, parse_mapping, select_columns, top_column
 from .modeling_crossfuse import CrossFuseForConditionalGeneration
 from .processing_crossfuse import CrossFuseProcessor
 
@@ -58,6 +62,24 @@ class RecipeArguments:
     )
     model_overrides: dict | str | None = field(
         default=None, metadata={"help": 'Changes to the config, as JSON, such as \'{"decoder": {"dropout": 0.1}}\'.'}
+    )
+    encoders: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Encoders of a new model, as JSON: modality to a Hub id, a folder, or settings such as "
+            '{"kind": "series", "num_channels": 6}. The other modalities, and all the rest, are those of `model`.'
+        },
+    )
+    freeze: list[str] | None = field(
+        default=None, metadata={"help": "Modalities whose encoders training leaves as they are: image audio."}
+    )
+    lora: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Train LoRA adapters instead of the weights: settings of peft.LoraConfig, as JSON, such as "
+            '\'{"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}\'. Modules that are to train as a '
+            "whole go into `modules_to_save`."
+        },
     )
     dataset: str | None = field(
         default=None,
@@ -90,7 +112,10 @@ class RecipeArguments:
     )
     learning_rates: dict | str | None = field(
         default=None,
-        metadata={"help": "Learning rates of parts, as JSON: start of a parameter's name to its rate."},
+        metadata={
+            "help": "Learning rates of parts, as JSON: start of a parameter's name, or a modality, which stands for "
+            "its encoder, to the rate."
+        },
     )
     ema_decay: float | None = field(
         default=None,
@@ -106,12 +131,20 @@ class RecipeArguments:
     cache_inputs: bool = field(
         default=False, metadata={"help": "Decode every sample once and keep it in memory: for data sets that fit."}
     )
+    cache_encoder_outputs: bool = field(
+        default=False,
+        metadata={
+            "help": "Run encoders that are frozen once for each sample, and keep the results in a file in "
+            "output_dir/_encoder_outputs, which later runs use again."
+        },
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only so many samples to train."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Use only so many samples to evaluate."})
 
     def __post_init__(self):
-        for name in ("model_overrides", "questions", "augmentation", "learning_rates"):
+        for name in ("model_overrides", "encoders", "lora", "questions", "augmentation", "learning_rates"):
             setattr(self, name, _parse_json(name, getattr(self, name)))
+        self.freeze = [self.freeze] if isinstance(self.freeze, str) else list(self.freeze or ())
         self.inputs = parse_mapping(self.inputs)
 
 
@@ -264,7 +297,7 @@ def recipe_texts(recipe: RecipeArguments, rows: datasets.Dataset) -> Iterable[st
     columns = [recipe.target, *questions.values(), *recipe.inputs.values()]
     columns = [column for column in dict.fromkeys(columns) if column]
     texts = select_columns(rows, columns)
-    columns = [column for column in columns if _has_text(texts.features[top_column(texts, column)])]
+    columns = [column for column in columns if has_text(texts.features[top_column(texts, column)])]
     asked = max(1 - recipe.question_dropout, 0.01)
     repeats = {recipe.target: max(1, round(recipe.question_dropout * len(questions) / asked))}
     yield from questions
@@ -272,19 +305,6 @@ def recipe_texts(recipe: RecipeArguments, rows: datasets.Dataset) -> Iterable[st
         for column in columns:
             if isinstance(text := get_column(row, column), str):
                 yield from itertools.repeat(text, repeats.get(column, 1))
-
-
-def _has_text(feature: Any) -> bool:
-    if isinstance(feature, dict):
-        return any(_has_text(part) for part in feature.values())
-    return getattr(feature, "dtype", None) in ("string", "large_string")
-
-
-def _only_text(value: Any, feature: Any) -> Any:
-    """A row, or a struct in it, without what is no text."""
-    if not isinstance(value, dict):
-        return value
-    return {name: _only_text(value[name], part) for name, part in feature.items() if _has_text(part)}
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -302,8 +322,8 @@ def number_answers(rows: datasets.Dataset, target: str) -> dict[str, int]:
 
 def build_model(recipe: RecipeArguments, rows: datasets.Dataset, num_answers: int = 0):
     """
-    The model and processor of a recipe: those saved in a folder or on the Hub, or new ones from a config, with a
-    tokenizer and series statistics fitted on the training rows.
+    The model and processor of a recipe: those saved in a folder or on the Hub, or new ones from a config, and from
+    encoders if the recipe has any, with a tokenizer and series statistics fitted on the training rows.
 
     Args:
         recipe ([`RecipeArguments`]): the recipe.
@@ -312,28 +332,61 @@ def build_model(recipe: RecipeArguments, rows: datasets.Dataset, num_answers: in
 
     Returns:
         `tuple[CrossFuseForConditionalGeneration, CrossFuseProcessor]`
+
+    Raises:
+        ValueError: if `encoders` are given for a model that has weights already, or `freeze` names no modality.
     """
     config = AutoConfig.from_pretrained(recipe.model)
     if recipe.model_overrides:
         config = type(config).from_dict(_merge(config.to_dict(), recipe.model_overrides))
     config.num_answers = num_answers
     if _has_weights(recipe.model):
+        if recipe.encoders:
+            raise ValueError(
+                f"`encoders` make a new model, and `model={recipe.model!r}` has weights already; expected a config"
+            )
         model = AutoModelForSeq2SeqLM.from_pretrained(
             recipe.model, config=config, attn_implementation=recipe.attn_implementation, dtype=torch.float32
         )
-        return model, AutoProcessor.from_pretrained(recipe.model)
-    tokenizer = train_tokenizer(recipe_texts(recipe, rows), recipe.vocab_size)
+        processor = AutoProcessor.from_pretrained(recipe.model)
+    else:
+        model, processor = _new_model(recipe, config, train_tokenizer(recipe_texts(recipe, rows), recipe.vocab_size))
+        _fit_series(processor, recipe.inputs, rows)
+    model.freeze_modalities(*recipe.freeze)
+    return model, processor
+
+
+def _new_model(recipe: RecipeArguments, config: CrossFuseConfig, tokenizer: PreTrainedTokenizerFast):
     config.vocab_size = len(tokenizer)
     for part in config.modalities.values():
-        if part.kind == "text":
+        if part.kind == "text" and not hasattr(part, "encoder"):  # one of transformers has a tokenizer of its own
             part.vocab_size = len(tokenizer)
-    processor = CrossFuseProcessor.from_config(config, tokenizer=tokenizer)
-    for name, part in config.modalities.items():
-        if part.kind == "series" and name in recipe.inputs:
-            column = recipe.inputs[name]
+    if not recipe.encoders and not any(hasattr(part, "encoder") for part in config.modalities.values()):
+        model = CrossFuseForConditionalGeneration._from_config(config, attn_implementation=recipe.attn_implementation)
+        return model, CrossFuseProcessor.from_config(config, tokenizer=tokenizer)
+    encoders = {name: _encoder_entry(part) for name, part in config.modalities.items()}
+    for name, entry in (recipe.encoders or {}).items():
+        is_built_in_text = isinstance(entry, dict) and "encoder" not in entry and entry.get("kind", name) == "text"
+        encoders[name] = {**entry, "vocab_size": len(tokenizer)} if is_built_in_text else entry
+    settings = {key: value for key, value in config.to_diff_dict().items() if key not in ("modalities", "dtype")}
+    model = CrossFuseForConditionalGeneration.from_encoders(
+        encoders, freeze=recipe.freeze, attn_implementation=recipe.attn_implementation, **settings
+    )
+    return model, CrossFuseProcessor.from_encoders(encoders, tokenizer=tokenizer)
+
+
+def _encoder_entry(part: PreTrainedConfig) -> dict[str, Any]:
+    """A modality's config as an entry of `encoders`."""
+    if hasattr(part, "encoder"):
+        return {"kind": part.kind, "encoder": part.encoder, "modality_dropout": part.modality_dropout}
+    return part.to_dict()
+
+
+def _fit_series(processor: CrossFuseProcessor, inputs: dict[str, str], rows: datasets.Dataset):
+    for name, settings in processor.modalities.items():
+        if settings["kind"] == "series" and name in inputs:
+            column = inputs[name]
             processor.fit_series(name, (get_column(row, column) for row in select_columns(rows, [column])))
-    model = CrossFuseForConditionalGeneration._from_config(config, attn_implementation=recipe.attn_implementation)
-    return model, processor
 
 
 def _has_weights(model: str) -> bool:
@@ -341,72 +394,99 @@ def _has_weights(model: str) -> bool:
     return not folder.is_dir() or any(folder.glob("*.safetensors"))
 
 
-class CachedInputs(torch.utils.data.Dataset):
+def add_lora(model: CrossFuseForConditionalGeneration, settings: dict[str, Any]):
     """
-    Rows whose inputs, but for texts, are decoded and made into tensors once. For data sets that fit into memory.
+    Freezes a model, and adds LoRA adapters (Hu et al., 2021) that train in its place.
 
     Args:
-        rows (`datasets.Dataset`): the rows.
-        processor ([`CrossFuseProcessor`]): makes the tensors.
-        inputs (`dict[str, str]`): name of each modality to its column.
+        model ([`CrossFuseForConditionalGeneration`]): the model, which is changed in place.
+        settings (`dict[str, Any]`): those of `peft.LoraConfig`. `target_modules` are names, or ends of names, of
+            linear layers: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj` and `down_proj` in what is
+            built in, and their own names in encoders of transformers. Adapters train in frozen encoders, too.
+
+    Returns:
+        `peft.PeftModel`
+
+    Raises:
+        ImportError: if peft is not installed.
+        ValueError: if a setting is unknown, or no module has such a name.
     """
-
-    def __init__(self, rows: datasets.Dataset, processor, inputs: dict[str, str]):
-        inputs = {name: column for name, column in inputs.items() if processor.modalities[name]["kind"] != "text"}
-        collator = CrossFuseDataCollator(processor, inputs)
-        samples = select_columns(rows, inputs.values()) if inputs else [{}] * len(rows)
-        self.tensors = [
-            collator([row]) if any(collator._read([row], column)[0] is not None for column in inputs.values()) else {}
-            for row in tqdm(samples, desc="reading the inputs", unit=" samples")
-        ]
-        texts = rows.select_columns([name for name, feature in rows.features.items() if _has_text(feature)])
-        self.texts = [_only_text(row, rows.features) for row in texts.to_list()]
-
-    def __len__(self) -> int:
-        return len(self.tensors)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self.texts[index], TENSORS: self.tensors[index]}
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ImportError("`lora` needs peft; install it with `pip install crossfuse[peft]`") from error
+    if model.answer_head is not None and "answer_head" not in settings.get("modules_to_save", ()):
+        raise ValueError(
+            "`answer_classifier` is new and has to train as a whole; name `answer_head` in the `modules_to_save` of "
+            "`lora`, or leave it out"
+        )
+    try:
+        config = LoraConfig(**settings)
+    except TypeError as error:
+        raise ValueError(f"`lora={settings!r}`: {error}") from error
+    return get_peft_model(model, config)
 
 
-# The key of a cached row that holds its finished tensors.
-TENSORS = "__tensors__"
+def make_collators(
+    recipe: RecipeArguments, model, processor: CrossFuseProcessor, answers: dict[str, int] | None = None, seed: int = 0
+) -> tuple[CrossFuseDataCollator, CrossFuseDataCollator]:
+    """
+    The collator for training, with questions and augmentation, and the one for evaluation, without.
+
+    Args:
+        recipe ([`RecipeArguments`]): the recipe.
+        model ([`CrossFuseForConditionalGeneration`]): the model, with what is frozen frozen.
+        processor ([`CrossFuseProcessor`]): its processor.
+        answers (`dict[str, int]`, *optional*): numbers of the answers, for the auxiliary classifier.
+        seed (`int`, defaults to 0): that of the questions.
+
+    Raises:
+        ValueError: if `cache_encoder_outputs` has no frozen encoder, or the input of one is augmented.
+    """
+    make, augmentation = CrossFuseDataCollator, recipe.augmentation or {}
+    if recipe.cache_encoder_outputs or recipe.cache_inputs:
+        encoded = frozen_modalities(model, recipe.inputs) if recipe.cache_encoder_outputs else []
+        for name in set(encoded) & set(augmentation):
+            raise ValueError(
+                f"`augmentation` has {name!r}, and `cache_encoder_outputs` encodes it once only; drop one of them"
+            )
+        kinds = {name: part.kind for name, part in model.config.modalities.items()}
+        decoded = [name for name, kind in kinds.items() if recipe.cache_inputs and kind != "text"]
+        make = functools.partial(CachedInputsCollator, cached={*encoded, *decoded})
+    shared = {"inputs": recipe.inputs, "target": recipe.target, "max_target_length": recipe.max_target_length}
+    train = make(
+        processor,
+        questions=recipe.questions,
+        question_dropout=recipe.question_dropout,
+        answer_ids=answers,
+        augment=BatchAugmentation(processor, model.config.modalities, augmentation) if augmentation else None,
+        seed=seed,
+        **shared,
+    )
+    return train, make(processor, **shared)
 
 
-class CachedInputsCollator(CrossFuseDataCollator):
-    """[`CrossFuseDataCollator`] for the rows of [`CachedInputs`]: only texts are left to process."""
+def cache_rows(
+    recipe: RecipeArguments, rows: datasets.Dataset, model, processor: CrossFuseProcessor, folder: str | Path
+) -> torch.utils.data.Dataset:
+    """
+    The rows of a split as the collators of [`make_collators`] expect them: as they are, with their inputs decoded, or
+    with the outputs of frozen encoders.
 
-    def _encode(self, rows: list[dict[str, Any]], inputs: dict[str, list[Any]]) -> dict[str, torch.Tensor]:
-        samples = [row[TENSORS] for row in rows]
-        names = dict.fromkeys(name for sample in samples for name in sample)
-        batch = {name: _stack([sample.get(name) for sample in samples]) for name in names}
-        batch.setdefault("modality_mask", torch.zeros(len(rows), len(self.processor.modalities), dtype=torch.long))
-        texts = {name: values for name, values in inputs.items() if self.processor.modalities[name]["kind"] == "text"}
-        for name, values in texts.items():
-            column = list(self.processor.modalities).index(name)
-            given = [row for row, value in enumerate(values) if value is not None]
-            batch["modality_mask"][given, column] = 1
-            if given:
-                encoded = self.processor(**{name: [values[row] for row in given]}, return_tensors="pt")
-                for key in set(encoded) - {"modality_mask"}:
-                    batch[key] = encoded[key].new_zeros(len(rows), *encoded[key].shape[1:])
-                    batch[key][given] = encoded[key]
-        return batch
-
-    def _read(self, rows: list[dict[str, Any]], column: str) -> list[Any]:
-        is_text = {self.inputs[name] for name in self.inputs if self.processor.modalities[name]["kind"] == "text"}
-        return super()._read(rows, column) if column in is_text else []
-
-
-def _stack(tensors: list[torch.Tensor | None]) -> torch.Tensor:
-    """Tensors `(1, ...)` of different sizes, or None, as one batch padded with zeros."""
-    given = [tensor for tensor in tensors if tensor is not None]
-    shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in given))]
-    batch = given[0].new_zeros(len(tensors), *shape)
-    for row, tensor in enumerate(tensors):
-        if tensor is not None:
-            batch[(row, *(slice(size) for size in tensor.shape[1:]))] = tensor[0]
-    return batch
+    Args:
+        recipe ([`RecipeArguments`]): the recipe.
+        rows (`datasets.Dataset`): the rows.
+        model ([`CrossFuseForConditionalGeneration`]): the model; its encoders run where they are.
+        processor ([`CrossFuseProcessor`]): its processor.
+        folder (`str` or `Path`): where the encoders' outputs are kept.
+    """
+    if not recipe.cache_encoder_outputs:
+        return CachedInputs(rows, processor, recipe.inputs) if recipe.cache_inputs else rows
+    encoded = EncodedInputs(rows, model, processor, recipe.inputs, folder)
+    if recipe.cache_inputs:
+        others = {name: column for name, column in recipe.inputs.items() if name not in encoded.names}
+        encoded.rows = CachedInputs(encoded.rows, processor, others)
+    return encoded
 
 
 class _AverageWeights(TrainerCallback):
@@ -430,7 +510,7 @@ def parameter_groups(
         model (`torch.nn.Module`): its parameters that require a gradient are grouped.
         learning_rate (`float`): that of parameters which `learning_rates` says nothing of.
         learning_rates (`dict[str, float]`): start of a parameter's name, without `"model."`, to its learning rate; the
-            longest start that fits counts.
+            longest start that fits counts. The name of a modality stands for its encoder.
         weight_decay (`float`): that of matrices.
 
     Raises:
@@ -448,7 +528,14 @@ def parameter_groups(
     [(1, 0.001, 0.1), (1, 0.001, 0.0), (1, 0.002, 0.1)]
     ```
     """
-    named = {name.removeprefix("model."): parameter for name, parameter in model.named_parameters()}
+    named = {
+        name.removeprefix("base_model.model.").removeprefix("model."): parameter  # the first is that of PEFT
+        for name, parameter in model.named_parameters()
+    }
+    modalities = getattr(getattr(model, "config", None), "modalities", ())
+    learning_rates = {
+        f"encoder.encoders.{start}." if start in modalities else start: rate for start, rate in learning_rates.items()
+    }
     for start in learning_rates:
         if not any(name.startswith(start) for name in named):
             raise ValueError(f"`learning_rates` has {start!r}, with which no parameter's name starts")
@@ -463,12 +550,14 @@ def parameter_groups(
 
 class CrossFuseTrainer(Seq2SeqTrainer):
     """
-    [`~transformers.Seq2SeqTrainer`] with a learning rate per part and an average of the weights.
+    [`~transformers.Seq2SeqTrainer`] with a learning rate per part and an average of the weights. The model may be one
+    that PEFT has added adapters to.
 
     Args:
         eval_collator (`Callable`, *optional*): collator for evaluation and prediction, where training's augments.
         learning_rates (`dict[str, float]`, *optional*): start of a parameter's name, such as
-            `"encoder.encoders.image"`, to its learning rate; the longest start that fits counts.
+            `"encoder.encoders.image.stem"`, to its learning rate; the longest start that fits counts. The name of a
+            modality, such as `"image"`, stands for its encoder.
         ema_decay (`float`, *optional*): evaluate and save the exponential moving average of the weights.
             Checkpoints hold both, so that resuming changes nothing.
 
@@ -537,6 +626,12 @@ class CrossFuseTrainer(Seq2SeqTrainer):
         if self.averages is not None and self.averages.n_averaged > 0:
             self.model.load_state_dict(self.averages.module.state_dict())
         self.averages = None
+
+    def merge_adapter(self, folder: str | Path):
+        """Saves the adapter of a model with LoRA in a folder, and makes the model a plain one that has it in it."""
+        if self.args.should_save:
+            self.model.save_pretrained(folder)
+        self.model = self.model_wrapped = self.model.merge_and_unload()
 
     def evaluation_loop(self, *args, **kwargs):
         with self.averaged_weights():

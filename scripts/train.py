@@ -14,6 +14,7 @@
 # limitations under the License.
 """Trains or fine-tunes a CrossFuse model on any data set whose columns map to modalities."""
 
+import contextlib
 import logging
 import sys
 import time
@@ -22,16 +23,16 @@ from pathlib import Path
 
 from transformers import set_seed, trainer_utils
 
-from modeling_crossfuse.augmentation import BatchAugmentation
-from modeling_crossfuse.data import CrossFuseDataCollator, load_rows
+from modeling_crossfuse.data import load_rows
 from modeling_crossfuse.metrics import compute_text_metrics
 from modeling_crossfuse.model_card import write_model_card
 from modeling_crossfuse.training import (
-    CachedInputs,
-    CachedInputsCollator,
     CrossFuseTrainer,
+    add_lora,
     build_model,
+    cache_rows,
     card_settings,
+    make_collators,
     number_answers,
     parse_recipe,
 )
@@ -46,27 +47,16 @@ Examples:
   A data set of your own, without a recipe:
     python scripts/train.py --model configuration/small --dataset me/photos --inputs image=photo text=question \\
         --target answer --output_dir outputs/photos --num_train_epochs 10 --per_device_train_batch_size 32
+  With encoders of transformers, which run once for each sample and not again while the rest learns:
+    python scripts/train.py --encoders '{"image": "google/siglip2-base-patch16-224"}' --freeze image \\
+        --cache_encoder_outputs --dataset me/photos --inputs image=photo text=question --target answer
+  Only adapters, which LoRA adds to a trained model:
+    python scripts/train.py configuration/recipes/emoji_lora.yaml
   On several processes:
     accelerate launch scripts/train.py configuration/recipes/emoji.yaml
   Going on after an interruption:
     python scripts/train.py configuration/recipes/emoji.yaml --resume_from_checkpoint last
 """
-
-
-def make_collators(recipe, processor, modalities, answers, seed):
-    """The collator for training, with questions and augmentation, and the one for evaluation, without."""
-    collator = CachedInputsCollator if recipe.cache_inputs else CrossFuseDataCollator
-    shared = {"inputs": recipe.inputs, "target": recipe.target, "max_target_length": recipe.max_target_length}
-    train = collator(
-        processor,
-        questions=recipe.questions,
-        question_dropout=recipe.question_dropout,
-        answer_ids=answers,
-        augment=BatchAugmentation(processor, modalities, recipe.augmentation) if recipe.augmentation else None,
-        seed=seed,
-        **shared,
-    )
-    return train, collator(processor, **shared)
 
 
 def make_compute_metrics(processor):
@@ -114,14 +104,22 @@ def main(argv: list[str] | None = None) -> str:
         answers = number_answers(rows, recipe.target) if recipe.answer_classifier else None
         model, processor = build_model(recipe, rows, num_answers=len(answers or ()))
     model.generation_config.max_length = recipe.max_target_length
+    whole = add_lora(model, recipe.lora) if recipe.lora else model
     if arguments.process_index == 0:
-        logger.info(f"{model.num_parameters():,} parameters, {len(rows):,} samples to train on")
-    train_collator, eval_collator = make_collators(recipe, processor, model.config.modalities, answers, arguments.seed)
-    if recipe.cache_inputs:
-        rows = CachedInputs(rows, processor, recipe.inputs)
-        eval_rows = CachedInputs(eval_rows, processor, recipe.inputs) if eval_rows is not None else None
+        trained = whole.num_parameters(only_trainable=True)
+        logger.info(
+            f"{model.num_parameters():,} parameters, {trained:,} of which train; {len(rows):,} samples to train on"
+        )
+    train_collator, eval_collator = make_collators(recipe, model, processor, answers, arguments.seed)
+    cache = Path(arguments.output_dir, "_encoder_outputs")  # Trainer does not push what starts so
+    if recipe.cache_encoder_outputs:
+        model.get_encoder().to(arguments.device)
+    with arguments.main_process_first(desc="caching") if recipe.cache_encoder_outputs else contextlib.nullcontext():
+        rows = cache_rows(recipe, rows, model, processor, cache)
+        if eval_rows is not None:
+            eval_rows = cache_rows(recipe, eval_rows, model, processor, cache)
     trainer = CrossFuseTrainer(
-        model=model,
+        model=whole,
         args=arguments,
         train_dataset=rows,
         eval_dataset=eval_rows,
@@ -138,6 +136,8 @@ def main(argv: list[str] | None = None) -> str:
     metrics = trainer.evaluate() if eval_rows is not None else {}
     trainer.use_averaged_weights()
     model.drop_answer_head()
+    if recipe.lora:
+        trainer.merge_adapter(Path(arguments.output_dir, "adapter"))
     trainer.save_model()
     if trainer.is_world_process_zero():
         write_model_card(

@@ -197,5 +197,5 @@ def test_refuses(recipe, argv, message, capsys):
     datasets.disable_progress_bars()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare_peers, "train", lambda *_: 1)
-        patch.setattr("modeling_crossfuse.training.tqdm", lambda rows, **_: rows)
+        patch.setattr("modeling_crossfuse.caching.tqdm", lambda rows, **_: rows)
         assert_refused(capsys, compare_peers.main, make_argv(recipe, *argv), message)

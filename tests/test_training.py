@@ -28,16 +28,28 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoModelForSeq2SeqLM, AutoProcessor, Seq2SeqTrainingArguments, TrainerCallback
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoProcessor,
+    BertConfig,
+    BertModel,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+    ViTConfig,
+    ViTImageProcessorPil,
+    ViTModel,
+)
 
+from modeling_crossfuse import CrossFuseForConditionalGeneration
+from modeling_crossfuse.caching import CachedInputs, CachedInputsCollator
 from modeling_crossfuse.data import CrossFuseDataCollator
 from modeling_crossfuse.training import (
-    CachedInputs,
-    CachedInputsCollator,
     CrossFuseTrainer,
+    add_lora,
     build_model,
     parse_recipe,
     recipe_texts,
+    train_tokenizer,
 )
 
 from .helpers import assert_same, tiny_config, tiny_inputs, tiny_labels, tiny_model
@@ -106,17 +118,39 @@ def make_dataset(complete: bool = True) -> datasets.Dataset:
     return datasets.Dataset.from_list(make_rows(complete), features=FEATURES)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def write_data(folder: Path):
     """Two data sets, one of which has missing modalities, and a config."""
-    folder = tmp_path_factory.mktemp("training")
     for name, complete in (("data", True), ("patchy", False)):
         (folder / name).mkdir()
         for split in ("train", "validation"):
             make_dataset(complete).to_parquet(folder / name / f"{split}-00000-of-00001.parquet")
     config = tiny_config("text", "image", "audio", "wrist", decoder={"vocab_size": 280}, initializer_range=0.05)
     config.save_pretrained(folder / "config")
+
+
+def write_encoders(folder: Path) -> dict[str, str]:
+    """A BERT for texts and a ViT for pictures, saved with what processes their inputs; their folders."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 37}
+    bert = BertModel(BertConfig(vocab_size=300, **sizes, initializer_range=0.2))
+    bert.save_pretrained(folder / "bert")
+    texts = [f"starts with {name[0]}" for name in NAMES]
+    train_tokenizer(texts, vocab_size=270).save_pretrained(folder / "bert")
+    ViTModel(ViTConfig(image_size=16, patch_size=8, **sizes, initializer_range=0.2)).save_pretrained(folder / "vit")
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder / "vit")
+    return {"text": str(folder / "bert"), "image": str(folder / "vit")}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("training")
+    write_data(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory) -> dict[str, str]:
+    return write_encoders(tmp_path_factory.mktemp("encoders"))
 
 
 def argv_of(folder: Path, output_dir: Path, **others) -> list[str]:
@@ -192,6 +226,23 @@ def test_recipe_and_command_line(tmp_path):
     recipe, arguments = parse_recipe(argv, "")
     assert recipe.inputs == {"image": "a", "text": "b.c"} and recipe.questions == {"why": "reason"}
     assert (arguments.learning_rate, arguments.seed) == (5e-4, 3)
+
+
+def test_encoders_and_adapters_in_recipes(tmp_path):
+    path = write(
+        tmp_path / "recipe.yaml",
+        "encoders: {image: me/vit, wrist: {kind: series, num_channels: 3}}\nfreeze: [image]\noutput_dir: out\n"
+        "lora: {r: 8, target_modules: [q_proj, v_proj]}\ncache_encoder_outputs: true\n",
+    )
+    recipe, _ = parse_recipe([path], "")
+    assert recipe.encoders == {"image": "me/vit", "wrist": {"kind": "series", "num_channels": 3}}
+    assert recipe.freeze == ["image"] and recipe.cache_encoder_outputs
+    assert recipe.lora == {"r": 8, "target_modules": ["q_proj", "v_proj"]}
+    argv = [path, "--encoders", '{"audio": "me/ast"}', "--freeze", "audio", "image", "--lora", '{"r": 2}']
+    recipe, _ = parse_recipe(argv, "")
+    assert (recipe.encoders, recipe.freeze, recipe.lora) == ({"audio": "me/ast"}, ["audio", "image"], {"r": 2})
+    recipe, _ = parse_recipe(["--output_dir", "out"], "")
+    assert (recipe.encoders, recipe.freeze, recipe.lora) == (None, [], None)
 
 
 def test_without_a_recipe():
@@ -419,6 +470,259 @@ def test_cached_inputs_train_the_same(folder, tmp_path):
         assert values[0] and values[0] == pytest.approx(values[1], abs=1e-3), key
 
 
+# Encoders of transformers, and freezing
+
+
+def recipe_of(folder: Path, **flags):
+    return parse_recipe(argv_of(folder, "out", **flags), "")[0]
+
+
+def test_a_model_of_encoders(folder, encoders):
+    wrist = {"kind": "series", "num_channels": 3, "patch_length": 2}
+    added = {"ankle": wrist, "note": {"kind": "text", "num_hidden_layers": 2}}
+    flags = {"encoders": {**encoders, **added}, "inputs": [*INPUTS, "ankle=sensors.wrist", "note=sensors.note"]}
+    overrides = {"decoder": {"dropout": 0.1}, "fusion": {"type": "latent"}, "label_smoothing": 0.2}
+    recipe = recipe_of(folder, freeze=["text", "ankle"], model_overrides=overrides, **flags)
+    model, processor = build_model(recipe, make_dataset(), num_answers=8)
+    parts = model.config.modalities
+    assert list(parts) == ["text", "image", "audio", "wrist", "ankle", "note"] == list(processor.modalities)
+    assert (parts["text"].architecture, parts["image"].architecture) == ("BertModel", "ViTModel")
+    assert parts["audio"].num_mel_bins == 6 and parts["ankle"].patch_length == 2
+    assert [name for name in parts if parts[name].frozen] == ["text", "ankle"]
+    assert model.config.decoder.dropout == 0.1 and model.config.fusion.type == "latent"
+    assert (model.config.d_model, model.config.num_answers, model.config.label_smoothing) == (32, 8, 0.2)
+    # Texts keep their encoder's tokens, and answers have some of their own.
+    assert parts["text"].vocab_size == 300 and model.config.vocab_size == len(processor.tokenizer) != 270
+    assert len(processor.text_tokenizer) <= 270
+    assert parts["note"].vocab_size == len(processor.tokenizer) and not hasattr(processor, "note_tokenizer")
+    bert = BertModel.from_pretrained(encoders["text"], add_pooling_layer=False)
+    assert_equal_weights(model.get_encoder().encoders["text"].model.state_dict(), bert.state_dict())
+    assert all(processor.modalities[name]["mean"] for name in ("wrist", "ankle"))
+
+
+def test_a_config_with_a_wrapped_encoder(folder, encoders, tmp_path):
+    recipe = recipe_of(folder, encoders=encoders)
+    build_model(recipe, make_dataset())[0].config.save_pretrained(tmp_path)
+    model, processor = build_model(recipe_of(folder, model=tmp_path), make_dataset())
+    assert model.config.modalities["image"].architecture == "ViTModel"
+    assert model.config.modalities["text"].vocab_size == 300
+    collator = CrossFuseDataCollator(processor, {"image": "picture", "text": "hint"}, target="name")
+    assert model(**collator(make_rows())).loss.isfinite()
+
+
+def test_training_a_model_of_encoders(folder, encoders, tmp_path):
+    before = BertModel.from_pretrained(encoders["text"]).state_dict()
+    flags = {"dataset": folder / "patchy", "encoders": encoders, "learning_rate": 1e-2, "weight_decay": 0.1}
+    train(folder, tmp_path, freeze=["text"], attn_implementation="eager", **flags)
+    model, processor = AutoModelForSeq2SeqLM.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)
+    text, image = (model.get_encoder().encoders[name].model for name in ("text", "image"))
+    assert_equal_weights(text.state_dict(), {key: before[key] for key in text.state_dict()})
+    assert not torch.equal(image.layernorm.weight, ViTModel.from_pretrained(encoders["image"]).layernorm.weight)
+    assert processor(text="starts with r", return_tensors="pt")["input_ids"].max() < 300
+
+
+def test_freezing_what_was_trained_before(trained, folder, tmp_path):
+    flags = {"model": trained.args.output_dir, "max_steps": 2, "freeze": "image", "eval_split": ""}
+    tuned = train(folder, tmp_path, **flags)
+    for name, weight in tuned.model.state_dict().items():
+        frozen = name.startswith("model.encoder.encoders.image.")
+        assert torch.equal(weight, trained.model.state_dict()[name]) or not frozen, name
+    assert json.loads((tmp_path / "config.json").read_text())["modalities"]["image"]["frozen"]
+    # It stays frozen, as the config says.
+    again = build_model(recipe_of(folder, model=tmp_path), make_dataset())[0]
+    assert not any(parameter.requires_grad for parameter in again.get_encoder().encoders["image"].parameters())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"freeze": ["nose"]}, "'nose' is no modality of this model"),
+        ({"encoders": {"image": {"kind": "image", "patch_sise": 4}}}, "patch_sise"),
+        ({"encoders": "[]"}, "`encoders='\\[\\]'` is not a JSON object"),
+        ({"lora": {"target_modules": ["q_proj"], "rank": 3}}, "rank"),
+        ({"lora": {"target_modules": ["nose"]}}, "nose"),
+        ({"lora": {"target_modules": ["q_proj"]}, "answer_classifier": True}, "`answer_classifier` is new"),
+    ],
+)
+def test_encoders_and_adapters_that_are_refused(folder, tmp_path, flags, message):
+    with pytest.raises(ValueError, match=message):
+        load_script().main(argv_of(folder, tmp_path, **flags))
+
+
+def test_encoders_for_a_model_that_has_weights(trained, folder, encoders):
+    with pytest.raises(ValueError, match=r"`encoders` make a new model, and `model=.*` has weights already"):
+        build_model(recipe_of(folder, model=trained.args.output_dir, encoders=encoders), make_dataset())
+
+
+# LoRA
+
+LORA = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": True}
+
+
+def wrapped_model(fusion: str = "joint") -> CrossFuseForConditionalGeneration:
+    """A text encoder of transformers, frozen, and a built-in one for pictures; the same weights on every call."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 37}
+    settings = {"d_model": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "initializer_range": 0.2}
+    return CrossFuseForConditionalGeneration.from_encoders(
+        {"text": BertConfig(vocab_size=40, **sizes), "image": {"image_size": 8, "patch_size": 4}},
+        decoder={"vocab_size": 50},
+        fusion={"type": fusion, "num_layers": 1},
+        freeze=("text",),
+        **settings,
+    ).eval()
+
+
+@pytest.mark.parametrize("task_type", [None, "SEQ_2_SEQ_LM"])
+@pytest.mark.parametrize(
+    ("names", "places"),
+    [
+        (["q_proj", "k_proj", "v_proj", "o_proj"], ["encoders.image", "encoder.fusion", "decoder"]),
+        (["gate_proj", "up_proj", "down_proj"], ["encoders.image", "encoder.fusion", "decoder"]),
+        (["query", "value"], ["encoders.text"]),
+        ("all-linear", ["encoders.text", "encoders.image", "encoder.fusion", "decoder"]),
+        (r".*decoder\..*cross_attn\.(q|v)_proj", ["decoder"]),
+    ],
+)
+def test_adapters_train_alone(tmp_path, names, places, task_type):
+    peft = pytest.importorskip("peft")
+    model = wrapped_model()
+    inputs, labels = tiny_inputs(model.config), tiny_labels()
+    settings = {"r": 4, "target_modules": names, "task_type": task_type}
+    with_lora = add_lora(model, settings)
+    before = {name: parameter.clone() for name, parameter in with_lora.named_parameters()}
+    trained = {name for name, parameter in with_lora.named_parameters() if parameter.requires_grad}
+    assert all("lora_" in name for name in trained)
+    assert all(any(f".{place}." in name for name in trained) for place in places)
+    assert all(any(f".{place}." in name for place in places) for name in trained)
+    optimizer = torch.optim.SGD([p for p in with_lora.parameters() if p.requires_grad], lr=1.0)
+    with_lora.train()
+    for _ in range(3):
+        optimizer.zero_grad()
+        with_lora(**inputs, labels=labels).loss.backward()
+        optimizer.step()
+    assert {name for name, p in with_lora.named_parameters() if p.grad is not None} == trained
+    changed = {name for name, parameter in with_lora.named_parameters() if not torch.equal(parameter, before[name])}
+    assert changed == trained
+    # On a fresh base, bit for bit
+    with_lora.eval().save_pretrained(tmp_path / "adapter")
+    loaded = peft.PeftModel.from_pretrained(wrapped_model(), tmp_path / "adapter").eval()
+    logits = with_lora(**inputs, labels=labels).logits
+    assert not torch.equal(logits, wrapped_model()(**inputs, labels=labels).logits)
+    assert torch.equal(loaded(**inputs, labels=labels).logits, logits)
+    answers = with_lora.generate(**inputs, max_new_tokens=5)
+    assert torch.equal(loaded.generate(**inputs, max_new_tokens=5), answers)
+    # In the weights themselves
+    merged = with_lora.merge_and_unload()
+    assert merged is model
+    assert_same(merged(**inputs, labels=labels).logits, logits)
+    merged.save_pretrained(tmp_path / "merged")
+    plain = CrossFuseForConditionalGeneration.from_pretrained(tmp_path / "merged").eval()
+    assert set(plain.state_dict()) == set(wrapped_model().state_dict())
+    assert plain.config.modalities["text"].frozen
+    assert_same(plain(**inputs, labels=labels).logits, logits)
+    assert torch.equal(plain.generate(**inputs, max_new_tokens=5), answers)
+
+
+@pytest.mark.parametrize("whole", [["lm_head"], ["decoder", "lm_head"], ["modality_embeddings", "image"]])
+def test_modules_that_train_as_a_whole(tmp_path, whole):
+    """Tied embeddings among them: what is merged is no longer tied, and is loaded as it was saved."""
+    peft = pytest.importorskip("peft")
+    model = wrapped_model()
+    inputs, labels = tiny_inputs(model.config), tiny_labels()
+    with_lora = add_lora(model, {"r": 4, "target_modules": ["q_proj"], "modules_to_save": whole})
+    with torch.no_grad():
+        for parameter in with_lora.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    logits = with_lora.eval()(**inputs, labels=labels).logits
+    with_lora.save_pretrained(tmp_path / "adapter")
+    loaded = peft.PeftModel.from_pretrained(wrapped_model(), tmp_path / "adapter").eval()
+    assert torch.equal(loaded(**inputs, labels=labels).logits, logits)
+    with_lora.merge_and_unload().save_pretrained(tmp_path / "merged")
+    plain = CrossFuseForConditionalGeneration.from_pretrained(tmp_path / "merged").eval()
+    assert_same(plain(**inputs, labels=labels).logits, logits)
+
+
+def test_learning_rates_of_adapters(tmp_path):
+    pytest.importorskip("peft")
+    rates = {"image": 3e-3, "text": 4e-3, "decoder": 2e-3, "encoder.encoders.image.layers": 5e-3}
+    trainer = make_trainer(tmp_path, learning_rates=rates, model=add_lora(wrapped_model(), {**LORA, "r": 2}))
+    groups = trainer.create_optimizer().param_groups
+    found = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.requires_grad:
+            fitting = [rate for part, rate in (("encoders.image", 5e-3), (".decoder", 2e-3)) if part in name]
+            assert found.pop(id(parameter)) == (fitting or [1e-2])[0], name
+    assert not found
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.5])
+def test_training_adapters(trained, folder, tmp_path, ema_decay):
+    """With checkpoints, from which it goes on; the output is a plain model, and an adapter for the old one."""
+    peft = pytest.importorskip("peft")
+    base = trained.args.output_dir
+    flags = {"model": base, "lora": LORA, "target": "names.fr", "learning_rate": 3e-2, "max_steps": 4}
+    flags |= {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    flags |= {} if ema_decay is None else {"ema_decay": ema_decay}
+    whole = train(folder, tmp_path / "whole", **flags)
+    assert len(log_of(whole, "eval_exact_match")) == 3
+    assert not (tmp_path / "whole" / "checkpoint-2" / "model.safetensors").exists()
+    checkpoint = tmp_path / "whole" / "checkpoint-2"
+    resumed = train(folder, tmp_path / "resumed", resume_from_checkpoint=checkpoint, **flags)
+    assert log_of(resumed, "loss")[-2:] == log_of(whole, "loss")[-2:]
+    assert_equal_weights(*(load_file(tmp_path / run / "model.safetensors") for run in ("resumed", "whole")))
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "whole").eval()
+    old = AutoModelForSeq2SeqLM.from_pretrained(base).eval()
+    with_lora = peft.PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(base), tmp_path / "whole/adapter")
+    batch = whole.eval_collator(make_rows())
+    logits = [part.eval()(**batch).logits for part in (model, with_lora, old)]
+    assert_same(logits[0], logits[1], atol=1e-4)
+    assert (logits[0] - logits[2]).abs().max() > 1e-2
+    assert type(whole.model) is CrossFuseForConditionalGeneration
+    card = (tmp_path / "whole" / "README.md").read_text()
+    assert "q_proj" in card and "names.fr" in card
+
+
+def test_adapters_with_the_label_smoothing_of_the_trainer(trained, folder, tmp_path):
+    pytest.importorskip("peft")
+    flags = {"model": trained.args.output_dir, "label_smoothing_factor": 0.1, "predict_with_generate": False}
+    trainer = train(folder, tmp_path, lora={**LORA, "task_type": "SEQ_2_SEQ_LM"}, max_steps=2, **flags)
+    assert np.isfinite([*log_of(trainer, "loss"), *log_of(trainer, "eval_loss")]).all()
+
+
+def test_the_best_adapter_is_saved(trained, folder, tmp_path):
+    pytest.importorskip("peft")
+    flags = {"model": trained.args.output_dir, "lora": LORA, "load_best_model_at_end": True, "max_steps": 2}
+    flags |= {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    # Steps this large make everything worse: the first is the best.
+    trainer = train(folder, tmp_path, learning_rate=3.0, lr_scheduler_type="constant", **flags)
+    losses = log_of(trainer, "eval_loss")
+    assert losses[-1] == pytest.approx(min(losses[:-1]), abs=1e-5) and min(losses[:-1]) < losses[-2]
+
+
+def test_an_answer_classifier_with_adapters(folder, encoders, tmp_path):
+    """New parts train as a whole beside the adapters; the classifier is no part of what is saved."""
+    pytest.importorskip("peft")
+    parts = ["fusion", "decoder", "lm_head", "modality_embeddings", "audio", "wrist", "answer_head"]
+    lora = {**LORA, "target_modules": ["query", "value"], "modules_to_save": parts}
+    flags = {"encoders": encoders, "freeze": ["text", "image"], "lora": lora, "answer_classifier": True}
+    trainer = train(folder, tmp_path, learning_rate=1e-2, max_steps=20, learning_rates={"text": 1e-3}, **flags)
+    losses = log_of(trainer, "loss")
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+    names = {name for file in tmp_path.rglob("*.safetensors") for name in load_file(file)}
+    assert names and not any("answer_head" in name for name in names)
+    assert_equal_weights(
+        AutoModelForSeq2SeqLM.from_pretrained(tmp_path).state_dict(), trainer.model.state_dict(), atol=1e-7
+    )
+
+
+def test_lora_without_peft(monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ImportError, match=r"`lora` needs peft; install it with `pip install crossfuse\[peft\]`"):
+        add_lora(wrapped_model(), LORA)
+
+
 # Going on from a checkpoint
 
 
@@ -472,8 +776,10 @@ class Samples(torch.utils.data.Dataset):
         return self.rows[index]
 
 
-def make_trainer(tmp_path, config=None, size=4, callbacks=(), learning_rates=None, ema_decay=None, **arguments):
-    config = config or tiny_config("text")
+def make_trainer(
+    tmp_path, config=None, size=4, callbacks=(), learning_rates=None, ema_decay=None, model=None, **arguments
+):
+    config = model.config if model is not None else config or tiny_config("text")
     defaults = {
         "max_steps": 3,
         "per_device_train_batch_size": 2,
@@ -487,7 +793,7 @@ def make_trainer(tmp_path, config=None, size=4, callbacks=(), learning_rates=Non
     }
     samples = Samples(config, size)
     return CrossFuseTrainer(
-        model=tiny_model(config),
+        model=tiny_model(config) if model is None else model,
         args=Seq2SeqTrainingArguments(str(tmp_path), **{**defaults, **arguments}),
         train_dataset=samples,
         eval_dataset=samples,
@@ -520,6 +826,18 @@ def test_learning_rates_of_parts(tmp_path):
     for _ in range(5):
         trainer.lr_scheduler.step()
     assert {group["lr"] for group in optimizer.param_groups} == {1e-2 / 2, 2e-3 / 2, 3e-3 / 2, 4e-3 / 2}
+
+
+def test_the_name_of_a_modality_stands_for_its_encoder(tmp_path):
+    left, right = ({"kind": "image", "image_size": 8, "patch_size": 4} for _ in range(2))
+    config = tiny_config(modalities={"left": left, "left_eye": right, "lm_head": {"kind": "text", "vocab_size": 40}})
+    trainer = make_trainer(tmp_path, config, learning_rates={"left": 2e-3, "lm_head": 3e-3})
+    groups = trainer.create_optimizer().param_groups
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    expected = {"model.encoder.encoders.left.": 2e-3, "model.encoder.encoders.lm_head.": 3e-3}
+    for name, parameter in trainer.model.named_parameters():
+        fitting = [rate for start, rate in expected.items() if name.startswith(start)]
+        assert rates[id(parameter)] == (fitting or [1e-2])[0], name
 
 
 def test_frozen_parameters_are_left_out(tmp_path):

@@ -143,7 +143,12 @@ class WrappedTester(TextTester):
     """A BERT and a ViT as encoders, and a series without layers."""
 
     def get_config(self):
-        sizes = {"hidden_size": self.hidden_size, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+        sizes = {
+            "hidden_size": self.hidden_size,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 16,
+        }
         return CrossFuseConfig(
             d_model=self.hidden_size,
             num_hidden_layers=0,

@@ -1,0 +1,351 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Samples that are read once: inputs kept in memory, and what frozen encoders make of them kept on disk."""
+
+import functools
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+import transformers
+from accelerate.utils import tqdm
+
+from .composition import SUB_PROCESSORS
+from .data import CrossFuseDataCollator, has_text, select_columns, top_column
+from .inputs import read_inputs
+
+
+# The key of a cached row that holds its finished tensors.
+TENSORS = "__tensors__"
+
+
+class CachedInputs(torch.utils.data.Dataset):
+    """
+    Rows whose inputs, but for texts, are decoded and made into tensors once. For data sets that fit into memory.
+
+    Args:
+        rows (`datasets.Dataset`): the rows.
+        processor ([`CrossFuseProcessor`]): makes the tensors.
+        inputs (`dict[str, str]`): name of each modality to its column.
+    """
+
+    def __init__(self, rows: datasets.Dataset, processor, inputs: dict[str, str]):
+        inputs = {name: column for name, column in inputs.items() if processor.modalities[name]["kind"] != "text"}
+        collator = CrossFuseDataCollator(processor, inputs)
+        samples = select_columns(rows, inputs.values()) if inputs else [{}] * len(rows)
+        self.tensors = [
+            collator([row]) if any(collator._read([row], column)[0] is not None for column in inputs.values()) else {}
+            for row in tqdm(samples, desc="reading the inputs", unit=" samples")
+        ]
+        texts = rows.select_columns([name for name, feature in rows.features.items() if has_text(feature)])
+        self.texts = [_only_text(row, rows.features) for row in texts.to_list()]
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self.texts[index], TENSORS: self.tensors[index]}
+
+
+def _only_text(value: Any, feature: Any) -> Any:
+    """A row, or a struct in it, without what is no text."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _only_text(value[name], part) for name, part in feature.items() if has_text(part)}
+
+
+class EncodedInputs(torch.utils.data.Dataset):
+    r"""
+    Rows of which the modalities with a frozen encoder are encoded once. What the encoders give is kept in a file that
+    is mapped into memory, so that it may be larger than that.
+
+    The file is used again as long as the rows, the columns, the weights of the encoders and the settings of the
+    processor are the same. Use it with [`CachedInputsCollator`].
+
+    Args:
+        rows (`datasets.Dataset`): the rows.
+        model ([`CrossFuseForConditionalGeneration`]): the model; its encoders run where they are.
+        processor ([`CrossFuseProcessor`]): makes the tensors.
+        inputs (`dict[str, str]`): name of each modality to its column. Those of [`frozen_modalities`] are encoded.
+        folder (`str` or `Path`): where the file is.
+        batch_size (`int`, defaults to 32): samples that are encoded at a time.
+
+    Raises:
+        ValueError: if none of the modalities has a frozen encoder.
+
+    Example:
+
+    ```python
+    >>> import datasets
+    >>> import torch
+    >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration, CrossFuseProcessor
+    >>> from modeling_crossfuse.caching import CachedInputsCollator, EncodedInputs
+
+    >>> config = CrossFuseConfig(
+    ...     d_model=32, num_hidden_layers=1, modalities={"wrist": {"kind": "series", "num_channels": 2}}
+    ... )
+    >>> model = CrossFuseForConditionalGeneration(config)
+    >>> model.freeze_modalities("wrist")
+    >>> processor = CrossFuseProcessor.from_config(config)
+    >>> rows = datasets.Dataset.from_dict({"acceleration": [[[0.0, 1.0]] * 5, [[2.0, 3.0]] * 3]})
+    >>> encoded = EncodedInputs(rows, model, processor, {"wrist": "acceleration"}, folder="encoder_outputs")
+    >>> collator = CachedInputsCollator(processor, {"wrist": "acceleration"}, cached=encoded.names)
+    >>> batch = collator([encoded[0], encoded[1]])
+    >>> batch["wrist_hidden_states"].shape, batch["wrist_hidden_states_mask"].sum(1)
+    (torch.Size([2, 5, 32]), tensor([5, 3]))
+    >>> model(**batch, labels=torch.tensor([[7, 2], [8, 2]])).loss.shape
+    torch.Size([])
+    ```
+    """
+
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        model,
+        processor,
+        inputs: dict[str, str],
+        folder: str | Path,
+        batch_size: int = 32,
+    ):
+        self.names = frozen_modalities(model, inputs)
+        self.modalities = list(model.config.modalities)
+        inputs, others = ({n: c for n, c in inputs.items() if (n in self.names) == own} for own in (True, False))
+        samples = select_columns(rows, inputs.values())
+        fingerprint = _fingerprint(samples, model, processor, inputs)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        encoded = samples.map(
+            functools.partial(_encode_rows, model=model, processor=processor, inputs=inputs),
+            batched=True,
+            batch_size=batch_size,
+            writer_batch_size=batch_size,
+            remove_columns=samples.column_names,
+            features=datasets.Features({key: feature for name in inputs for key, feature in _features(name).items()}),
+            load_from_cache_file=True,
+            cache_file_name=str(Path(folder, f"{fingerprint}.arrow")),
+            new_fingerprint=fingerprint,
+            desc="encoding the inputs",
+        )
+        self.encoded = encoded.with_format("numpy")
+        unread = _only_read_by(inputs, others, rows)
+        self.rows = rows.remove_columns(unread) if set(unread) < set(rows.column_names) else [{}] * len(rows)
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row, encoded = dict(self.rows[index]), self.encoded[index]
+        tensors = {"modality_mask": torch.zeros(1, len(self.modalities), dtype=torch.long), **row.pop(TENSORS, {})}
+        modality_mask = tensors["modality_mask"] = tensors["modality_mask"].clone()
+        for name in self.names:
+            states, length = (encoded[key] for key in _features(name))
+            if length:
+                # A copy: what is mapped into memory is read-only.
+                tensors[f"{name}_hidden_states"] = torch.tensor(states).view(1, int(length), -1)
+                tensors[f"{name}_hidden_states_mask"] = torch.ones(1, int(length), dtype=torch.long)
+                modality_mask[:, self.modalities.index(name)] = 1
+        return {**row, TENSORS: tensors}
+
+
+def frozen_modalities(model, inputs: Collection[str]) -> list[str]:
+    """
+    Those of the modalities whose encoders give the same throughout training.
+
+    Args:
+        model ([`CrossFuseForConditionalGeneration`]): the model.
+        inputs (`Collection[str]`): the modalities.
+
+    Raises:
+        ValueError: if there are none.
+
+    Example:
+
+    ```python
+    >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration
+    >>> from modeling_crossfuse.caching import frozen_modalities
+
+    >>> model = CrossFuseForConditionalGeneration(CrossFuseConfig(d_model=32, modalities={"text": {}, "audio": {}}))
+    >>> model.freeze_modalities("audio")
+    >>> frozen_modalities(model, ["text", "audio"])
+    ['audio']
+    ```
+    """
+    modalities, encoders = model.config.modalities, model.get_encoder().encoders
+    frozen = [name for name in inputs if name in modalities and modalities[name].frozen]
+    # What LoRA adds to a frozen encoder trains.
+    constant = [name for name in frozen if not any(p.requires_grad for p in encoders[name].parameters())]
+    if not constant:
+        raise ValueError(
+            f"`cache_encoder_outputs`: of the modalities that `inputs` reads from columns ({', '.join(inputs)}) none "
+            "has an encoder that training leaves as it is; name at least one of them in `freeze`, and let `lora` "
+            "leave it alone"
+        )
+    return constant
+
+
+def _features(name: str) -> dict[str, Any]:
+    """The columns of the file for a modality: the hidden states of what its mask keeps, flat, and their number."""
+    return {
+        f"{name}_hidden_states": datasets.List(datasets.Value("float32")),
+        f"{name}_length": datasets.Value("int32"),
+    }
+
+
+def _encode_rows(
+    columns: Mapping[str, list[Any]], model, processor, inputs: dict[str, str]
+) -> dict[str, list[np.ndarray | int]]:
+    rows = [dict(zip(columns, values)) for values in zip(*(columns[column] for column in columns))]
+    collator, outputs = CrossFuseDataCollator(processor, inputs), {}
+    for name, column in inputs.items():
+        samples = collator._read(rows, column)
+        given = [index for index, sample in enumerate(samples) if not processor._is_missing(name, sample)]
+        states = [np.zeros((0, 0), dtype=np.float32)] * len(rows)
+        if given:
+            encoded = _encode_samples(model, processor, name, [samples[index] for index in given])
+            for index, sample_states in zip(given, encoded):
+                states[index] = sample_states
+        values = [sample_states.ravel() for sample_states in states], [len(sample_states) for sample_states in states]
+        outputs |= zip(_features(name), values)
+    return outputs
+
+
+@torch.no_grad()
+def _encode_samples(model, processor, name: str, samples: list[Any]) -> list[np.ndarray]:
+    """Hidden states `(length, hidden_size)` of each sample, without padding."""
+    tensors, modalities = processor(**{name: samples}, return_tensors="pt"), model.config.modalities
+    given = read_inputs({key: tensors.get(key) for key in modalities.tensor_names}, modalities)[name]
+    encoder = model.get_encoder()
+    device = next(encoder.encoders[name].parameters()).device
+    hidden_states, mask = encoder.encode_modality(name, given.values.to(device), given.mask.to(device))
+    return [states[kept].float().cpu().numpy() for states, kept in zip(hidden_states, mask.bool())]
+
+
+def _only_read_by(inputs: dict[str, str], others: dict[str, str], rows: datasets.Dataset) -> list[str]:
+    """The columns that nothing but `inputs` needs. Texts are kept: they may be answers, too."""
+    read, read_by_others = ({top_column(rows, column) for column in part.values()} for part in (inputs, others))
+    return [column for column in read - read_by_others if not has_text(rows.features[column])]
+
+
+# Settings of a modality that its encoder's outputs don't depend on.
+_IRRELEVANT = ("dtype", "modality_dropout", "revision", "source")
+
+
+class _HashingFile:
+    """A file that keeps nothing of what is written but its hash."""
+
+    def __init__(self):
+        self.hash = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        return memoryview(data).nbytes
+
+    def flush(self):
+        pass
+
+
+def _fingerprint(samples: datasets.Dataset, model, processor, inputs: dict[str, str]) -> str:
+    """A hash of all that the encoders' outputs depend on."""
+    file = _HashingFile()
+    modalities = {
+        name: {key: value for key, value in model.config.modalities[name].to_dict().items() if key not in _IRRELEVANT}
+        for name in inputs
+    }
+    described = {name: _describe_processor(processor, name) for name in inputs}
+    settings = [samples._fingerprint, inputs, modalities, described, transformers.__version__]
+    file.write(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name in inputs:
+        for key, value in model.get_encoder().encoders[name].state_dict().items():
+            # As `torch.save` writes them, which knows quantised weights, too; of a view it would write all that is
+            # behind it.
+            torch.save((key, value.cpu().clone()), file)
+    return file.hash.hexdigest()
+
+
+def _describe_processor(processor, name: str) -> dict[str, Any]:
+    """All settings that a modality is processed with."""
+    settings = {**processor._defaults(name), **processor.modalities[name]}
+    kinds = ("image", "video") if settings["kind"] == "video" else (settings["kind"],)
+    parts = {part: processor._sub_processor(name, part) for part, kind in SUB_PROCESSORS.items() if kind in kinds}
+    described = {
+        part: _describe_tokenizer(sub_processor) if part == "tokenizer" else sub_processor.to_dict()
+        for part, sub_processor in parts.items()
+        if sub_processor is not None
+    }
+    return {**settings, **described}
+
+
+def _describe_tokenizer(tokenizer) -> dict[str, Any]:
+    if not tokenizer.is_fast:
+        return {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab(), **tokenizer.special_tokens_map}
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    # What the last call happened to ask for.
+    return {key: value for key, value in described.items() if key not in ("padding", "truncation")}
+
+
+class CachedInputsCollator(CrossFuseDataCollator):
+    """
+    [`CrossFuseDataCollator`] for the rows of [`CachedInputs`] and [`EncodedInputs`]: what these have not made into
+    tensors is left to process.
+
+    Args:
+        args, kwargs: as [`CrossFuseDataCollator`] takes them.
+        cached (`Collection[str]`, *optional*): modalities whose tensors the rows bring along. Defaults to all but
+            those of kind `text`, as in [`CachedInputs`].
+    """
+
+    def __init__(self, *args, cached: Collection[str] | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        kinds = {name: settings["kind"] for name, settings in self.processor.modalities.items()}
+        self.cached = {name for name in kinds if (kinds[name] != "text" if cached is None else name in cached)}
+
+    def _encode(self, rows: list[dict[str, Any]], inputs: dict[str, list[Any]]) -> dict[str, torch.Tensor]:
+        samples = [row[TENSORS] for row in rows]
+        names = dict.fromkeys(name for sample in samples for name in sample)
+        batch = {name: _stack([sample.get(name) for sample in samples]) for name in names}
+        batch.setdefault("modality_mask", torch.zeros(len(rows), len(self.processor.modalities), dtype=torch.long))
+        for name, values in inputs.items():
+            if name in self.cached:
+                continue
+            column = list(self.processor.modalities).index(name)
+            given = [row for row, value in enumerate(values) if not self.processor._is_missing(name, value)]
+            batch["modality_mask"][given, column] = 1
+            if given:
+                encoded = self.processor(**{name: [values[row] for row in given]}, return_tensors="pt")
+                for key in set(encoded) - {"modality_mask"}:
+                    batch[key] = encoded[key].new_zeros(len(rows), *encoded[key].shape[1:])
+                    batch[key][given] = encoded[key]
+        return batch
+
+    def _read(self, rows: list[dict[str, Any]], column: str) -> list[Any]:
+        is_left = column in {self.inputs[name] for name in self.inputs if name not in self.cached}
+        return super()._read(rows, column) if is_left else []
+
+
+def _stack(tensors: list[torch.Tensor | None]) -> torch.Tensor:
+    """Tensors `(1, ...)` of different sizes, or None, as one batch padded with zeros."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in given))]
+    batch = given[0].new_zeros(len(tensors), *shape)
+    for row, tensor in enumerate(tensors):
+        if tensor is not None:
+            batch[(row, *(slice(size) for size in tensor.shape[1:]))] = tensor[0]
+    return batch
+
+
+__all__ = ["CachedInputs", "CachedInputsCollator", "EncodedInputs", "frozen_modalities"]
