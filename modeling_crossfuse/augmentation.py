@@ -159,10 +159,11 @@ class BatchAugmentation:
                 normalised = (images.image_mean, images.image_std) if images.do_normalize else ([0.0], [1.0])
                 self.steps[name] = ImageAugmentation(arguments, *normalised)
             elif kind == "audio":
-                if tuple(self.names[name].layout) != ("num_mel_bins", "frames"):
+                layout = ", ".join(self.names[name].layout)
+                if layout != "num_mel_bins, frames":
                     raise ValueError(
-                        f"`augmentation` names {name!r}, whose encoder takes sound as ({', '.join(self.names[name].layout)}"
-                        "); expected (num_mel_bins, frames)"
+                        f"`augmentation` names {name!r}, whose encoder takes sound as ({layout}); expected one that takes "
+                        "(num_mel_bins, frames)"
                     )
                 try:
                     self.steps[name] = AudioAugmentation(**arguments)

@@ -95,7 +95,7 @@ def test_its_weights_are_those_of_the_file(processor, tmp_path):
 
 
 def test_what_pretraining_is_worth(names, processor):
-    """Of names that training never saw, the pretrained encoder tells far more than the same one with random weights."""
+    """Of names that training never saw, the pretrained encoder tells far more than one with random weights."""
     results = {}
     torch.manual_seed(0)
     untrained = AutoModel.from_config(AutoConfig.from_pretrained(MINILM))
