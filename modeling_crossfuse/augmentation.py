@@ -162,8 +162,8 @@ class BatchAugmentation:
                 layout = ", ".join(self.names[name].layout)
                 if layout != "num_mel_bins, frames":
                     raise ValueError(
-                        f"`augmentation` names {name!r}, whose encoder takes sound as ({layout}); expected one that takes "
-                        "(num_mel_bins, frames)"
+                        f"`augmentation` names {name!r}, whose encoder takes sound as ({layout}); expected one that "
+                        "takes (num_mel_bins, frames)"
                     )
                 try:
                     self.steps[name] = AudioAugmentation(**arguments)

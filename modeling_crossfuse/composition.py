@@ -21,7 +21,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
@@ -197,6 +204,21 @@ def _answer_settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     }
 
 
+def _register_remote_encoders(name_or_path: str | os.PathLike, kwargs: dict[str, Any]):
+    """Makes the types of encoders that come with code of their own known, so that a config can be read."""
+    hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs and key != "trust_remote_code"}
+    revision = {"revision": kwargs["revision"]} if kwargs.get("revision") else {}
+    config, _ = PreTrainedConfig.get_config_dict(name_or_path, **hub, **revision)
+    modalities = [part for part in (config.get("modalities") or {}).values() if isinstance(part, dict)]
+    for part in modalities:
+        model_type = (part.get("encoder") or {}).get("model_type")
+        if model_type is None or model_type in CONFIG_MAPPING or part.get("source") is None:
+            continue
+        revision = {"revision": part["revision"]} if part.get("revision") else {}
+        found = AutoConfig.from_pretrained(part["source"], trust_remote_code=True, **hub, **revision)
+        AutoConfig.register(model_type, type(found), exist_ok=True)
+
+
 def _has_reverse(conversion: Any) -> bool:
     try:
         conversion.reverse_transform()
@@ -300,8 +322,10 @@ class EncodersMixin:
         return model
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        loaded = super().from_pretrained(*args, **kwargs)
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        if kwargs.get("trust_remote_code") and kwargs.get("config") is None:
+            _register_remote_encoders(pretrained_model_name_or_path, kwargs)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         for encoder in model.get_encoder().encoders.children():
             encoder.apply_frozen()

@@ -220,12 +220,12 @@ def encoder_class(config: PreTrainedConfig, architecture: str | None = None) -> 
 
 
 def _modeling_modules(configuration: str) -> Iterator[ModuleType]:
-    """The modules of models beside that of a configuration, its twin first."""
+    """The modules of models beside that of a configuration, its twin first; or the same, if it has both."""
     package, _, name = configuration.rpartition(".")
     twin = name.replace("configuration_", "modeling_")
+    yield importlib.import_module(f"{package}.{twin}" if package else twin)
     if twin == name:
         return
-    yield importlib.import_module(f"{package}.{twin}")
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         if module.name.startswith("modeling_") and module.name != twin:
             yield importlib.import_module(f"{package}.{module.name}")

@@ -192,8 +192,9 @@ def start_worker():
 
 
 def all_types() -> list[str]:
-    """Every type of model that `AutoModel` can make."""
-    return sorted(name for name, config_class in CONFIG_MAPPING.items() if config_class in MODEL_MAPPING)
+    """Every type of model that transformers has and `AutoModel` can make."""
+    own = {CrossFuseForConditionalGeneration.config_class}
+    return sorted(name for name, found in CONFIG_MAPPING.items() if found in MODEL_MAPPING and found not in own)
 
 
 def try_types(model_types: list[str], processes: int) -> list[tuple[str, str, str, str]]:

@@ -33,6 +33,7 @@ from transformers.utils import is_timm_available
 VOCABULARY = 128
 VOCABULARY_MAP = {"<image>": 100, "<|image|>": 101, "<|extra_200|>": 102, "IMGIMGAZ": 103}
 VOCABULARY_MAP["<|visual token 000000|>"] = 104
+PICTURE = 64
 EXPERTS = 4
 GROUPS = 32
 LAYERS = 2
@@ -289,6 +290,8 @@ def shrink_config(config: PreTrainedConfig, shrinking: Shrinking) -> PreTrainedC
         small = shrink_field(name, value, shrinking)
         if name not in usual or not same(small, usual[name]):
             changed[name] = small
+    if isinstance(usual.get("image_size"), int) and not any("patch" in name for name in usual):
+        changed["image_size"] = PICTURE  # convolutions take any; numbers of patches other fields may count on
     changed |= shrink_outputs(config, default, shrinking) | shrink_exceptions(config, shrinking) | name_model(config)
     if shrinking.level.complete:
         changed |= complete(config, {**usual, **changed}, shrinking)

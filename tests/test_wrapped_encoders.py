@@ -15,10 +15,13 @@
 
 import copy
 import json
-import shutil
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import (
     ASTConfig,
     AutoModel,
@@ -418,6 +421,76 @@ def test_embeddings_in_place_of_tokens():
     assert_same(logits_of(model, {**inputs, "inputs_embeds": embeds}), expected)
 
 
+# Encoders with code of their own
+
+
+CODE = """
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+
+class TinyConfig(PreTrainedConfig):
+    model_type = "tiny_of_my_own"
+
+    def __init__(self, hidden_size=8, **kwargs):
+        self.hidden_size = hidden_size
+        super().__init__(**kwargs)
+
+
+class TinyEncoder(PreTrainedModel):
+    config_class = TinyConfig
+    main_input_name = "pixel_values"
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.layer = torch.nn.Conv2d(3, config.hidden_size, 8, stride=8)
+        self.post_init()
+
+    def forward(self, pixel_values):
+        return BaseModelOutput(last_hidden_state=self.layer(pixel_values))
+"""
+
+
+def test_an_encoder_with_code_of_its_own(tmp_path):
+    """In processes of their own, since its type is known once it has been loaded."""
+    folder, saved = tmp_path / "tiny", tmp_path / "saved"
+    folder.mkdir()
+    (folder / "modeling_tiny.py").write_text(CODE)
+    auto_map = {"AutoConfig": "modeling_tiny.TinyConfig", "AutoModel": "modeling_tiny.TinyEncoder"}
+    config = {"model_type": "tiny_of_my_own", "hidden_size": 8, "auto_map": auto_map}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(
+        {"layer.weight": torch.randn(8, 3, 8, 8), "layer.bias": torch.zeros(8)},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
+    compose = (
+        "import sys; from modeling_crossfuse import CrossFuseForConditionalGeneration\n"
+        "model = CrossFuseForConditionalGeneration.from_encoders({'image': sys.argv[1]}, trust_remote_code=True)\n"
+        "model.save_pretrained(sys.argv[2])"
+    )
+    load = (
+        "import sys; from modeling_crossfuse import CrossFuseForConditionalGeneration\n"
+        "trust = {'trust_remote_code': True} if sys.argv[3] == 'trusted' else {}\n"
+        "model = CrossFuseForConditionalGeneration.from_pretrained(sys.argv[2], **trust)\n"
+        "print(type(model.get_encoder().encoders.image.model).__name__)"
+    )
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
+
+    def run(program, *arguments):
+        command = [sys.executable, "-c", program, str(folder), str(saved), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+    done = run(compose)
+    assert done.returncode == 0, done.stderr
+    refused = run(load, "untrusted")
+    assert "`model_type='tiny_of_my_own'`, which is no model type" in refused.stderr
+    assert "trust_remote_code=True" in refused.stderr
+    loaded = run(load, "trusted")
+    assert loaded.stdout.strip().endswith("TinyEncoder"), loaded.stderr
+
+
 # Freezing
 
 
@@ -551,8 +624,7 @@ def test_wrong_configs(settings, message):
         CrossFuseModel(CrossFuseConfig(modalities={"text": {**complete, **settings}}))
 
 
-def test_a_wrapped_config_by_itself(tmp_path):
+def test_a_wrapped_config_by_itself():
     config = CrossFuseWrappedEncoderConfig(kind="text", encoder=BERT, architecture="BertModel")
     assert CrossFuseWrappedEncoderConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
     assert (config.vocab_size, config.frozen) == (99, False)
-    shutil.rmtree(tmp_path)
