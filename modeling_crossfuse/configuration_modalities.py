@@ -491,9 +491,9 @@ def _read_encoder_config(settings: dict[str, Any]) -> PreTrainedConfig:
     model_type = settings.pop("model_type", None)
     if model_type not in CONFIG_MAPPING:
         raise ValueError(
-            f"`encoder` has `model_type={model_type!r}`, which is no model type of transformers. If it comes with code "
-            "of its own that you trust, load the model by its own class, such as CrossFuseForConditionalGeneration, "
-            "with `trust_remote_code=True`"
+            f"`encoder` has `model_type={model_type!r}`, which is no model type of transformers. If it has code "
+            "that you trust, load the model by its own class, such as CrossFuseForConditionalGeneration, with "
+            "`trust_remote_code=True`"
         )
     return CONFIG_MAPPING[model_type].from_dict(settings)
 

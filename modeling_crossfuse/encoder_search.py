@@ -174,6 +174,8 @@ def _config_of(encoder: PreTrainedModel) -> PreTrainedConfig:
     config = copy.deepcopy(encoder.config)
     if hasattr(config, "quantization_config"):  # which is for the whole model to say
         del config.quantization_config
+    if getattr(config, "mask_ratio", None):  # pretraining hides most of its input from it, by chance
+        config.mask_ratio = 0.0
     return config
 
 

@@ -21,12 +21,15 @@ import argparse
 import contextlib
 import json
 import multiprocessing
+import queue
 import re
 import resource
 import signal
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
@@ -54,7 +57,8 @@ SETTINGS = {"d_model": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
 LABELS = torch.tensor([[3, 4, 5], [6, 7, 8]])
 # Of one kind of one type, in seconds, and of memory, in bytes.
 TIME_LIMIT = 120
-MEMORY_LIMIT = 20 * 2**30
+MEMORY_LIMIT = 8 * 2**30
+TASKS_PER_PROCESS = 20
 
 
 class NoEncoder(ImportError):
@@ -185,7 +189,7 @@ def try_type(model_type: str) -> list[tuple[str, str, str, str]]:
 
 
 def start_worker():
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -197,12 +201,47 @@ def all_types() -> list[str]:
     return sorted(name for name, found in CONFIG_MAPPING.items() if found in MODEL_MAPPING and found not in own)
 
 
+class Worker:
+    """Tries types in a process of its own, a new one after a while, since models leave things behind."""
+
+    def __init__(self):
+        self.executor, self.tasks = None, 0
+
+    def __call__(self, model_type: str) -> list[tuple[str, str, str, str]]:
+        if self.executor is None or self.tasks == TASKS_PER_PROCESS:
+            self.close()
+            context = multiprocessing.get_context("spawn")
+            self.executor, self.tasks = ProcessPoolExecutor(1, context, start_worker), 0
+        self.tasks += 1
+        try:
+            return self.executor.submit(try_type, model_type).result()
+        except BrokenProcessPool:
+            self.executor = None
+            return [(model_type, "", FAILS, "its process was killed, probably for want of memory")]
+
+    def close(self):
+        if self.executor is not None:
+            self.executor.shutdown()
+
+
 def try_types(model_types: list[str], processes: int) -> list[tuple[str, str, str, str]]:
-    context = multiprocessing.get_context("spawn")
-    # A worker is replaced after a while: models leave things behind.
-    with context.Pool(processes, initializer=start_worker, maxtasksperchild=20) as pool:
-        results = tqdm(pool.imap(try_type, model_types), total=len(model_types), unit=" types")
-        return [row for rows in results for row in rows]
+    workers = [Worker() for _ in range(processes)]
+    idle = queue.SimpleQueue()
+    for worker in workers:
+        idle.put(worker)
+
+    def try_one(model_type: str) -> list[tuple[str, str, str, str]]:
+        worker = idle.get()
+        try:
+            return worker(model_type)
+        finally:
+            idle.put(worker)
+
+    with ThreadPoolExecutor(processes) as threads:
+        results = list(tqdm(threads.map(try_one, model_types), total=len(model_types), unit=" types"))
+    for worker in workers:
+        worker.close()
+    return [row for rows in results for row in rows]
 
 
 def summary(rows: list[tuple[str, str, str, str]]) -> list[list[str]]:
