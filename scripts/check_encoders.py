@@ -39,7 +39,7 @@ from tiny_configs import tiny_config
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoModel, PreTrainedModel
 
 from modeling_crossfuse import CrossFuseForConditionalGeneration
-from modeling_crossfuse.command_line import format_table, one_line, run_program
+from modeling_crossfuse.command_line import check_arguments, format_table, one_line, run_program
 from modeling_crossfuse.encoder_search import VALUES_ARGUMENTS, is_generative, made_up_values, takes
 from modeling_crossfuse.model_card import write_whole
 
@@ -297,6 +297,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def run(argv: list[str] | None) -> list[tuple[str, str, str, str]]:
     args = parse_args(argv)
+    check_arguments(args, above_zero=("processes",))
     known = all_types()
     unknown = [name for name in args.types if name not in known]
     if unknown:
