@@ -227,22 +227,30 @@ def _listed(names: list[str]) -> str:
 
 def _modality_rows(modalities) -> Iterator[dict[str, str]]:
     for name, part in modalities.items():
-        size = getattr(part, "image_size", None)
-        height, width = (size, size) if isinstance(size, int) else size or ("height", "width")
-        channels = getattr(part, "num_channels", "channels")
-        shape = {
-            "text": ("length",),
-            "image": (channels, height, width),
-            "video": ("frames", channels, height, width),
-            "audio": (getattr(part, "num_mel_bins", "mel bins"), "frames"),
-            "series": ("steps", channels),
-        }[part.kind]
         yield {
             "name": name,
             "kind": part.kind,
             "tensor": modalities.value_name(name),
-            "shape": f"(batch, {', '.join(map(str, shape))})",
+            "shape": f"(batch, {', '.join(str(_size(part, axis)) for axis in part.layout if axis != 'images')})",
+            "encoder": _encoder_name(part),
         }
+
+
+def _size(part, axis: str) -> Any:
+    """The size of a dimension of a modality's values, or its name where it may be any."""
+    size = getattr(part, "image_size", None) if axis in ("height", "width") else getattr(part, axis, None)
+    if isinstance(size, (list, tuple)):
+        size = size[axis == "width"]
+    return 1 if axis == "one" else size if isinstance(size, int) else axis
+
+
+def _encoder_name(part) -> str:
+    """What encodes a modality and, for an encoder of transformers, where its weights came from."""
+    if not hasattr(part, "encoder"):
+        return "built in"
+    source = Path(part.source).name if part.source and Path(part.source).is_absolute() else part.source
+    origin = f" from `{source}`" if source else ""
+    return f"{part.architecture}{origin}" + (f" at `{part.revision[:8]}`" if part.revision else "")
 
 
 def _example(model_id: str, modalities, processor) -> str:

@@ -252,7 +252,17 @@ class CrossFuseProcessor(ProcessorMixin):
         Args:
             config ([`CrossFuseConfig`]): the model's config.
             tokenizer ([`PreTrainedTokenizerBase`], *optional*): for texts and answers.
+
+        Raises:
+            ValueError: if a modality has an encoder of transformers: [`~CrossFuseProcessor.from_encoders`] finds the
+                processor that it was trained with.
         """
+        for name, part in config.modalities.items():
+            if hasattr(part, "encoder"):
+                raise ValueError(
+                    f"`modalities[{name!r}]` has the encoder {part.architecture or type(part.encoder).__name__} of "
+                    "transformers; make its processor by `CrossFuseProcessor.from_encoders`"
+                )
         pictures = [part for part in config.modalities.values() if part.kind in ("image", "video")]
         sounds = [part for part in config.modalities.values() if part.kind == "audio"]
         image_processor = feature_extractor = None

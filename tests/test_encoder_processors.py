@@ -36,7 +36,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseProcessor
+from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration, CrossFuseProcessor
 
 from .test_wrapped_encoders import BERT, CLIP, DECODER, SETTINGS, SIZES, T5, VIT, WAV2VEC2, WHISPER, WRIST
 
@@ -275,6 +275,12 @@ def test_an_encoder_without_an_image_processor(tmp_path):
     folder = save(tmp_path / "vit", VIT)
     with pytest.raises(OSError, match=r"`encoders\['image'\]=.*no ImageProcessor can be loaded"):
         CrossFuseProcessor.from_encoders({"image": folder})
+
+
+def test_a_config_with_an_encoder_of_transformers():
+    config = CrossFuseConfig(modalities={"image": {"encoder": VIT}})
+    with pytest.raises(ValueError, match=r"`modalities\['image'\]` has the encoder ViTConfig .*from_encoders"):
+        CrossFuseProcessor.from_config(config)
 
 
 def test_what_does_not_exist(tmp_path, monkeypatch):
