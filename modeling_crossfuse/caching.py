@@ -28,6 +28,7 @@ from accelerate.utils import tqdm
 
 from .composition import SUB_PROCESSORS
 from .data import CrossFuseDataCollator, has_text, select_columns, top_column
+from .encoder_processors import describe
 from .inputs import read_inputs
 
 
@@ -282,20 +283,8 @@ def _describe_processor(processor, name: str) -> dict[str, Any]:
     settings = {**processor._defaults(name), **processor.modalities[name]}
     kinds = ("image", "video") if settings["kind"] == "video" else (settings["kind"],)
     parts = {part: processor._sub_processor(name, part) for part, kind in SUB_PROCESSORS.items() if kind in kinds}
-    described = {
-        part: _describe_tokenizer(sub_processor) if part == "tokenizer" else sub_processor.to_dict()
-        for part, sub_processor in parts.items()
-        if sub_processor is not None
-    }
+    described = {part: describe(sub_processor) for part, sub_processor in parts.items() if sub_processor is not None}
     return {**settings, **described}
-
-
-def _describe_tokenizer(tokenizer) -> dict[str, Any]:
-    if not tokenizer.is_fast:
-        return {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab(), **tokenizer.special_tokens_map}
-    described = json.loads(tokenizer.backend_tokenizer.to_str())
-    # What the last call happened to ask for.
-    return {key: value for key, value in described.items() if key not in ("padding", "truncation")}
 
 
 class CachedInputsCollator(CrossFuseDataCollator):

@@ -33,13 +33,12 @@ from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
 from .configuration_crossfuse import CrossFuseConfig
-from .configuration_modalities import KINDS, CrossFuseWrappedEncoderConfig, check_modality_name
-from .encoder_search import complete, infer_kind, share_weights
+from .configuration_modalities import KINDS, CrossFuseWrappedEncoderConfig, build_part, check_modality_name
+from .encoder_search import complete, infer_kind
 
 
 # What every function that loads something from the Hub takes.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "token", "trust_remote_code")
-
 
 # The parts of a processor, and the kind that each is for.
 SUB_PROCESSORS = {
@@ -107,16 +106,37 @@ def read_encoders(encoders: dict[str, Any]) -> list[EncoderSource]:
         check_modality_name(name)
         settings = dict(entry) if isinstance(entry, dict) else {"encoder": entry}
         kind, encoder = settings.pop("kind", name if name in KINDS else None), settings.pop("encoder", None)
-        encoder = os.fspath(encoder) if isinstance(encoder, os.PathLike) else encoder
-        if encoder is not None and not isinstance(encoder, (str, PreTrainedModel, PreTrainedConfig)):
-            raise ValueError(
-                f"`encoders[{name!r}]` is {type(encoder).__name__}; expected a Hub id, a folder, a PreTrainedModel, a "
-                "config, or a dict of settings"
-            )
+        encoder = _check_encoder(name, encoder)
         processors = {part: settings.pop(part) for part in SUB_PROCESSORS if part in settings}
         revision = settings.pop("revision", None)
         sources.append(EncoderSource(name, kind, encoder, revision, settings, processors))
     return sources
+
+
+def _check_encoder(name: str, encoder: Any) -> Any:
+    """An entry's encoder, folders as strings, or the error for what can't be one."""
+    if hasattr(encoder, "merge_and_unload"):
+        raise ValueError(
+            f"`encoders[{name!r}]` is {type(encoder).__name__}; merge its adapters first: `model.merge_and_unload()`"
+        )
+    if isinstance(encoder, (str, os.PathLike)):
+        path = os.path.expanduser(os.fspath(encoder))
+        is_folder = isinstance(encoder, os.PathLike) or path.startswith((os.sep, "."))
+        if is_folder and not os.path.isdir(path):
+            raise OSError(f"`encoders[{name!r}]={os.fspath(encoder)!r}`: there is no such folder")
+        return path
+    if encoder is not None and not isinstance(encoder, (PreTrainedModel, PreTrainedConfig)):
+        raise ValueError(
+            f"`encoders[{name!r}]` is {type(encoder).__name__}; expected a Hub id, a folder, a PreTrainedModel, a "
+            "config, or a dict of settings"
+        )
+    return encoder
+
+
+def check_tokenizer(tokenizer: Any):
+    """Raises a `TypeError` for what is no tokenizer."""
+    if tokenizer is not None and not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise TypeError(f"`tokenizer` is {type(tokenizer).__name__}; expected a tokenizer, as AutoTokenizer loads it")
 
 
 def explain_loading(error: Exception, where: str) -> OSError:
@@ -135,8 +155,6 @@ def _load(source: EncoderSource, hub: dict[str, Any], dtype: torch.dtype) -> Pre
         return source.encoder
     if isinstance(source.encoder, PreTrainedConfig):
         return AutoModel.from_config(copy.deepcopy(source.encoder), dtype=dtype)
-    if os.path.isabs(source.encoder) and not os.path.exists(source.encoder):
-        raise OSError(f"{source.where}: there is no such folder")
     try:
         return AutoModel.from_pretrained(
             source.encoder, revision=source.revision or "main", dtype=dtype, use_safetensors=True, **hub
@@ -146,32 +164,46 @@ def _load(source: EncoderSource, hub: dict[str, Any], dtype: torch.dtype) -> Pre
 
 
 def _wrap(
-    source: EncoderSource, model: PreTrainedModel, hub: dict[str, Any]
+    source: EncoderSource, model: PreTrainedModel, hub: dict[str, Any], defaults: dict[str, Any]
 ) -> tuple[CrossFuseWrappedEncoderConfig, PreTrainedModel]:
     """The config of a modality whose encoder is within a model of transformers, and that encoder."""
-    config = CrossFuseWrappedEncoderConfig(
-        kind=source.kind or infer_kind(model, source.where),
-        encoder=copy.deepcopy(model.config),
-        source=source.name_or_path,
-        revision=_commit(source, hub),
+    settings = {
+        "kind": source.kind or infer_kind(model, source.where),
+        "encoder": copy.deepcopy(model.config),
+        "source": _origin(source),
+        "revision": _commit(source, hub),
+        **defaults,
         **source.settings,
-    )
+    }
+    config = build_part(f"encoders[{source.name!r}]", CrossFuseWrappedEncoderConfig, settings)
     return config, complete(config, model, source.where)
+
+
+def _origin(source: EncoderSource) -> str | None:
+    """The id or the folder of an encoder, without where the folder is on this machine."""
+    name = source.name_or_path
+    return os.path.basename(name.rstrip(os.sep)) if name is not None and os.path.isabs(name) else name
 
 
 def _commit(source: EncoderSource, hub: dict[str, Any]) -> str | None:
     """The commit on the Hub that an encoder was loaded from, of which a copy lies in the cache."""
-    if not isinstance(source.encoder, str) or os.path.isdir(source.encoder):
+    if source.name_or_path is None or os.path.isdir(source.name_or_path):
+        return None
+    cache = {"cache_dir": hub["cache_dir"]} if "cache_dir" in hub else {}
+    try:
+        file = cached_file(
+            source.name_or_path, "config.json", revision=source.revision, local_files_only=True, **cache
+        )
+    except OSError:
         return source.revision
-    own = {key: value for key, value in hub.items() if key != "trust_remote_code"}
-    return extract_commit_hash(cached_file(source.encoder, "config.json", revision=source.revision, **own), None)
+    return extract_commit_hash(file, None)
 
 
 def _check_quantizers(quantizers: dict[str, Any], frozen: Iterable[str]):
     """Raises a `ValueError` unless the quantised encoders are frozen, and quantised alike, as one config says it."""
     for name in quantizers:
         if name not in frozen:
-            raise ValueError(f"the encoder of {name!r} is quantised and can't train; give `freeze={(name,)!r}`, too")
+            raise ValueError(f"the encoder of {name!r} is quantised and can't train; give `freeze=({name!r},)`, too")
     different = {str(quantizer.quantization_config) for quantizer in quantizers.values()}
     if len(different) > 1:
         raise ValueError(f"the encoders of {', '.join(quantizers)} are quantised in different ways; expected one way")
@@ -186,6 +218,13 @@ def _adopt_quantizer(model: PreTrainedModel, quantizers: dict[str, Any]):
     quantizer.quantization_config.modules_to_not_convert = [others]
     model.hf_quantizer = quantizer
     model.config.quantization_config = quantizer.quantization_config
+
+
+def _read_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"`dtype={dtype!r}`; expected a floating point dtype, such as torch.bfloat16 or 'bfloat16'")
+    return found
 
 
 def _answer_settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -238,7 +277,7 @@ class EncodersMixin:
         fusion: dict[str, Any] | None = None,
         freeze: Iterable[str] = (),
         tokenizer: PreTrainedTokenizerBase | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         **kwargs,
     ):
         r"""
@@ -249,8 +288,8 @@ class EncodersMixin:
 
         Args:
             encoders (`dict[str, Any]`): name of each modality to its encoder: a Hub id or a folder, whose weights have
-                to be safetensors; a `PreTrainedModel`, which the new model shares; a config of transformers, for
-                random weights; or a dict of the modality's settings, with one of these as its `encoder`, and `kind`
+                to be safetensors; a `PreTrainedModel`, whose weights are copied; a config of transformers, for random
+                weights; or a dict of the modality's settings, with one of these as its `encoder`, and `kind`
                 where neither the name nor the encoder says it, `revision`, `modality_dropout`. A dict without
                 `encoder` is a built-in encoder, as in [`CrossFuseConfig`].
             decoder, fusion (`dict`, *optional*): as in [`CrossFuseConfig`].
@@ -258,7 +297,7 @@ class EncodersMixin:
                 encoders have to be among them.
             tokenizer (`PreTrainedTokenizerBase`, *optional*): that of the answers: the decoder gets its vocabulary and
                 special tokens. Otherwise they are settings of `decoder` and of the config.
-            dtype (`torch.dtype`, defaults to `torch.float32`): of all weights.
+            dtype (`torch.dtype` or `str`, defaults to `torch.float32`): of all weights.
             kwargs: other settings of [`CrossFuseConfig`], such as `d_model`; `attn_implementation`; and, for loading,
                 `cache_dir`, `force_download`, `local_files_only`, `proxies`, `token` and `trust_remote_code`.
 
@@ -292,30 +331,37 @@ class EncodersMixin:
         torch.Size([1, 67, 32])
         ```
         """
+        dtype = _read_dtype(dtype)
+        check_tokenizer(tokenizer)
         hub = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
         built = {key: kwargs.pop(key) for key in ("attn_implementation",) if key in kwargs}
         if tokenizer is not None:
             decoder = {"vocab_size": len(tokenizer), **(decoder or {})}
             kwargs = {**_answer_settings(tokenizer), **kwargs}
+        defaults = {key: kwargs[key] for key in ("modality_dropout",) if key in kwargs}
         modalities, models, quantizers = {}, {}, {}
-        for source in read_encoders(encoders):
+        sources = read_encoders(encoders)
+        for source in sources:
             if source.encoder is None:
                 modalities[source.name] = source.modality
                 continue
             model = _load(source, hub, dtype)
-            modalities[source.name], models[source.name] = _wrap(source, model, hub)
+            modalities[source.name], models[source.name] = _wrap(source, model, hub, defaults)
             if (quantizer := getattr(model, "hf_quantizer", None)) is not None:
                 quantizers[source.name] = quantizer
-        freeze = (freeze,) if isinstance(freeze, str) else tuple(freeze)
-        _check_quantizers(quantizers, freeze)
+        freeze = (freeze,) if isinstance(freeze, str) else tuple(freeze or ())
+        frozen = {name for name in models if modalities[name].frozen}
+        _check_quantizers(quantizers, frozen.union(freeze))
         config = CrossFuseConfig(modalities=modalities, decoder=decoder, fusion=fusion, **kwargs)
         for name, encoder in models.items():
             # Where the encoder has not the default, which not all have, someone chose it.
             if encoder.config._attn_implementation not in (None, "sdpa"):
                 config.modalities[name].encoder._attn_implementation = encoder.config._attn_implementation
         model = cls._from_config(config, dtype=dtype, **built)
-        for name, encoder in models.items():
-            share_weights(model.get_encoder().encoders[name].model, encoder, dtype)
+        for source in sources:
+            if source.encoder is not None:
+                copied = isinstance(source.encoder, PreTrainedModel)  # it goes on by itself
+                model.get_encoder().encoders[source.name].take_weights(models[source.name], dtype, copied)
         model.freeze_modalities(*freeze)
         if quantizers:
             _adopt_quantizer(model, quantizers)
@@ -364,8 +410,7 @@ class EncodersMixin:
         for name in names:
             if name not in self.config.modalities:
                 raise ValueError(f"{name!r} is no modality of this model; it has {', '.join(self.config.modalities)}")
+            if not frozen and any(type(p) is not nn.Parameter for p in self.get_encoder().encoders[name].parameters()):
+                raise ValueError(f"the encoder of {name!r} is quantised and can't train")
         for name in names:
-            encoder = self.get_encoder().encoders[name]
-            encoder.config.frozen = frozen
-            encoder.train(self.training)
-            encoder.apply_frozen()
+            self.get_encoder().encoders[name].set_frozen(frozen, self.training)

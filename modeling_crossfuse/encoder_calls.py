@@ -57,8 +57,8 @@ def call_encoder(
         argument = "inputs_embeds"
     elif config.kind == "text":  # what stands in the padding may be no token; positions may be counted by what is none
         values = values.masked_fill(mask == 0, getattr(config.encoder, "pad_token_id", None) or 0)
-    elif "frames" in config.encoder_layout and values.shape[1] < (config.num_frames or 0):
-        values, mask = _fill_frames(values, mask, config.num_frames)
+    elif "frames" in config.encoder_layout and config.kind == "video":
+        values, mask = _fill_frames(values, mask, config.num_frames or 0)
     if config.grid_arguments:
         arguments = _patch_arguments(values, config)
         values = arguments.pop("patches")
@@ -72,10 +72,13 @@ def call_encoder(
 
 
 def _fill_frames(values: torch.Tensor, mask: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A film `(batch, frames, ...)` and its mask, the last frame repeated up to the number that the encoder takes."""
-    lacking = number - values.shape[1]
-    values = torch.cat([values, values[:, -1:].repeat(1, lacking, 1, 1, 1)], dim=1)
-    return values, torch.nn.functional.pad(mask, (0, lacking))
+    """
+    Films `(batch, frames, ...)` and their mask, each of at least `number` frames: the last frame that is kept stands
+    in for those that are not, since encoders of films take no mask.
+    """
+    mask = torch.nn.functional.pad(mask, (0, max(number - mask.shape[1], 0)))
+    places = torch.arange(mask.shape[1], device=mask.device).where(mask != 0, 0).cummax(1).values
+    return values[torch.arange(len(values), device=mask.device)[:, None], places], mask
 
 
 def hidden_states_of(outputs: Any, batch_size: int) -> torch.Tensor:

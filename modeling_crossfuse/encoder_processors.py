@@ -14,7 +14,7 @@
 """The tokenizer, image or video processor, or feature extractor that an encoder was trained with."""
 
 import copy
-import os
+import json
 from typing import Any
 
 import numpy as np
@@ -29,12 +29,13 @@ from transformers import (
     AutoTokenizer,
     AutoVideoProcessor,
     PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     ViTImageProcessorPil,
 )
 from transformers.utils import cached_file, is_torchvision_available
 
-from .composition import EncoderSource, explain_loading
+from .composition import SUB_PROCESSORS, EncoderSource, check_tokenizer, explain_loading
 from .configuration_modalities import CrossFuseWrappedEncoderConfig
 from .encoder_search import infer_kind
 
@@ -58,9 +59,20 @@ def is_same(first: Any, second: Any) -> bool:
         return True
     if type(first) is not type(second):
         return False
-    if isinstance(first, PreTrainedTokenizerBase):
-        return first.get_vocab() == second.get_vocab() and first.special_tokens_map == second.special_tokens_map
-    return first.to_dict() == second.to_dict()
+    return describe(first) == describe(second)
+
+
+def describe(sub_processor: Any) -> dict[str, Any]:
+    """All that what a tokenizer, an image processor or a feature extractor gives depends on."""
+    if not isinstance(sub_processor, PreTrainedTokenizerBase):
+        return sub_processor.to_dict()
+    described = {"vocabulary": sub_processor.get_vocab()}
+    if sub_processor.is_fast:
+        described = json.loads(sub_processor.backend_tokenizer.to_str())
+        for key in ("padding", "truncation"):  # what the last call happened to ask for
+            described.pop(key, None)
+    sides = {"padding_side": sub_processor.padding_side, "truncation_side": sub_processor.truncation_side}
+    return {**described, **sides, "class": type(sub_processor).__name__, **sub_processor.special_tokens_map}
 
 
 def load_processor(
@@ -80,7 +92,11 @@ def load_processor(
     """
     hub = {**hub, "revision": source.revision or "main"}
     config = _load_config(source, hub)
-    kind = source.kind or infer_kind(MODEL_MAPPING[type(config)], source.where)
+    kind = source.kind or infer_kind(_model_class(source, config), source.where)
+    kinds = ("image", "video") if kind == "video" else (kind,)
+    for part in source.processors:
+        if SUB_PROCESSORS[part] not in kinds:
+            raise ValueError(f"`encoders[{source.name!r}]` has a `{part}`, which is not for values of kind {kind!r}")
     settings = {"kind": kind, **source.processors}
     if kind == "text":
         return settings | _load_tokenizer(source, config, tokenizer, hub)
@@ -88,11 +104,21 @@ def load_processor(
     return {**load(source, config, hub), **settings}
 
 
+def _model_class(source: EncoderSource, config: PreTrainedConfig) -> Any:
+    if isinstance(source.encoder, PreTrainedModel):
+        return source.encoder
+    classes = MODEL_MAPPING.get(type(config), None)
+    if classes is None:
+        raise ValueError(
+            f"{source.where} does not say what kind of values it is for; give "
+            '`{"kind": ..., "encoder": ...}` with one of text, image, video, audio'
+        )
+    return classes[0] if isinstance(classes, tuple) else classes
+
+
 def _load_config(source: EncoderSource, hub: dict[str, Any]) -> PreTrainedConfig:
     if not isinstance(source.encoder, str):
         return getattr(source.encoder, "config", source.encoder)
-    if os.path.isabs(source.encoder) and not os.path.exists(source.encoder):
-        raise OSError(f"{source.where}: there is no such folder")
     try:
         return AutoConfig.from_pretrained(source.encoder, **hub)
     except (OSError, ValueError) as error:
@@ -102,10 +128,12 @@ def _load_config(source: EncoderSource, hub: dict[str, Any]) -> PreTrainedConfig
 def _load_tokenizer(
     source: EncoderSource, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None, hub: dict[str, Any]
 ) -> dict[str, Any]:
+    check_tokenizer(source.processors.get("tokenizer"))
     own = source.processors.get("tokenizer") or _find_tokenizer(source, hub) or tokenizer
     if own is None:
         raise ValueError(f"{source.where} comes without a tokenizer; give one as `tokenizer`")
-    _check_vocabulary(own, config, source.where)
+    text_config = getattr(config, "text_config", None) or config.get_text_config(encoder=True)
+    _check_vocabulary(own, getattr(text_config, "vocab_size", None), source.where)
     return {"tokenizer": own, **_length_limit(own)}
 
 
@@ -138,18 +166,11 @@ def _complete_special_tokens(tokenizer: PreTrainedTokenizerBase):
         tokenizer.pad_token = tokenizer.eos_token
 
 
-def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, where: str):
-    vocab_size = getattr(config.get_text_config(encoder=True), "vocab_size", None)
+def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int | None, where: str):
     if vocab_size is not None and len(tokenizer) > vocab_size:
         raise ValueError(
             f"`tokenizer` has {len(tokenizer)} tokens, and {where} knows only `vocab_size={vocab_size}`; expected the "
             "tokenizer that the encoder was trained with"
-        )
-    pad, expected = tokenizer.pad_token_id, getattr(config.get_text_config(encoder=True), "pad_token_id", None)
-    if None not in (pad, expected) and pad != expected:
-        raise ValueError(
-            f"`tokenizer` pads with token {pad}, and {where} with `pad_token_id={expected}`; expected the tokenizer "
-            "that the encoder was trained with"
         )
 
 
@@ -158,7 +179,7 @@ def _load_image_processor(source: EncoderSource, config: PreTrainedConfig, hub: 
     own = _load(AutoImageProcessor, IMAGE_PROCESSOR_MAPPING, source, config, {**hub, "backend": "pil"})
     if not _gives_pictures(own):
         return {"image_processor": _of_pictures(own, config)}
-    size = getattr(config, "image_size", None)
+    size = getattr(getattr(config, "vision_config", config), "image_size", None)
     if source.name_or_path is not None or not isinstance(size, int):
         return {"image_processor": own}
     sizes = ("size", "crop_size") if getattr(own, "do_center_crop", None) else ("size",)
@@ -196,7 +217,11 @@ def _load_video_processor(source: EncoderSource, config: PreTrainedConfig, hub: 
 
 
 def _load_feature_extractor(source: EncoderSource, config: PreTrainedConfig, hub: dict[str, Any]) -> dict[str, Any]:
-    return {"feature_extractor": _load(AutoFeatureExtractor, FEATURE_EXTRACTOR_MAPPING, source, config, hub)}
+    own = _load(AutoFeatureExtractor, FEATURE_EXTRACTOR_MAPPING, source, config, hub)
+    bins = getattr(config, "num_mel_bins", None)
+    if source.name_or_path is not None or bins is None or getattr(own, "feature_size", 1) in (1, bins):
+        return {"feature_extractor": own}
+    return {"feature_extractor": type(own)(**{**own.to_dict(), "feature_size": bins})}
 
 
 def _load(auto_class, mapping, source: EncoderSource, config: PreTrainedConfig, options: dict[str, Any]) -> Any:

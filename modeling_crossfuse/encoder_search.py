@@ -247,20 +247,31 @@ def _check_rebuilt(encoder: PreTrainedModel):
         raise ValueError("has other weights when it is built from its config alone")
 
 
-def share_weights(encoder: PreTrainedModel, source: PreTrainedModel, dtype: torch.dtype):
-    """Gives an encoder the very weights of another, but for those of another dtype, which are copied."""
+def take_weights(encoder: nn.Module, source: nn.Module, dtype: torch.dtype, copied: bool):
+    """
+    Gives an encoder the weights of another of the same class, and whether each trains.
+
+    Args:
+        encoder, source (`nn.Module`): the encoder, and that whose weights it takes.
+        dtype (`torch.dtype`): that of the encoder; other weights are cast.
+        copied (`bool`): whether the source keeps weights of its own.
+    """
     weights = source.state_dict(keep_vars=True)
-    weights = {key: _cast(weights[key], dtype) for key in encoder.state_dict() if key in weights}
-    encoder.load_state_dict(weights, strict=False, assign=True)  # counters of frozen batch norms may be missing
+    taken = {key: _take(weights[key], dtype, copied) for key in encoder.state_dict() if key in weights}
+    encoder.load_state_dict(taken, strict=False, assign=True)  # counters of frozen batch norms may be missing
+    for key, parameter in encoder.named_parameters():
+        parameter.requires_grad_(weights[key].requires_grad)
     if isinstance(encoder, PreTrainedModel):
         encoder.tie_weights()
 
 
-def _cast(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    if not weight.is_floating_point() or weight.dtype == dtype:
-        return weight
-    cast = weight.detach().to(dtype)
-    return nn.Parameter(cast) if isinstance(weight, nn.Parameter) else cast
+def _take(weight: torch.Tensor, dtype: torch.dtype, copied: bool) -> torch.Tensor:
+    taken = weight.detach()
+    if taken.is_floating_point() and taken.dtype != dtype:
+        taken = taken.to(dtype)
+    elif copied:
+        taken = taken.clone()
+    return nn.Parameter(taken, requires_grad=False) if isinstance(weight, nn.Parameter) else taken
 
 
 def _first_line(error: Exception) -> str:

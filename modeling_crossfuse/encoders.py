@@ -26,7 +26,7 @@ from .configuration_modalities import (
     CrossFuseWrappedEncoderConfig,
 )
 from .encoder_calls import call_encoder
-from .encoder_search import build_encoder, complete
+from .encoder_search import build_encoder, complete, take_weights
 from .layers import (
     RECORDED,
     CrossFuseLayers,
@@ -233,10 +233,22 @@ class CrossFuseEncoderBase(CrossFusePreTrainedModel):
         # What is frozen gives the same in training as afterwards: no dropout, and batch norm keeps its statistics.
         return super().train(mode and not self.config.frozen)
 
+    def set_frozen(self, frozen: bool, training: bool):
+        """Freezes the encoder, or lets what trained before train again; `training` is the mode of the whole model."""
+        if frozen and not self.config.frozen:
+            self.note_trainable()
+        self.config.frozen = frozen
+        self.train(training)
+        self.apply_frozen()
+
+    def note_trainable(self):
+        """Notes which parameters train while the encoder is not frozen: some, as fixed positions, never do."""
+        self._trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+
     def apply_frozen(self):
-        """Makes the parameters, and the mode, what `config.frozen` says. Loading weights undoes it."""
-        self.requires_grad_(not self.config.frozen)
-        self.train(self.training)
+        """Makes parameters train, or not, as `config.frozen` says. Loading weights undoes it."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name in self._trainable and not self.config.frozen)
 
 
 class CrossFuseEncoder(CrossFuseEncoderBase):
@@ -313,8 +325,24 @@ class CrossFuseWrappedEncoder(CrossFuseEncoderBase):
     def set_input_embeddings(self, value: nn.Module):
         self.model.set_input_embeddings(value)
 
+    def take_weights(self, source: nn.Module, dtype: torch.dtype, copied: bool):
+        """Takes the weights of an encoder of the same class, as [`take_weights`] does."""
+        take_weights(self.model, source, dtype, copied)
+        self.note_trainable()
+        self.apply_frozen()
+
     def _encode(self, values: torch.Tensor, mask: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
-        return call_encoder(self.model, self.config, values, mask)
+        if torch.compiler.is_compiling():
+            return call_encoder(self.model, self.config, values, mask)
+        try:
+            return call_encoder(self.model, self.config, values, mask)
+        except torch.OutOfMemoryError:
+            raise
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"`{self.config.values_argument}` of shape {tuple(values.shape)} is not what the encoder "
+                f"{self.config.architecture} takes: {error}"
+            ) from error
 
 
 class CrossFuseEncoders(CrossFusePreTrainedModel):
@@ -338,7 +366,9 @@ class CrossFuseEncoders(CrossFusePreTrainedModel):
                 )
             wrapped = hasattr(part, "encoder")
             self.add_module(name, CrossFuseWrappedEncoder(part) if wrapped else CrossFuseEncoder(part))
+            self[name].note_trainable()
             self[name].apply_frozen()
+            self[name].train(self.training)
         self.post_init()
 
     def __getitem__(self, name: str) -> CrossFuseEncoderBase:

@@ -31,12 +31,14 @@ class ModalityInputs(NamedTuple):
         mask (`torch.Tensor` of shape `(batch, length)`): 1 for what is to be read.
         axis (`int`): the dimension of the values that the mask runs along.
         is_encoded (`bool`): whether `values` are hidden states of the encoder.
+        name (`str`): the argument that gave the values.
     """
 
     values: torch.Tensor
     mask: torch.Tensor
     axis: int
     is_encoded: bool
+    name: str
 
 
 def refuse_unknown_tensors(given: dict[str, Any], modalities):
@@ -59,13 +61,11 @@ def refuse_no_modality(modalities):
 def read_inputs(tensors: dict[str, torch.Tensor | None], modalities) -> dict[str, ModalityInputs]:
     """Values and mask of each given modality, checked; images with a dimension for several per sample."""
     inputs = {}
-    for name, part in modalities.items():
+    for name in modalities:
         given, mask_name = _given_values(tensors, name, modalities)
-        mask = tensors[mask_name]
         if given is not None:
-            inputs[name] = _read_modality(given, tensors[given], mask, mask_name, name, modalities)
-        elif mask is not None and part.kind != "text":
-            raise ValueError(f"`{mask_name}` is given without `{modalities.value_name(name)}`")
+            inputs[name] = _read_modality(given, tensors[given], tensors[mask_name], mask_name, name, modalities)
+        _refuse_other_masks(tensors, given, mask_name, name, modalities)
     if not inputs:
         refuse_no_modality(modalities)
     sizes = {modalities.value_name(name): len(given.values) for name, given in inputs.items()}
@@ -81,8 +81,24 @@ def _given_values(tensors: dict[str, torch.Tensor | None], name: str, modalities
     given = [key for key in possible if tensors.get(key) is not None]
     if len(given) > 1:
         raise ValueError(f"You cannot specify both `{given[0]}` and `{given[1]}` at the same time")
-    is_encoded = given == [encoded_name] or (not given and tensors[f"{encoded_name}_mask"] is not None)
-    return given[0] if given else None, f"{encoded_name}_mask" if is_encoded else modalities.mask_name(name)
+    mask_name = f"{encoded_name}_mask" if given == [encoded_name] else modalities.mask_name(name)
+    return given[0] if given else None, mask_name
+
+
+def _refuse_other_masks(tensors: dict[str, Any], given: str | None, mask_name: str, name: str, modalities):
+    """Raises a `ValueError` for a mask of what is not given."""
+    owners = {
+        modalities.mask_name(name): modalities.value_name(name),
+        f"{modalities.hidden_states_name(name)}_mask": modalities.hidden_states_name(name),
+    }
+    for key, owner in owners.items():
+        mask = tensors[key]
+        if mask is None or (given is not None and key == mask_name):
+            continue
+        # `generate` gives a mask of ones for texts, whatever the input is.
+        if key == "attention_mask" and (given is None or torch.compiler.is_compiling() or (mask != 0).all()):
+            continue
+        raise ValueError(f"`{key}` is given without `{owner}`")
 
 
 def _read_modality(given: str, values: Any, mask, mask_name: str, name: str, modalities) -> ModalityInputs:
@@ -98,7 +114,7 @@ def _read_modality(given: str, values: Any, mask, mask_name: str, name: str, mod
         values = values.unsqueeze(1)
     _check_values(given, values, part, layout)
     axis = 1 + next((place for place, dimension in enumerate(layout) if dimension in _LENGTHS), 0)
-    return ModalityInputs(values, _read_mask(mask, mask_name, values, given, axis), axis, is_encoded)
+    return ModalityInputs(values, _read_mask(mask, mask_name, values, given, axis), axis, is_encoded, given)
 
 
 def _read_mask(mask: torch.Tensor | None, mask_name: str, values: torch.Tensor, value_name: str, axis: int):
@@ -157,20 +173,19 @@ def _check_samples(inputs: dict[str, ModalityInputs], present: torch.Tensor, mod
         raise ValueError(
             f"sample {without[0]} of the batch has no modality; expected at least one of {', '.join(modalities)}"
         )
-    for name, (values, mask, axis, _) in inputs.items():
+    for name, (values, mask, axis, _, given) in inputs.items():
         if values.is_meta:
             continue
         rows = present[:, list(modalities).index(name)]
         kept = mask.bool() & rows[:, None]
         if not values.is_floating_point():
-            _check_tokens(modalities.value_name(name), values, kept, modalities[name].vocab_size)
+            _check_tokens(given, values, kept, modalities[name].vocab_size)
             continue
         finite = values.isfinite().transpose(1, axis)
         finite = finite.flatten(2).all(-1) if finite.dim() > 2 else finite
         if not (finite | ~kept).all():
             sample = (~finite & kept).any(1).nonzero().flatten()[0].item()
-            value_name = modalities.embeds_name(name) or modalities.value_name(name)
-            raise ValueError(f"`{value_name}` of sample {sample} has values that are not finite (NaN or inf)")
+            raise ValueError(f"`{given}` of sample {sample} has values that are not finite (NaN or inf)")
 
 
 def _check_tokens(value_name: str, tokens: torch.Tensor, kept: torch.Tensor, vocab_size: int | None):

@@ -44,8 +44,9 @@ class CrossFuseEncoderOutput(BaseModelOutput):
     Args:
         last_hidden_state (`torch.Tensor` of shape `(batch, memory_length, d_model)`): the memory.
         hidden_states (`tuple(torch.Tensor)`, *optional*): the input of the first layer and the output of every layer,
-            the modalities' encoders first, in the config's order, then the fusion. An encoder's have a row for each
-            sample that has the modality, and for each of its images where samples have several.
+            the modalities' built-in encoders first, in the config's order, then the fusion. An encoder's have a row
+            for each sample that has the modality, and for each of its images where samples have several. Encoders of
+            transformers are not among them.
         attentions (`tuple(torch.Tensor)`, *optional*): weights of every self-attention, in the same order.
         attention_mask (`torch.Tensor` of shape `(batch, memory_length)`): 1 for what the decoder may read.
         modality_ids (`torch.LongTensor` of shape `(batch, memory_length)`): the modality of each position, as its
@@ -137,6 +138,13 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
                 self.encoders[name].set_input_embeddings(value)
                 return
 
+    def resize_token_embeddings(self, *args, **kwargs) -> nn.Module:
+        """Resizes the vocabulary of the first text encoder, and leaves the decoder's as it is."""
+        name = next((name for name, part in self.config.modalities.items() if part.kind == "text"), None)
+        if name is None:
+            return self.get_input_embeddings()  # which says that there is none
+        return self.encoders[name].resize_token_embeddings(*args, **kwargs)
+
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -198,6 +206,8 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
             if name in self.projections:
                 hidden_states = self.projections[name](hidden_states)
             hidden_states = hidden_states + self.modality_embeddings.weight[index]
+            if self._needs_touch and hasattr(self.config.modalities[name], "encoder"):
+                hidden_states = hidden_states + self._touch(index, name)  # it may have parts that give nothing here
             hidden_states = hidden_states.masked_fill((mask == 0).unsqueeze(-1), 0.0)
             streams.append(Stream(index, hidden_states, mask))
         return streams
@@ -244,19 +254,24 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
         mask = encoded_mask.new_zeros(rows.shape[0], encoded_mask.shape[1]).index_copy(0, index, encoded_mask)
         return hidden_states, mask
 
-    def _unused_stream(self, index: int, name: str, present: torch.Tensor) -> list[Stream]:
-        """
-        Nothing, but under distributed training an empty stream that depends on the encoder's parameters: ranks must
-        agree on which parameters get a gradient.
-        """
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if not (self.training and distributed):
-            return []
+    @property
+    def _needs_touch(self) -> bool:
+        """Whether ranks have to agree on which parameters get a gradient."""
+        return self.training and torch.distributed.is_available() and torch.distributed.is_initialized()
+
+    def _touch(self, index: int, name: str) -> torch.Tensor:
+        """Zero, that depends on all parameters of a modality."""
         parameters = [p for p in self.encoders[name].parameters() if p.requires_grad]
         if name in self.projections:
             parameters += list(self.projections[name].parameters())
-        touch = sum((p.sum() for p in parameters), self.modality_embeddings.weight[index].sum()) * 0.0
-        hidden_states = self.modality_embeddings.weight.new_zeros(present.shape[0], 1, self.config.d_model) + touch
+        return sum((p.sum() for p in parameters), self.modality_embeddings.weight[index].sum()) * 0.0
+
+    def _unused_stream(self, index: int, name: str, present: torch.Tensor) -> list[Stream]:
+        """Nothing, but under distributed training an empty stream that depends on the encoder's parameters."""
+        if not self._needs_touch:
+            return []
+        hidden_states = self.modality_embeddings.weight.new_zeros(present.shape[0], 1, self.config.d_model)
+        hidden_states = hidden_states + self._touch(index, name)
         return [Stream(index, hidden_states, torch.zeros_like(present[:, :1], dtype=torch.long))]
 
 

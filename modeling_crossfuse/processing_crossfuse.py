@@ -34,7 +34,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpa
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase, TextInput
 from transformers.utils import cached_file, is_torchvision_available, logging
 
-from .composition import HUB_ARGUMENTS, SUB_PROCESSORS, read_encoders
+from .composition import HUB_ARGUMENTS, SUB_PROCESSORS, check_tokenizer, read_encoders
 from .configuration_crossfuse import CrossFuseConfig
 from .configuration_modalities import check_modality_name
 from .encoder_processors import is_same, load_processor
@@ -334,11 +334,14 @@ class CrossFuseProcessor(ProcessorMixin):
         hub = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
         if kwargs:
             raise TypeError(f"from_encoders() got an unexpected argument {next(iter(kwargs))!r}")
+        check_tokenizer(tokenizer)
         sources = {source.name: source for source in read_encoders(encoders)}
         built_in = {name: source.modality for name, source in sources.items() if source.encoder is None}
         base = cls.from_config(CrossFuseConfig(modalities=built_in)) if built_in else cls(modalities={})
         modalities = {
-            name: base.modalities[name] if name in built_in else load_processor(source, tokenizer, hub)
+            name: {**base.modalities[name], **source.processors}
+            if name in built_in
+            else load_processor(source, tokenizer, hub)
             for name, source in sources.items()
         }
         shared = {part: getattr(base, part) for part in SUB_PROCESSORS if hasattr(base, part)}

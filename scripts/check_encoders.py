@@ -194,10 +194,8 @@ def try_kind(model_type: str, kind: str) -> tuple[str, str]:
 
 def is_language_model(model_type: str, kind: str) -> bool:
     """Whether transformers lists a type, or the type of its texts, for generating text and not for filling gaps."""
-    types = {
-        model_type,
-        CONFIG_MAPPING[model_type].sub_configs.get("text_config", CONFIG_MAPPING[model_type]).model_type,
-    }
+    text_config = CONFIG_MAPPING[model_type].sub_configs.get("text_config")
+    types = {model_type, getattr(text_config, "model_type", None)}
     generates = types & (set(CAUSAL_LMS) | set(IMAGE_TEXT_TO_TEXT) | set(MULTIMODAL_LMS))
     return kind == "text" and bool(generates) and not types & (set(MASKED_LMS) | set(SEQ_TO_SEQ_LMS))
 

@@ -255,12 +255,31 @@ def test_a_tokenizer_with_more_tokens_than_the_encoder(tmp_path):
         CrossFuseProcessor.from_encoders({"text": folder}, tokenizer=answers_tokenizer(200))
 
 
-def test_a_tokenizer_with_other_padding(tmp_path):
-    folder = save(tmp_path / "bert", BERT)
-    tokenizer = answers_tokenizer()
-    tokenizer.pad_token = "</s>"
-    with pytest.raises(ValueError, match=r"`tokenizer` pads with token 2, and .* with `pad_token_id=0`"):
-        CrossFuseProcessor.from_encoders({"text": folder}, tokenizer=tokenizer)
+def test_a_tokenizer_with_more_tokens_than_a_tower(tmp_path):
+    folder = save(tmp_path / "clip", CLIP)
+    with pytest.raises(ValueError, match=r"`tokenizer` has 206 tokens, and .*`vocab_size=99`"):
+        CrossFuseProcessor.from_encoders({"text": folder}, tokenizer=answers_tokenizer(200))
+
+
+def test_parts_of_another_kind(folders):
+    part = ViTImageProcessorPil()
+    with pytest.raises(ValueError, match="has a `image_processor`, which is not for values of kind 'text'"):
+        CrossFuseProcessor.from_encoders({"text": {"encoder": folders["text"], "image_processor": part}})
+    with pytest.raises(TypeError, match="`tokenizer` is str; expected a tokenizer"):
+        CrossFuseProcessor.from_encoders({"text": {"encoder": folders["text"], "tokenizer": "bert"}})
+
+
+def test_tokenizers_that_differ_in_more_than_their_words(tmp_path):
+    tokenizers = {name: bert_tokenizer(tmp_path / name) for name in ("lower", "cased")}
+    tokenizers["cased"] = BertTokenizer(str(tmp_path / "cased" / "vocab.txt"), do_lower_case=False)
+    encoders = {
+        name: {"kind": "text", "encoder": save(tmp_path / name, BERT, tokenizer)}
+        for name, tokenizer in tokenizers.items()
+    }
+    processor = CrossFuseProcessor.from_encoders(encoders)
+    batch = processor(lower="RED apple", cased="RED apple", return_tensors="pt")
+    assert batch["lower_input_ids"].tolist() == [[2, 6, 8, 3]]
+    assert batch["cased_input_ids"].tolist() == [[2, 1, 8, 3]]
 
 
 def test_an_encoder_without_a_tokenizer(tmp_path):

@@ -18,6 +18,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -234,7 +235,7 @@ def test_every_way_to_name_an_encoder(tmp_path):
             assert torch.equal(value, source.state_dict()[key]), key
         part = model.config.modalities["text"]
         assert part.modality_dropout == (0.5 if isinstance(encoder, dict) else 0.0)
-        assert part.source == (None if encoder is source else str(tmp_path))
+        assert part.source == (None if encoder is source else tmp_path.name)  # not where it lies on this machine
     assert type(wrapped(compose({"text": BERT}), "text")).__name__ == "BertModel"
     by_config = CrossFuseConfig(modalities={"text": {"encoder": BERT.to_dict()}}, **SETTINGS)
     assert type(wrapped(CrossFuseModel(by_config), "text")).__name__ == "BertModel"
@@ -279,6 +280,37 @@ def test_models_with_heads_and_parts_without_poolers():
     assert type(wrapped(model, "audio")).__name__ == "Wav2Vec2Model"
 
 
+def test_one_model_for_two_modalities(tmp_path):
+    source = source_model(BERT)
+    model = compose({"question": source, "context": source}, freeze=("question",))
+    first, second = (dict(wrapped(model, name).named_parameters()) for name in ("question", "context"))
+    assert all(torch.equal(first[key], second[key]) and first[key] is not second[key] for key in first)
+    assert not any(parameter.requires_grad for parameter in first.values())
+    assert all(parameter.requires_grad for parameter in second.values())
+    assert all(parameter.requires_grad for parameter in source.parameters())
+    model.save_pretrained(tmp_path)
+    assert_equal_states(CrossFuseForConditionalGeneration.from_pretrained(tmp_path), model)
+
+
+def test_what_is_fixed_in_the_source_stays_fixed(tmp_path):
+    source, speech = source_model(WHISPER), source_model(WAV2VEC2)
+    speech.freeze_feature_encoder()
+    model = compose({"audio": source, "speech": {"kind": "audio", "encoder": speech}})
+    for composed in (model, CrossFuseForConditionalGeneration.from_pretrained(_saved(model, tmp_path))):
+        composed.freeze_modalities("audio")
+        composed.unfreeze_modalities("audio")
+        encoder = wrapped(composed, "audio")
+        assert not encoder.embed_positions.weight.requires_grad
+        assert encoder.conv1.weight.requires_grad
+    assert not any(p.requires_grad for p in wrapped(model, "speech").feature_extractor.parameters())
+    assert all(p.requires_grad for p in wrapped(model, "speech").encoder.parameters())
+
+
+def _saved(model, folder):
+    model.save_pretrained(folder)
+    return folder
+
+
 def test_both_towers_of_a_dual_model_in_one():
     source = source_model(CLIP)
     model = compose({"text": source, "image": source})
@@ -308,6 +340,25 @@ def test_weights_of_another_dtype_are_copied():
 def test_a_dtype_for_all():
     model = compose({"text": source_model(BERT), "image": VIT}, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+def test_settings_for_all_modalities_hold_for_wrapped_encoders_too():
+    model = compose({"text": BERT, "image": {"encoder": VIT, "modality_dropout": 0.1}}, modality_dropout=0.4)
+    assert [part.modality_dropout for part in model.config.modalities.values()] == [0.4, 0.1]
+    assert {p.dtype for p in compose({"text": BERT}, dtype="bfloat16").parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("vocab_size", [2, 5, 8, 12, 16])
+def test_small_vocabularies_are_no_decoders(vocab_size):
+    config = BertConfig(vocab_size=vocab_size, initializer_range=0.001, **SIZES)
+    assert compose({"text": config}).config.modalities["text"].architecture == "BertModel"
+
+
+def test_resizing_leaves_the_decoder_as_it_is(tmp_path):
+    model = compose({"text": BERT})
+    model.get_encoder().resize_token_embeddings(120)
+    assert (model.config.modalities["text"].vocab_size, model.config.vocab_size) == (120, 50)
+    assert_equal_states(CrossFuseForConditionalGeneration.from_pretrained(_saved(model, tmp_path)), model)
 
 
 def test_a_modality_of_any_name_has_the_encoders_kind():
@@ -363,6 +414,35 @@ def test_padding_changes_nothing(case):
     together = logits_of(model, {**inputs, mask_name: mask})
     alone = take_rows(inputs, slice(1, None))
     assert_same(together[1:], logits_of(model, {**alone, value_name: values[1:, :length]}, slice(1, None)), atol=1e-4)
+
+
+def test_frames_of_a_film_that_are_padding_are_not_read():
+    model, inputs = case_with_series("videomae")
+    films, mask = inputs["pixel_values_videos"], torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    films[1, 2:] = 100.0
+    together = logits_of(model, {**inputs, "video_mask": mask})
+    alone = {"pixel_values_videos": films[1:, :2], "wrist_values": inputs["wrist_values"][1:]}
+    assert_same(together[1:], logits_of(model, alone, slice(1, None)))
+    with pytest.raises(
+        ValueError, match=r"`pixel_values` of shape \(2, 6, .* is not what the encoder VideoMAEModel takes"
+    ):
+        logits_of(model, {**inputs, "pixel_values_videos": films.repeat(1, 2, 1, 1, 1)[:, :6]})
+
+
+def test_masks_of_what_is_not_given():
+    model, inputs = case_with_series("bert")
+    mask = torch.ones(2, 6, dtype=torch.long)
+    mask[1, 3:] = 0
+    with torch.no_grad():
+        states, _ = model.get_encoder().encode_modality("text", inputs["input_ids"], mask)
+    tokens = inputs.pop("input_ids")
+    with pytest.raises(ValueError, match="`attention_mask` is given without `input_ids`"):
+        model(**inputs, text_hidden_states=states, attention_mask=mask)
+    with pytest.raises(ValueError, match="`text_hidden_states_mask` is given without `text_hidden_states`"):
+        model(**inputs, input_ids=tokens, text_hidden_states_mask=mask)
+    states[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="`text_hidden_states` of sample 0 has values that are not finite"):
+        model(**inputs, text_hidden_states=states)
 
 
 @pytest.mark.parametrize(("case", "kept"), [("encoder of whisper", [10, 4]), ("wav2vec2", [39, 19])])
@@ -479,8 +559,8 @@ def test_an_encoder_with_code_of_its_own(tmp_path):
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
 
     def run(program, *arguments):
-        command = [sys.executable, "-c", program, str(folder), str(saved), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env=environment)
+        command = [sys.executable, "-c", program, "./tiny", str(saved), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
 
     done = run(compose)
     assert done.returncode == 0, done.stderr
@@ -582,6 +662,7 @@ WRONG = {
     "kind of a dual model": ({"eye": CLIP}, "does not say what kind of values it is for"),
     "unknown setting": ({"image": {"encoder": VIT, "freeze": True}}, "`freeze=True` is not a key"),
     "unknown frozen modality": ({"image": VIT}, "'text' is no modality"),
+    "unknown kind": ({"eye": {"kind": "picture", "encoder": VIT}}, r"encoders\['eye'\].*kind"),
 }
 
 
@@ -589,6 +670,29 @@ WRONG = {
 def test_wrong_encoders(encoders, message):
     with pytest.raises(ValueError, match=message):
         compose(encoders, freeze=("text",))
+
+
+def test_wrong_arguments_beside_the_encoders(tmp_path):
+    with pytest.raises(ValueError, match="`dtype='int8'`; expected a floating point dtype"):
+        compose({"text": BERT}, dtype="int8")
+    with pytest.raises(TypeError, match="`tokenizer` is str; expected a tokenizer"):
+        compose({"text": BERT}, tokenizer="bert")
+    with pytest.raises(OSError, match="`encoders\\['text'\\]='me/bert'`: there is no such folder"):
+        compose({"text": Path("me/bert")})
+
+
+def test_an_encoder_with_adapters():
+    peft = pytest.importorskip("peft")
+    adapted = peft.get_peft_model(source_model(BERT), peft.LoraConfig(target_modules=["query"]))
+    with pytest.raises(ValueError, match="merge its adapters first"):
+        compose({"text": adapted})
+    assert type(wrapped(compose({"text": adapted.merge_and_unload()}), "text")).__name__ == "BertModel"
+
+
+def test_values_that_the_encoder_does_not_take():
+    model, inputs = case_with_series("vit")
+    with pytest.raises(ValueError, match=r"`pixel_values` of shape \(2, 3, 24, 24\) is not what the encoder ViTModel"):
+        model(**{**inputs, "pixel_values": torch.zeros(2, 3, 24, 24)}, labels=tiny_labels())
 
 
 def test_an_id_that_does_not_exist(monkeypatch, tmp_path):
