@@ -13,6 +13,7 @@
 # limitations under the License.
 """Finding an encoder within a model of transformers, learning how it is called, and building it again."""
 
+import contextlib
 import copy
 import importlib
 import inspect
@@ -96,9 +97,14 @@ def _grid_arguments(encoder: PreTrainedModel | type[PreTrainedModel]) -> list[st
     return sorted(GRID_ARGUMENTS & set(_parameters(encoder)))
 
 
-def made_up_values(config: CrossFuseWrappedEncoderConfig) -> torch.Tensor:
+def made_up_values(encoder: nn.Module, config: CrossFuseWrappedEncoderConfig) -> torch.Tensor:
     """Values of two samples that an encoder takes, as `forward` does."""
-    values = next(values for layout, values in _made_up_values(config) if layout == config.encoder_layout)
+    for layout, values in _made_up_values(config):
+        if layout != config.encoder_layout:
+            continue
+        with contextlib.suppress(Exception):  # of another size than it takes
+            _run(encoder, config, values)
+            break
     if config.kind == "video":
         values = values.unsqueeze(1) if config.encodes_images else values
         values = values.transpose(1, 2) if config.encoder_layout[1] == "frames" else values
@@ -363,11 +369,17 @@ def _made_up_values(config: CrossFuseWrappedEncoderConfig) -> Iterator[tuple[lis
         "num_mel_bins": config.num_mel_bins or 80,
         "samples": 8_000,
     }
-    if config.kind == "audio":
-        positions = getattr(config.encoder, "max_source_positions", None)
-        sizes["frames"] = 2 * positions if positions else getattr(config.encoder, "max_length", None) or 256
-    for layout in _LAYOUTS[config.kind]:
-        yield layout, torch.randn(2, *(sizes[axis] for axis in layout), generator=generator)
+    for frames in _numbers_of_frames(config) if config.kind == "audio" else [sizes["frames"]]:
+        sizes["frames"] = frames
+        for layout in _LAYOUTS[config.kind]:
+            yield layout, torch.randn(2, *(sizes[axis] for axis in layout), generator=generator)
+
+
+def _numbers_of_frames(config: CrossFuseWrappedEncoderConfig) -> list[int]:
+    """A few frames of sound and, for encoders that take clips of one length only, the number that they declare."""
+    positions = getattr(config.encoder, "max_source_positions", None)
+    declared = 2 * positions if positions else getattr(config.encoder, "max_length", None)
+    return [256] if declared is None else [256, declared]
 
 
 def _picture_size(config: CrossFuseWrappedEncoderConfig) -> tuple[int, int]:
