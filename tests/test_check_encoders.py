@@ -93,7 +93,8 @@ def test_the_page_in_the_repository_covers_every_type(script):
     page = PAGE.read_text(encoding="utf-8")
     if f"transformers {transformers.__version__} " not in page:
         pytest.skip("the page is of another version of transformers")
-    listed = set(re.findall(r"^\| (\S+) \| (?:text|image|video|audio|) \| (?:works|fails|decoder only|not built) ", page, re.MULTILINE))
+    row = r"^\| (\S+) \| (?:text|image|video|audio|) \| (?:works|fails|decoder only|not built) "
+    listed = set(re.findall(row, page, re.MULTILINE))
     silent = set(script.all_types()) - listed  # those that take no values of any kind: time series and the like
     assert not listed - set(script.all_types())
     assert len(silent) < 30
