@@ -58,7 +58,9 @@ examples:
     python scripts/check_encoders.py --output docs/encoders.md
 """
 
-WORKS, DECODER, FAILS, NOT_BUILT = "works", "decoder only", "fails", "not built"
+WORKS, DECODER, FAILS, NOT_BUILT, NO_MEMORY = "works", "decoder only", "fails", "not built", "out of memory"
+# How want of memory shows itself, in Python, in torch and in what torch calls.
+MEMORY_ERRORS = ("MemoryError", "allocate memory", "could not create a primitive", "process was killed")
 SETTINGS = {"d_model": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
 LABELS = torch.tensor([[3, 4, 5], [6, 7, 8]])
 # By these, parts that take patches of pictures show themselves.
@@ -230,6 +232,10 @@ def all_types() -> list[str]:
     return sorted(name for name, found in CONFIG_MAPPING.items() if found in MODEL_MAPPING and found not in own)
 
 
+def lacks_memory(row: tuple[str, str, str, str]) -> bool:
+    return row[2] in (FAILS, NOT_BUILT) and any(sign in row[3] for sign in MEMORY_ERRORS)
+
+
 class Worker:
     """Tries types in a process of its own, a new one after a while, since models leave things behind."""
 
@@ -243,10 +249,16 @@ class Worker:
             self.executor, self.tasks = ProcessPoolExecutor(1, context, start_worker), 0
         self.tasks += 1
         try:
-            return self.executor.submit(try_type, model_type).result()
+            rows = self.executor.submit(try_type, model_type).result()
         except BrokenProcessPool:
-            self.executor = None
-            return [(model_type, "", FAILS, "its process was killed, probably for want of memory")]
+            self.executor, rows = None, [(model_type, "", FAILS, "its process was killed")]
+        if not any(lacks_memory(row) for row in rows):
+            return rows
+        # Types that were tried before may have taken it: once more, in a process that has tried nothing else.
+        if self.tasks > 1:
+            self.tasks = TASKS_PER_PROCESS
+            return self(model_type)
+        return [(*row[:2], NO_MEMORY, f"{MEMORY_LIMIT >> 30} GB") if lacks_memory(row) else row for row in rows]
 
     def close(self):
         if self.executor is not None:
@@ -294,7 +306,8 @@ def to_markdown(rows: list[tuple[str, str, str, str]]) -> str:
     """The page that the README links."""
 
     def table(header, lines):
-        escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+        # Messages may name files of this machine.
+        escaped = [[re.sub(r"/\S*/site-packages/", "", cell).replace("|", "\\|") for cell in line] for line in lines]
         return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *escaped])
 
     return f"""# Encoders of transformers {transformers.__version__} as encoders of modalities
@@ -303,7 +316,8 @@ Made by `python scripts/check_encoders.py --output docs/encoders.md`: each type 
 with a tiny random config and as the encoder of a modality beside a series, in forward, backward, generate, with a
 missing sample, saved and loaded again. *Decoder only* models read text from left to right to continue it; they are
 refused with an error, and are not counted. *Not built* are types of which no model could be made, for want of a
-package or because the default config does not fit the model.
+package or because the default config does not fit the model. *Out of memory* says nothing of the encoder but that it
+could not be tried within the limit of memory; it is not counted.
 
 {table(SUMMARY_HEADER, summary(rows))}
 
