@@ -667,7 +667,7 @@ def _build_modality(name: str, modality: Any) -> PreTrainedConfig:
 
 
 def build_part(where: str, config_class: type[PreTrainedConfig], settings: dict[str, Any]) -> PreTrainedConfig:
-    """A config of the class from its settings, or a `ValueError` that begins with `where`, the place of the settings."""
+    """A config of the class from its settings; raises a `ValueError` that begins with `where`, which names them."""
     try:
         return config_class(**settings)
     except (StrictDataclassError, ValueError, TypeError) as error:
