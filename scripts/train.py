@@ -150,6 +150,8 @@ def main(argv: list[str] | None = None) -> str:
             recipe=card_settings(recipe, arguments, arguments.world_size),
             duration=duration,
         )
+    # Threads of a process group that is still there when Python ends can abort the process.
+    trainer.accelerator.end_training()
     return arguments.output_dir
 
 
