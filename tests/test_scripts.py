@@ -29,7 +29,7 @@ from PIL import Image
 
 from modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseProcessor
 from modeling_crossfuse.data import load_rows
-from modeling_crossfuse.degradation import Degradation, add_noise, cover
+from modeling_crossfuse.degradation import Degradation
 from modeling_crossfuse.evaluation import evaluate_rows, modality_shares, predict
 from modeling_crossfuse.plotting import plot_answers
 from modeling_crossfuse.training import train_tokenizer
@@ -119,45 +119,7 @@ def assert_refused(capsys, main, argv, message):
     assert message in error and "Traceback" not in error and len(error.splitlines()) == 1, error
 
 
-# degradation.py and evaluation.py
-
-
-def test_cover_hides_the_right_half_and_leaves_the_picture_alone():
-    picture = Image.new("RGB", (10, 4), "red")
-    pixels = np.asarray(cover(picture, 0.5))
-    assert (pixels[:, 5:] == 255).all() and (pixels[:, :5] == (255, 0, 0)).all()
-    assert np.asarray(picture)[0, 9].tolist() == [255, 0, 0]
-    assert (np.asarray(cover(picture, 0)) == np.asarray(picture)).all()
-    assert (np.asarray(cover(picture, 1)) == 255).all()
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
-def test_cover_refuses(share):
-    with pytest.raises(ValueError, match="share"):
-        cover(Image.new("RGB", (4, 4)), share)
-
-
-@pytest.mark.parametrize("snr_db", [-10, 0, 20])
-def test_noise_has_the_ratio_asked_for(snr_db):
-    clip = np.sin(np.arange(4000) / 7)
-    noise = add_noise(clip, snr_db, np.random.default_rng(1)) - clip
-    assert 10 * np.log10((clip**2).mean() / (noise**2).mean()) == pytest.approx(snr_db, abs=1e-3)
-    assert not add_noise(np.zeros(10), snr_db, np.random.default_rng(1)).any()
-
-
-@pytest.mark.parametrize(("clip", "snr_db"), [(np.zeros((2, 5)), 0), (np.ones(5), float("nan"))])
-def test_noise_refuses(clip, snr_db):
-    with pytest.raises(ValueError, match=r"`clip`|`snr_db"):
-        add_noise(clip, snr_db, np.random.default_rng(0))
-
-
-def test_degradation_is_the_same_in_every_run_and_differs_between_clips():
-    first, again = (Degradation(noise_db=0)("audio", {"bytes": make_clip(0), "path": None}) for _ in range(2))
-    other_seed = Degradation(noise_db=0, seed=1)("audio", {"bytes": make_clip(0), "path": None})
-    assert first["sampling_rate"] == 16_000
-    assert (first["array"] == again["array"]).all()
-    assert not (first["array"] == other_seed["array"]).all()
-    assert Degradation(cover=0.5, noise_db=0)("text", "hello") == "hello"
+# evaluation.py
 
 
 def test_predict_is_the_same_in_any_batch_and_puts_the_mode_back(model, processor, rows):
@@ -173,7 +135,8 @@ def test_predict_is_the_same_in_any_batch_and_puts_the_mode_back(model, processo
 def test_predict_takes_missing_values_and_degradations(model, processor, rows):
     lacking = [{**row, "picture": None if index % 2 else row["picture"]} for index, row in enumerate(rows)]
     inputs = {"image": "picture", "audio": "speech"}
-    answers = predict(model, processor, lacking, inputs, degrade=Degradation(cover=0.5, noise_db=0), max_new_tokens=4)
+    degrade = Degradation(processor.modalities, level=0.5)
+    answers = predict(model, processor, lacking, inputs, degrade=degrade, max_new_tokens=4)
     assert len(answers) == len(NAMES)
 
 
