@@ -14,6 +14,7 @@
 """Pictures of what a model answers, and of how good its answers are."""
 
 import io
+import itertools
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -185,8 +186,8 @@ def plot_bars(values: Mapping[str, Mapping[str, float]], path: str | Path, label
     Draws horizontal bars: a metric for each subset of the modalities, by one model or several.
 
     Args:
-        values (`Mapping[str, Mapping[str, float]]`): model to subset to the metric, a fraction. All models have the
-            same subsets.
+        values (`Mapping[str, Mapping[str, float]]`): model to subset to the metric. All models have the same
+            subsets. Values from 0 to 1 are shown in per cent.
         path (`str` or `Path`): the PNG file, written whole or not at all. Its folder must exist.
         label (`str`): name of the metric.
         title (`str`, defaults to `""`): stands above.
@@ -196,7 +197,7 @@ def plot_bars(values: Mapping[str, Mapping[str, float]], path: str | Path, label
 
     Raises:
         ImportError: if matplotlib is not installed.
-        ValueError: if there is nothing to draw, or more models than colours.
+        ValueError: if there is nothing to draw.
 
     Example:
 
@@ -209,18 +210,20 @@ def plot_bars(values: Mapping[str, Mapping[str, float]], path: str | Path, label
     'bars.png'
     ```
     """
-    _check_curves(values)
+    are_shares = _are_shares(values)
     subsets = list(next(iter(values.values())))
     thickness = 0.8 / len(values)
     height = 1.2 + len(subsets) * max(0.34, 0.2 * len(values))
     figure, axes = _axes(height, title)
-    for index, ((model, metric), (color, _)) in enumerate(zip(values.items(), _CURVES)):
+    for index, ((model, metric), (color, _)) in enumerate(zip(values.items(), itertools.cycle(_CURVES))):
         places = [place + (index - (len(values) - 1) / 2) * thickness for place in range(len(subsets))]
         bars = axes.barh(places, [metric[subset] for subset in subsets], 0.92 * thickness, color=color, label=model)
-        axes.bar_label(bars, fmt="{:.1%}", padding=3, fontsize=8, color=_QUIET)
+        axes.bar_label(bars, fmt="{:.1%}" if are_shares else "{:.3g}", padding=3, fontsize=8, color=_QUIET)
     axes.set_yticks(range(len(subsets)), subsets)
-    axes.set(xlim=(0, 1.1), ylim=(len(subsets) - 0.5, -0.5), xlabel=label)
-    _finish(axes, axes.xaxis, len(values))
+    axes.set(ylim=(len(subsets) - 0.5, -0.5), xlabel=label)
+    if are_shares:
+        axes.set_xlim(0, 1.1)
+    _finish(axes, axes.xaxis, len(values), are_shares)
     return _save(figure, path)
 
 
@@ -231,8 +234,8 @@ def plot_curves(
     Draws a curve for each model: a metric over what makes the task harder.
 
     Args:
-        curves (`Mapping[str, Mapping[float, float]]`): model to, say, the level of corruption to the metric, a
-            fraction.
+        curves (`Mapping[str, Mapping[float, float]]`): model to, say, the level of corruption to the metric.
+            Values from 0 to 1 are shown in per cent.
         path (`str` or `Path`): the PNG file, written whole or not at all. Its folder must exist.
         label (`str`): name of the metric.
         x_label (`str`): what the metric is drawn over.
@@ -243,7 +246,7 @@ def plot_curves(
 
     Raises:
         ImportError: if matplotlib is not installed.
-        ValueError: if there is nothing to draw, or more models than colours.
+        ValueError: if there is nothing to draw.
 
     Example:
 
@@ -257,22 +260,24 @@ def plot_curves(
     'curves.png'
     ```
     """
-    _check_curves(curves)
+    are_shares = _are_shares(curves)
     figure, axes = _axes(4.2, title)
-    for (model, points), (color, marker) in zip(curves.items(), _CURVES):
+    for (model, points), (color, marker) in zip(curves.items(), itertools.cycle(_CURVES)):
         axes.plot(
             list(points), list(points.values()), color=color, marker=marker, ms=6, lw=2, mec="white", label=model
         )
-    axes.set(ylim=(0, 1.03), xlabel=x_label, ylabel=label)
-    _finish(axes, axes.yaxis, len(curves))
+    axes.set(xlabel=x_label, ylabel=label)
+    if are_shares:
+        axes.set_ylim(0, 1.03)
+    _finish(axes, axes.yaxis, len(curves), are_shares)
     return _save(figure, path)
 
 
-def _check_curves(values: Mapping[str, Mapping[Any, float]]):
+def _are_shares(values: Mapping[str, Mapping[Any, float]]) -> bool:
+    """Whether all values lie between 0 and 1; raises a `ValueError` if they can't be drawn."""
     if not values or not all(values.values()):
         raise ValueError("there is nothing to draw; expected at least one model with at least one value")
-    if len(values) > len(_CURVES):
-        raise ValueError(f"there are {len(values)} models to draw; expected {len(_CURVES)} at most")
+    return all(0 <= value <= 1 for metric in values.values() for value in metric.values())
 
 
 def _axes(height: float, title: str):
@@ -282,11 +287,12 @@ def _axes(height: float, title: str):
     return figure, axes
 
 
-def _finish(axes, metric_axis, count: int):
+def _finish(axes, metric_axis, count: int, are_shares: bool):
     """Per cents and a grid along the metric, no frame, and a legend where there are several models."""
     from matplotlib.ticker import PercentFormatter
 
-    metric_axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    if are_shares:
+        metric_axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     metric_axis.grid(color="#E8EAED")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -15,7 +15,9 @@
 
 import importlib.util
 import io
+import itertools
 import json
+import shutil
 import subprocess
 import sys
 import wave
@@ -31,7 +33,7 @@ from modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseProce
 from modeling_crossfuse.data import load_rows
 from modeling_crossfuse.degradation import Degradation
 from modeling_crossfuse.evaluation import evaluate_rows, modality_shares, predict
-from modeling_crossfuse.plotting import plot_answers
+from modeling_crossfuse.plotting import plot_answers, plot_bars, plot_curves
 from modeling_crossfuse.training import train_tokenizer
 
 from .helpers import FUSIONS, tiny_config, tiny_inputs, tiny_model
@@ -196,17 +198,35 @@ def evaluate_argv(folder, *others):
     return [folder / "model", "--dataset", folder / "data", "--target", "name", *others]
 
 
-def test_evaluate_every_subset(folder, tmp_path, capsys):
+def test_evaluate_what_is_missing_and_corrupted(folder, tmp_path, capsys):
+    shutil.copytree(folder / "model", tmp_path / "joint")
     output = tmp_path / "results.json"
-    argv = evaluate_argv(folder, "--inputs", "image=picture", "audio=speech", "--subsets", "--max_new_tokens", 4)
-    argv += ["--cover", 0.5, "--noise_db", -5, "--question", "name in French", "--output", output]
-    results = load_script("evaluate").main([str(argument) for argument in argv])
+    argv = evaluate_argv(folder, "--inputs", "image=picture", "audio=speech", "--missing", "all")
+    argv += ["--corruption", 0, 0.5, 1, "--question", "name in French", "--max_new_tokens", 4, "--output", output]
+    results = load_script("evaluate").main([str(argument) for argument in [tmp_path / "joint", *argv]])
+    combinations = [["image"], ["audio"], ["image", "audio"]]
+    models = [str(tmp_path / "joint"), str(folder / "model")]
+    described = [(result["model"], result["corruption"], list(result["inputs"])) for result in results]
+    assert described == list(itertools.product(models, [0, 0.5, 1], combinations))
+    for result in results[: len(results) // 2]:  # the second model is a copy of the first
+        again = results[results.index(result) + len(results) // 2]
+        assert result["cer"] == again["cer"]
     table = capsys.readouterr().out
-    assert [list(result["inputs"]) for result in results] == [["image"], ["audio"], ["image", "audio"]]
-    assert "image + audio" in table and "exact match" in table
+    assert "image + audio" in table and "exact match" in table and "corruption" in table
     saved = json.loads(output.read_text(encoding="utf-8"))
-    assert saved["results"] == results and saved["noise_db"] == -5
-    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+    assert saved["results"] == results and saved["corruption"] == [0, 0.5, 1] and saved["missing"] == "all"
+    names = {"results.json", "results-missing.png", "results-corruption.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names | {"joint"}
+    for name in names - {"results.json"}:
+        assert Image.open(tmp_path / name).size[0] > 400
+
+
+def test_evaluate_draws_nothing_of_a_single_result(folder, tmp_path, capsys):
+    argv = evaluate_argv(folder, "--inputs", "image=picture", "--max_new_tokens", 3, "--output", tmp_path / "r.json")
+    (result,) = load_script("evaluate").main([str(argument) for argument in argv])
+    assert result["corruption"] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+    assert "corruption" not in capsys.readouterr().out
 
 
 def test_evaluate_a_struct_and_some_samples(folder):
@@ -224,7 +244,7 @@ def test_evaluate_a_struct_and_some_samples(folder):
         (["--inputs", "image"], "'image' is not of the form modality=value"),
         (["--inputs", "image=picture", "image=name"], "'image' is given twice"),
         (["--inputs", "image=picture", "--split", "tset"], "has no split 'tset'; it has test"),
-        (["--inputs", "image=picture", "--cover", "2"], "--cover is 2.0"),
+        (["--inputs", "image=picture", "--corruption", "0", "2"], "--corruption is 2.0; expected levels from 0 to 1"),
         (["--inputs", "image=picture", "--batch_size", "0"], "--batch_size is 0"),
         (["--inputs", "image=picture", "--output", "/nowhere/r.json"], "there is no folder /nowhere"),
     ],
@@ -239,6 +259,11 @@ def test_evaluate_refuses_what_is_not_there(folder, capsys):
     assert_refused(capsys, main, [folder / "no-model", *argv], "there is no model at")
     argv[1] = folder / "no-data"
     assert_refused(capsys, main, [folder / "model", *argv], "there is no data set at")
+
+
+def test_evaluate_refuses_a_model_twice(folder, capsys):
+    argv = [folder / "model", *evaluate_argv(folder, "--inputs", "image=picture")]
+    assert_refused(capsys, load_script("evaluate").main, argv, "is given twice")
 
 
 # predict.py
@@ -363,6 +388,26 @@ def test_plot_answers(tmp_path):
 def test_plot_answers_refuses(tmp_path, samples, message):
     with pytest.raises(ValueError, match=message):
         plot_answers(samples, tmp_path / "answers.png")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("scale", [1, 3.5])  # per cents, and other numbers
+def test_plot_bars_and_curves(tmp_path, scale):
+    models = [f"model {number}" for number in range(7)]  # one more than there are colours
+    plot_bars({model: {"image": 0.5 * scale, "audio": scale} for model in models}, tmp_path / "bars.png", "accuracy")
+    curves = {model: {0.0: scale, 1.0: 0.1} for model in models}
+    plot_curves(curves, tmp_path / "curves.png", "accuracy", "corruption")
+    for name in ("bars.png", "curves.png"):
+        pixels = np.asarray(Image.open(tmp_path / name).convert("RGB"))
+        assert (pixels == (0, 0x72, 0xB2)).all(-1).any()
+
+
+@pytest.mark.parametrize("values", [{}, {"model": {}}])
+def test_plot_bars_and_curves_refuse(tmp_path, values):
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plot_bars(values, tmp_path / "bars.png", "accuracy")
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plot_curves(values, tmp_path / "curves.png", "accuracy", "corruption")
     assert not list(tmp_path.iterdir())
 
 
