@@ -91,15 +91,15 @@ def mix_noise(
     values: np.ndarray, level: float, generator: np.random.Generator, mean: Any = 0.0, std: Any = None
 ) -> np.ndarray:
     """
-    Mixes a signal with white Gaussian noise: `(1 - level) * values + level * noise`. The signal-to-noise ratio is
-    `20 * log10((1 - level) / level)` dB: 0 dB at level 0.5, and nothing but noise at level 1.
+    Mixes a signal with white Gaussian noise, in the proportion `1 - level` to `level`, and keeps its strength. The
+    signal-to-noise ratio is `20 * log10((1 - level) / level)` dB: 0 dB at level 0.5, nothing but noise at level 1.
 
     Args:
         values (`np.ndarray`): the signal, left as it is.
         level (`float`): share of the amplitude that is noise, from 0 to 1.
         generator (`np.random.Generator`): draws the noise.
-        mean, std (`float` or array that broadcasts to `values`, *optional*): of the noise; 0, and as strong as the
-            signal, by default.
+        mean, std (`float` or array that broadcasts to `values`, *optional*): of the signal and the noise; by default 0
+            and the signal's root mean square.
 
     Returns:
         `np.ndarray`: float32, of the same shape.
@@ -114,8 +114,8 @@ def mix_noise(
     >>> from modeling_crossfuse.degradation import mix_noise
 
     >>> clip = np.sin(np.arange(16_000) / 10)
-    >>> noise = mix_noise(clip, level=0.5, generator=np.random.default_rng(0)) - 0.5 * clip
-    >>> round(float((noise**2).mean() / ((0.5 * clip) ** 2).mean()), 1)
+    >>> noisy = mix_noise(clip, level=0.5, generator=np.random.default_rng(0))
+    >>> round(float((noisy**2).mean() / (clip**2).mean()), 1)
     1.0
     ```
     """
@@ -123,8 +123,9 @@ def mix_noise(
     values = np.asarray(values, dtype=np.float64)
     if std is None:
         std = np.sqrt((values**2).mean()) if values.size else 0.0
-    noise = mean + std * generator.standard_normal(values.shape)
-    return ((1 - level) * values + level * noise).astype(np.float32)
+    noise = std * generator.standard_normal(values.shape)
+    mixed = (1 - level) * (values - mean) + level * noise
+    return (mean + mixed / np.hypot(1 - level, level)).astype(np.float32)
 
 
 def _check_level(level: float):

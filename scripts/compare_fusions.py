@@ -54,8 +54,8 @@ exit codes: 0 done, 2 a wrong argument or data set (one line on standard error s
 """
 
 LABEL = "digit"
-# Of the input, in standard deviations: what the model is to shrug off in training.
-NOISE = 0.3
+NOISE = 0.3  # added to the views in training, in standard deviations
+MIXUP = 0.4  # both parameters of the beta distribution of the shares
 
 Views = dict[str, np.ndarray]
 # Names of the views that are there, and the test rows of all views, to the digits.
@@ -74,7 +74,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--methods", nargs="+", choices=METHODS, default=list(METHODS), help="what to compare (default: all)"
     )
     parser.add_argument("--folds", type=int, default=10, metavar="N", help="of the cross-validation (default: 10)")
-    parser.add_argument("--epochs", type=int, default=40, metavar="N", help="of training CrossFuse (default: 40)")
+    parser.add_argument("--epochs", type=int, default=30, metavar="N", help="of training CrossFuse (default: 30)")
     parser.add_argument("--max_samples", type=int, metavar="N", help="use N rows only, spaced evenly")
     parser.add_argument("--seed", type=int, default=0, help="of the folds, the weights and the batches (default: 0)")
     parser.add_argument("--output", metavar="FILE", help="write the accuracy of every subset to this JSON file, too")
@@ -113,11 +113,17 @@ def to_tensors(views: Views) -> dict[str, torch.Tensor]:
     return {f"{name}_values": torch.from_numpy(values).float()[:, None] for name, values in views.items()}
 
 
-def collate_with_noise(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+def collate_and_mix(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """A batch in noise, each sample mixed with another, its label, too (Zhang et al., 2018, *mixup*)."""
     batch = default_collate(samples)
-    return {
-        name: value if name == "labels" else value + NOISE * torch.randn_like(value) for name, value in batch.items()
-    }
+    share = torch.distributions.Beta(MIXUP, MIXUP).sample()
+    others = torch.randperm(len(samples))
+    batch = {name: share * value + (1 - share) * value[others] for name, value in batch.items()}
+    return {name: x if name == "labels" else x + NOISE * torch.randn_like(x) for name, x in batch.items()}
+
+
+def compute_loss(outputs, labels: torch.Tensor, **kwargs) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(outputs.logits, labels, label_smoothing=0.1)
 
 
 def fit_crossfuse(fusion: str, views: Views, labels: np.ndarray, args: argparse.Namespace) -> Predict:
@@ -126,12 +132,11 @@ def fit_crossfuse(fusion: str, views: Views, labels: np.ndarray, args: argparse.
     model = make_model(fusion, sizes, num_labels=labels.max() + 1)
     arguments = TrainingArguments(
         num_train_epochs=args.epochs,
-        per_device_train_batch_size=64,
-        learning_rate=2e-3,
+        per_device_train_batch_size=128,
+        learning_rate=3e-3,
         lr_scheduler_type="cosine",
         warmup_steps=0.1,  # of all steps
         weight_decay=0.05,
-        label_smoothing_factor=0.1,
         remove_unused_columns=False,
         save_strategy="no",
         logging_strategy="no",
@@ -140,8 +145,8 @@ def fit_crossfuse(fusion: str, views: Views, labels: np.ndarray, args: argparse.
         use_cpu=True,
         seed=args.seed,
     )
-    rows = StackDataset(**to_tensors(views), labels=torch.from_numpy(labels))
-    trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collate_with_noise)
+    rows = StackDataset(**to_tensors(views), labels=torch.eye(model.config.num_labels)[labels])
+    trainer = Trainer(model, arguments, collate_and_mix, train_dataset=rows, compute_loss_func=compute_loss)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     model.eval()

@@ -102,8 +102,10 @@ def test_cover_hides_the_right_half_and_leaves_the_picture_alone():
 @pytest.mark.parametrize("level", [0.1, 0.5, 0.9])
 def test_noise_has_the_ratio_of_the_level(level):
     clip = SAMPLES["audio"].astype(float)
-    noise = mix_noise(clip, level, np.random.default_rng(1)) - (1 - level) * clip
-    ratio = 10 * np.log10((((1 - level) * clip) ** 2).mean() / (noise**2).mean())
+    noisy = mix_noise(clip, level, np.random.default_rng(1))
+    assert (noisy**2).mean() == pytest.approx((clip**2).mean(), rel=0.05)  # as loud as before
+    signal = clip * (1 - level) / np.hypot(1 - level, level)
+    ratio = 10 * np.log10((signal**2).mean() / ((noisy - signal) ** 2).mean())
     assert ratio == pytest.approx(20 * np.log10((1 - level) / level), abs=0.3)
     assert not mix_noise(np.zeros(10), level, np.random.default_rng(1)).any()  # silence stays silent
 
