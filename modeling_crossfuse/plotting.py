@@ -178,7 +178,15 @@ def _ink(color: str) -> str:
 
 
 # Okabe and Ito's colours again, and a marker for each: lines that lie on one another are told apart by it.
-_CURVES = (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#56B4E9", "v"), ("#000000", "P"))
+_CURVES = (
+    ("#0072B2", "o"),
+    ("#E69F00", "s"),
+    ("#009E73", "^"),
+    ("#CC79A7", "D"),
+    ("#56B4E9", "v"),
+    ("#D55E00", "X"),
+    ("#000000", "P"),
+)
 
 
 def plot_bars(values: Mapping[str, Mapping[str, float]], path: str | Path, label: str, title: str = "") -> Path:

@@ -25,6 +25,7 @@ standard deviation of the training folds.
 import argparse
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,7 +33,6 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from torch.utils.data import StackDataset, default_collate
-from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from modeling_crossfuse import CrossFuseConfig, CrossFuseForSequenceClassification
@@ -40,6 +40,7 @@ from modeling_crossfuse.command_line import check_arguments, format_table, run_p
 from modeling_crossfuse.data import load_rows
 from modeling_crossfuse.evaluation import subsets
 from modeling_crossfuse.model_card import write_whole
+from modeling_crossfuse.plotting import plot_curves
 
 
 EPILOG = """
@@ -74,10 +75,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--methods", nargs="+", choices=METHODS, default=list(METHODS), help="what to compare (default: all)"
     )
     parser.add_argument("--folds", type=int, default=10, metavar="N", help="of the cross-validation (default: 10)")
-    parser.add_argument("--epochs", type=int, default=30, metavar="N", help="of training CrossFuse (default: 30)")
+    parser.add_argument("--epochs", type=int, default=25, metavar="N", help="of training CrossFuse (default: 25)")
     parser.add_argument("--max_samples", type=int, metavar="N", help="use N rows only, spaced evenly")
     parser.add_argument("--seed", type=int, default=0, help="of the folds, the weights and the batches (default: 0)")
-    parser.add_argument("--output", metavar="FILE", help="write the accuracy of every subset to this JSON file, too")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="write the accuracy of every subset to this JSON file, too, and draw it beside it",
+    )
     args = parser.parse_args(argv)
     check_arguments(args, ("epochs", "max_samples"))
     if args.folds < 2:
@@ -99,7 +104,7 @@ def make_model(fusion: str, sizes: dict[str, int], num_labels: int) -> CrossFuse
         d_model=96,
         num_hidden_layers=0,
         modalities={name: {"kind": "series", "num_channels": size} for name, size in sizes.items()},
-        fusion={"type": fusion, "num_layers": 1, "num_latents": 8},
+        fusion={"type": fusion, "num_layers": 1, "num_latents": 4},
         modality_dropout=0.4,
         dropout=0.1,
         classifier_dropout=0.2,
@@ -206,17 +211,14 @@ def standardize(views: Views, train: np.ndarray, test: np.ndarray) -> tuple[View
 def cross_validate(views: Views, labels: np.ndarray, args: argparse.Namespace) -> Iterator[dict]:
     """The accuracy of each method with each subset of the views, in each fold."""
     folds = StratifiedKFold(args.folds, shuffle=True, random_state=args.seed)
-    splits = list(folds.split(labels, labels))
-    bar = tqdm(total=len(splits) * len(args.methods), desc="Training", unit="model", disable=None, leave=False)
-    for fold, (train, test) in enumerate(splits):
+    for fold, (train, test) in enumerate(folds.split(labels, labels)):
         given, held_out = standardize(views, train, test)
         for method in args.methods:
             predict = METHODS[method](given, labels[train], args)
             for names in subsets(list(views)):
                 accuracy = float((predict(names, held_out) == labels[test]).mean())
                 yield {"method": method, "fold": fold, "views": list(names), "accuracy": accuracy}
-            bar.update()
-    bar.close()
+            print(f"fold {fold + 1} of {args.folds}, {method}: {accuracy:.1%} from all views", flush=True)
 
 
 def mean_accuracy(results: list[dict], method: str, is_meant: Callable[[list[str]], bool]) -> float:
@@ -224,13 +226,20 @@ def mean_accuracy(results: list[dict], method: str, is_meant: Callable[[list[str
     return float(np.mean([r["accuracy"] for r in results if r["method"] == method and is_meant(r["views"])]))
 
 
+def accuracy_by_size(results: list[dict], method: str, num_views: int) -> dict[int, float]:
+    """The mean accuracy with each number of views, all of them first."""
+    return {
+        size: mean_accuracy(results, method, lambda views, size=size: len(views) == size)
+        for size in range(num_views, 0, -1)
+    }
+
+
 def results_table(results: list[dict], methods: list[str], names: list[str]) -> str:
     """Accuracy in per cent: by the number of views, and with single views."""
-    sizes = range(len(names), 0, -1)
-    header = ["", *(f"{size} view{'s' * (size > 1)}" for size in sizes), *names]
+    header = ["", *(f"{size} view{'s' * (size > 1)}" for size in range(len(names), 0, -1)), *names]
     rows = []
     for method in methods:
-        by_size = [mean_accuracy(results, method, lambda views, size=size: len(views) == size) for size in sizes]
+        by_size = accuracy_by_size(results, method, len(names)).values()
         single = [mean_accuracy(results, method, lambda views, name=name: views == [name]) for name in names]
         rows.append([method, *(f"{100 * value:.2f}" for value in [*by_size, *single])])
     return format_table(header, rows, right=range(1, len(header)))
@@ -243,13 +252,15 @@ def run(argv: list[str] | None) -> list[dict]:
     print(results_table(results, args.methods, list(views)))
     if args.output is not None:
         write_whole(args.output, json.dumps({**vars(args), "results": results}) + "\n")
-        print(f"written to {args.output}")
+        curves = {method: accuracy_by_size(results, method, len(views)) for method in args.methods}
+        picture = plot_curves(curves, Path(args.output).with_suffix(".png"), "accuracy", "views given")
+        print(f"written to {args.output} and {picture}")
     return results
 
 
 def main(argv: list[str] | None = None) -> list[dict]:
     """
-    Trains and evaluates, prints a table, and writes JSON if asked to.
+    Trains and evaluates, prints a table, and writes JSON and a plot if asked to.
 
     Args:
         argv (`list[str]`, *optional*): the command line without the program's name; that of the process by default.

@@ -393,7 +393,7 @@ def test_plot_answers_refuses(tmp_path, samples, message):
 
 @pytest.mark.parametrize("scale", [1, 3.5])  # per cents, and other numbers
 def test_plot_bars_and_curves(tmp_path, scale):
-    models = [f"model {number}" for number in range(7)]  # one more than there are colours
+    models = [f"model {number}" for number in range(8)]  # one more than there are colours
     plot_bars({model: {"image": 0.5 * scale, "audio": scale} for model in models}, tmp_path / "bars.png", "accuracy")
     curves = {model: {0.0: scale, 1.0: 0.1} for model in models}
     plot_curves(curves, tmp_path / "curves.png", "accuracy", "corruption")
