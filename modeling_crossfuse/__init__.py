@@ -19,12 +19,19 @@ from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
     AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForImageClassification,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
     AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoModelForVideoClassification,
+    AutoModelForZeroShotImageClassification,
     AutoProcessor,
 )
 
+from .classification import CrossFuseForSequenceClassification, CrossFuseForTokenClassification
 from .configuration_crossfuse import CrossFuseConfig, CrossFuseDecoderConfig, CrossFuseFusionConfig
 from .configuration_modalities import (
     CrossFuseAudioConfig,
@@ -37,8 +44,14 @@ from .configuration_modalities import (
 )
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .fusion import CrossFuseFusion, Memory, Stream, register_fusion
-from .modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseModel, CrossFusePreTrainedModel
+from .modeling_crossfuse import (
+    CrossFuseEncoderModel,
+    CrossFuseForConditionalGeneration,
+    CrossFuseModel,
+    CrossFusePreTrainedModel,
+)
 from .processing_crossfuse import CrossFuseProcessor
+from .retrieval import CrossFuseForRetrieval
 
 
 __version__ = "0.1.0"
@@ -54,8 +67,20 @@ _LAZY = {
 
 AutoConfig.register("crossfuse", CrossFuseConfig, exist_ok=True)
 AutoModel.register(CrossFuseConfig, CrossFuseModel, exist_ok=True)
-for auto_class in (AutoModelForSeq2SeqLM, AutoModelForMultimodalLM, AutoModelForImageTextToText):
-    auto_class.register(CrossFuseConfig, CrossFuseForConditionalGeneration, exist_ok=True)
+_HEADS = {
+    CrossFuseForConditionalGeneration: (AutoModelForSeq2SeqLM, AutoModelForMultimodalLM, AutoModelForImageTextToText),
+    CrossFuseForSequenceClassification: (
+        AutoModelForSequenceClassification,
+        AutoModelForImageClassification,
+        AutoModelForVideoClassification,
+        AutoModelForAudioClassification,
+    ),
+    CrossFuseForTokenClassification: (AutoModelForTokenClassification,),
+    CrossFuseForRetrieval: (AutoModelForZeroShotImageClassification,),
+}
+for head, auto_classes in _HEADS.items():
+    for auto_class in auto_classes:
+        auto_class.register(CrossFuseConfig, head, exist_ok=True)
 AutoFeatureExtractor.register(CrossFuseConfig, CrossFuseFeatureExtractor, exist_ok=True)
 AutoProcessor.register(CrossFuseConfig, CrossFuseProcessor, exist_ok=True)
 
@@ -71,8 +96,12 @@ __all__ = [
     "CrossFuseConfig",
     "CrossFuseDataCollator",
     "CrossFuseDecoderConfig",
+    "CrossFuseEncoderModel",
     "CrossFuseFeatureExtractor",
     "CrossFuseForConditionalGeneration",
+    "CrossFuseForRetrieval",
+    "CrossFuseForSequenceClassification",
+    "CrossFuseForTokenClassification",
     "CrossFuseFusion",
     "CrossFuseFusionConfig",
     "CrossFuseImageConfig",

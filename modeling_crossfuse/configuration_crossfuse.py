@@ -27,6 +27,7 @@ from .configuration_modalities import (
     build_part,
     check_modality_name,
     natural_int,
+    optional_positive_int,
     positive_float,
     positive_int,
     probability,
@@ -137,6 +138,15 @@ class CrossFuseConfig(LayerConfig):
             the encoders learn several times faster from it than from the decoder alone.
         answer_loss_weight (`float`, defaults to 1.0): weight of that classifier's loss beside the decoder's. Above 1,
             the encoders follow the classifier more than the decoder.
+        classifier_dropout (`float`, defaults to 0.0): dropout before the last layer of the classification heads.
+        labeled_modality (`str`, *optional*): whose positions [`CrossFuseForTokenClassification`] labels; the first of
+            kind `text`, or else of kind `series`, by default.
+        contrastive_groups (`dict[str, list[str]]`, *optional*): two groups of modalities that
+            [`CrossFuseForRetrieval`] compares, by names of your own, such as
+            `{"picture": ["image", "audio"], "name": ["text"]}`. By default all that is not text, and text.
+        contrastive_loss (`str`, defaults to `"softmax"`): `"softmax"` (Radford et al., 2021, *CLIP*) or `"sigmoid"`
+            (Zhai et al., 2023, *SigLIP*).
+        projection_dim (`int`, *optional*): width of the embeddings of [`CrossFuseForRetrieval`]; `d_model` by default.
         label_smoothing (`float`, defaults to 0.0): share of the target probability spread over the vocabulary in
             training.
         tie_word_embeddings (`bool`, defaults to `True`): whether the decoder's token embedding is also its output
@@ -189,6 +199,11 @@ class CrossFuseConfig(LayerConfig):
     modality_dropout: float | int = probability(default=0.0)
     num_answers: int = natural_int(default=0)
     answer_loss_weight: float | int = positive_float(default=1.0)
+    classifier_dropout: float | int = probability(default=0.0)
+    labeled_modality: str | None = None
+    contrastive_groups: dict[str, list[str]] | None = None
+    contrastive_loss: str = "softmax"
+    projection_dim: int | None = optional_positive_int(default=None)
     label_smoothing: float | int = probability(default=0.0)
     tie_word_embeddings: bool = True
     is_encoder_decoder: bool = True
@@ -267,6 +282,30 @@ class CrossFuseConfig(LayerConfig):
             raise ValueError(
                 f"`modalities` has one that would be given as `{reserved[0]}`, which is no name for an input: "
                 f"`generate` keeps what starts with {', '.join(_RESERVED_STARTS)} for the decoder; rename it"
+            )
+
+    def validate_labeled_modality(self):
+        if self.labeled_modality is not None and self.labeled_modality not in self.modalities:
+            raise ValueError(
+                f"`labeled_modality={self.labeled_modality!r}` is no modality; expected one of "
+                f"{', '.join(self.modalities)}"
+            )
+
+    def validate_contrastive(self):
+        if self.contrastive_loss not in ("softmax", "sigmoid"):
+            raise ValueError(f"`contrastive_loss={self.contrastive_loss!r}`; expected 'softmax' or 'sigmoid'")
+        if self.contrastive_groups is None:
+            return
+        members = [name for group in self.contrastive_groups.values() for name in group]
+        unknown = [name for name in members if name not in self.modalities]
+        if len(self.contrastive_groups) != 2 or not all(self.contrastive_groups.values()):
+            raise ValueError(
+                f"`contrastive_groups={self.contrastive_groups}`; expected two groups of at least one modality each"
+            )
+        if unknown or len(set(members)) < len(members):
+            raise ValueError(
+                f"`contrastive_groups={self.contrastive_groups}`; expected each of {', '.join(self.modalities)} once "
+                "at most, and nothing else"
             )
 
     def validate_special_tokens(self):

@@ -614,9 +614,13 @@ class CrossFuseModalitiesConfig(PreTrainedConfig):
     @property
     def tensor_names(self) -> list[str]:
         """Every keyword argument of `forward` that carries a modality."""
-        names = [method(name) for name in self for method in (self.value_name, self.mask_name, self.embeds_name)]
-        encoded = [self.hidden_states_name(name) for name in self]
-        return [name for name in names if name is not None] + encoded + [f"{name}_mask" for name in encoded]
+        return [tensor for name in self for tensor in self.tensor_names_of(name)]
+
+    def tensor_names_of(self, name: str) -> list[str]:
+        """Every keyword argument of `forward` that carries one modality."""
+        encoded = self.hidden_states_name(name)
+        names = [self.value_name(name), self.mask_name(name), self.embeds_name(name), encoded, f"{encoded}_mask"]
+        return [name for name in names if name is not None]
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         return self

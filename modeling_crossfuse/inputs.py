@@ -151,6 +151,14 @@ def _check_values(value_name: str, values: torch.Tensor, part, layout: tuple[str
 
 
 def find_present(inputs: dict[str, ModalityInputs], modality_mask: torch.Tensor | None, modalities) -> torch.Tensor:
+    """[`read_present`], and errors for a sample that has none and for values that are wrong where they are read."""
+    present = read_present(inputs, modality_mask, modalities)
+    if not torch.compiler.is_compiling():
+        _check_samples(inputs, present, modalities)
+    return present
+
+
+def read_present(inputs: dict[str, ModalityInputs], modality_mask: torch.Tensor | None, modalities) -> torch.Tensor:
     """Which sample has which modality, `(batch, num_modalities)`, as booleans."""
     some_mask = next(iter(inputs.values())).mask
     lacking = torch.zeros(some_mask.shape[0], dtype=torch.bool, device=some_mask.device)
@@ -162,8 +170,6 @@ def find_present(inputs: dict[str, ModalityInputs], modality_mask: torch.Tensor 
                 f"for each of {', '.join(modalities)}"
             )
         present = present & (modality_mask != 0)
-    if not torch.compiler.is_compiling():
-        _check_samples(inputs, present, modalities)
     return present
 
 

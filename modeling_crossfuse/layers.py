@@ -337,6 +337,40 @@ class CrossFuseLayers(nn.Module):
         return self.norm(hidden_states)
 
 
+class CrossFuseAttentionPooling(nn.Module):
+    """
+    A learned query that attends to a sequence, and a feed-forward (Lee et al., 2019, *Set Transformer*; Zhai et al.,
+    2022, *Scaling Vision Transformers*).
+
+    Args:
+        config: the config of a part as wide as the sequence.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.query = nn.Embedding(1, config.hidden_size)
+        self.memory_layernorm = make_norm(config)
+        self.cross_attn = CrossFuseAttention(config, layer_idx=0)
+        self.post_attention_layernorm = make_norm(config)
+        self.mlp = CrossFuseMLP(config)
+        self.norm = make_norm(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, memory: torch.Tensor, memory_mask: torch.Tensor | None = None, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        `memory` `(batch, length, hidden_size)` with its mask `(batch, length)` to `(batch, hidden_size)`, and the
+        weights of the attention `(batch, heads, 1, length)` where the implementation gives them.
+        """
+        query = self.query.weight.expand(memory.shape[0], -1, -1)
+        mask = create_bidirectional_mask(self.config, query, memory_mask, encoder_hidden_states=memory)
+        pooled, weights = self.cross_attn(query, mask, key_value_states=self.memory_layernorm(memory), **kwargs)
+        pooled = pooled + self.dropout(self.mlp(self.post_attention_layernorm(pooled)))
+        return self.norm(pooled).squeeze(1), weights
+
+
 # What the encoders and the fusion record. The multimodal encoder collects it: recorders of one name can't nest.
 RECORDED = {
     "hidden_states": CrossFuseLayer,

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""CrossFuse models: the encoders and their fusion, the model, and the model that generates text."""
+"""CrossFuse models: the encoders and their fusion, with and without a decoder, and the model that generates text."""
 
 import copy
 from dataclasses import dataclass
@@ -400,6 +400,75 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
         )
 
 
+class CrossFuseEncoderModel(EncodersMixin, CrossFusePreTrainedModel):
+    """
+    CrossFuse without a decoder: encoders and fusion, for heads that read the memory themselves.
+
+    Args:
+        config ([`CrossFuseConfig`]): the config; its `decoder` is not built.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseEncoderModel
+
+    >>> model = CrossFuseEncoderModel(CrossFuseConfig(d_model=32, num_hidden_layers=1, src_vocab_size=50))
+    >>> model(torch.tensor([[3, 4, 5]])).last_hidden_state.shape
+    torch.Size([1, 3, 32])
+    ```
+    """
+
+    # What a checkpoint of a model with a decoder has beside.
+    _keys_to_ignore_on_load_unexpected = [r"decoder\.", r"lm_head\.", r"answer_head\."]
+
+    def __init__(self, config: CrossFuseConfig):
+        super().__init__(config)
+        self.encoder = CrossFuseMultimodalEncoder(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.encoder.set_input_embeddings(value)
+
+    def resize_token_embeddings(self, *args, **kwargs) -> nn.Module:
+        """Resizes the vocabulary of the first text encoder."""
+        return self.encoder.resize_token_embeddings(*args, **kwargs)
+
+    @can_return_tuple
+    def forward(self, input_ids: torch.LongTensor | None = None, **kwargs) -> CrossFuseEncoderOutput:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`): values of the modality `text`, if there is one.
+            kwargs: the other inputs of [`CrossFuseMultimodalEncoder`].
+        """
+        return self.encoder(input_ids=input_ids, **kwargs)
+
+
+class CrossFusePreTrainedEncoderHead(EncodersMixin, CrossFusePreTrainedModel):
+    """Base class of the heads without a decoder."""
+
+    _keys_to_ignore_on_load_unexpected = CrossFuseEncoderModel._keys_to_ignore_on_load_unexpected
+    # The losses are means over the batch: Trainer divides what it accumulates by the number of batches.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: CrossFuseConfig):
+        super().__init__(config)
+        self.model = CrossFuseEncoderModel(config)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.model.set_input_embeddings(value)
+
+    def resize_token_embeddings(self, *args, **kwargs) -> nn.Module:
+        """Resizes the vocabulary of the first text encoder."""
+        return self.model.resize_token_embeddings(*args, **kwargs)
+
+
 def shift_tokens_right(labels: torch.Tensor, pad_token_id: int, decoder_start_token_id: int) -> torch.Tensor:
     """Labels `(batch, length)` as the decoder's input: one step later, with padding in place of -100."""
     shifted = torch.cat([labels.new_full((labels.shape[0], 1), decoder_start_token_id), labels[:, :-1]], dim=1)
@@ -623,6 +692,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
 
 
 __all__ = [
+    "CrossFuseEncoderModel",
     "CrossFuseForConditionalGeneration",
     "CrossFuseModel",
     "CrossFusePreTrainedModel",

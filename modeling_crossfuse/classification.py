@@ -1,0 +1,255 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Heads that label: a whole sample with classes or numbers, or each position of one of its streams."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
+from transformers.utils import can_return_tuple
+
+from .configuration_crossfuse import CrossFuseConfig
+from .layers import CrossFuseAttentionPooling
+from .modeling_crossfuse import CrossFuseEncoderOutput, CrossFusePreTrainedEncoderHead
+
+
+@dataclass
+class CrossFuseSequenceClassifierOutput(SequenceClassifierOutput):
+    """
+    [`~transformers.modeling_outputs.SequenceClassifierOutput`] and what only CrossFuse has.
+
+    Args:
+        cross_attentions (`tuple(torch.Tensor)`, *optional*): with `output_attentions`, the weights
+            `(batch, heads, 1, memory_length)` by which the pooling read the memory.
+        encoder_attention_mask (`torch.Tensor` of shape `(batch, memory_length)`): 1 for what it may read.
+        encoder_modality_ids (`torch.LongTensor` of shape `(batch, memory_length)`): the modality of each position.
+    """
+
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
+    encoder_attention_mask: torch.Tensor | None = None
+    encoder_modality_ids: torch.LongTensor | None = None
+
+
+class CrossFuseForSequenceClassification(CrossFusePreTrainedEncoderHead):
+    """
+    CrossFuse with a classification or regression head: attention pooling over the memory, and a linear layer. There is
+    no decoder.
+
+    Args:
+        config ([`CrossFuseConfig`]): the config. As everywhere in transformers, `num_labels` or `id2label` say how
+            many outputs there are, and `problem_type` is `"regression"`, `"single_label_classification"` or
+            `"multi_label_classification"`; without it, the first labels tell.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForSequenceClassification
+
+    >>> config = CrossFuseConfig(
+    ...     d_model=32,
+    ...     num_hidden_layers=1,
+    ...     modalities={"image": {"image_size": 16, "patch_size": 8}, "wrist": {"kind": "series", "num_channels": 6}},
+    ...     id2label={0: "rest", 1: "walk", 2: "run"},
+    ... )
+    >>> model = CrossFuseForSequenceClassification(config)
+    >>> # the second sample has no picture
+    >>> outputs = model(
+    ...     pixel_values=torch.zeros(2, 3, 16, 16),
+    ...     wrist_values=torch.zeros(2, 5, 6),
+    ...     modality_mask=torch.tensor([[1, 1], [0, 1]]),
+    ...     labels=torch.tensor([1, 2]),
+    ... )
+    >>> outputs.logits.shape, outputs.loss.shape
+    (torch.Size([2, 3]), torch.Size([]))
+    ```
+    """
+
+    def __init__(self, config: CrossFuseConfig):
+        super().__init__(config)
+        self.pooling = CrossFuseAttentionPooling(config.fusion)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.d_model, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        encoder_outputs: CrossFuseEncoderOutput | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs,
+    ) -> CrossFuseSequenceClassifierOutput:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`): values of the modality `text`, if there is one.
+            encoder_outputs ([`CrossFuseEncoderOutput`]): a memory from before, instead of the modalities.
+            labels (`torch.LongTensor` of shape `(batch,)`, or `torch.Tensor` of shape `(batch,)` or
+                `(batch, num_labels)`): classes, -100 for none; numbers, for a regression; or 1 for each of several
+                labels that a sample has, 0 for the others.
+            kwargs: the other inputs of [`CrossFuseMultimodalEncoder`].
+
+        Raises:
+            ValueError: as [`CrossFuseMultimodalEncoder`] does, or if the labels don't fit `problem_type`.
+        """
+        if labels is not None:
+            _check_labels(labels, self.config)
+        if encoder_outputs is None:
+            encoder_outputs = self.model(input_ids=input_ids, **kwargs)
+        attention = {key: kwargs[key] for key in ("output_attentions",) if key in kwargs}
+        pooled, weights = self.pooling(encoder_outputs.last_hidden_state, encoder_outputs.attention_mask, **attention)
+        logits = self.classifier(self.dropout(pooled))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits.float(), config=self.config)
+        return CrossFuseSequenceClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=encoder_outputs.hidden_states,
+            attentions=encoder_outputs.attentions,
+            cross_attentions=(weights,) if kwargs.get("output_attentions") and weights is not None else None,
+            encoder_attention_mask=encoder_outputs.attention_mask,
+            encoder_modality_ids=encoder_outputs.modality_ids,
+        )
+
+
+def _check_labels(labels: torch.Tensor, config: CrossFuseConfig):
+    """Raises a `ValueError` for labels of a shape, a dtype or a value that `problem_type` does not have."""
+    problem_type = config.problem_type
+    if problem_type is None:  # as transformers' loss function takes them
+        several = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+        problem_type = "regression" if config.num_labels == 1 else several
+    if problem_type == "single_label_classification":
+        _check_classes(labels, config.num_labels, dims=1)
+        return
+    allowed = [(config.num_labels,)] + [()] * (problem_type == "regression" and config.num_labels == 1)
+    if not labels.is_floating_point() or tuple(labels.shape[1:]) not in allowed:
+        raise ValueError(
+            f"`labels` have shape {tuple(labels.shape)} and dtype {labels.dtype}; expected floating point numbers of "
+            f"shape (batch, {config.num_labels}) for `problem_type={problem_type!r}`"
+        )
+
+
+def _check_classes(labels: torch.LongTensor, num_labels: int, dims: int):
+    if labels.dim() != dims or labels.is_floating_point():
+        raise ValueError(
+            f"`labels` have shape {tuple(labels.shape)} and dtype {labels.dtype}; expected integers in {dims} "
+            f"dimension{'s' * (dims > 1)}"
+        )
+    if torch.compiler.is_compiling() or labels.is_meta:
+        return
+    wrong = (labels != -100) & ((labels < 0) | (labels >= num_labels))
+    if wrong.any():
+        raise ValueError(
+            f"`labels` have the class {labels[wrong][0].item()}; expected at least 0 and below "
+            f"`num_labels={num_labels}`, or -100 for none"
+        )
+
+
+class CrossFuseForTokenClassification(CrossFusePreTrainedEncoderHead):
+    """
+    CrossFuse with a classifier of each position of one stream: the tokens of a text, the steps of a series. The other
+    modalities are its context.
+
+    Args:
+        config ([`CrossFuseConfig`]): the config; `labeled_modality` says whose positions get labels. Texts and series
+            of built-in encoders have a position for each token and step; of other kinds there are as many as the
+            encoder makes, such as patches. Not with fusion `latent`, whose memory has no positions of a modality.
+
+    Raises:
+        ValueError: if there is no such modality, or the fusion is `latent`.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForTokenClassification
+
+    >>> config = CrossFuseConfig(
+    ...     d_model=32,
+    ...     num_hidden_layers=1,
+    ...     modalities={"image": {"image_size": 16, "patch_size": 8}, "wrist": {"kind": "series", "num_channels": 6}},
+    ...     fusion={"type": "joint", "num_layers": 1},
+    ...     id2label={0: "nothing", 1: "step", 2: "fall"},
+    ... )
+    >>> model = CrossFuseForTokenClassification(config)
+    >>> model(pixel_values=torch.zeros(2, 3, 16, 16), wrist_values=torch.zeros(2, 5, 6)).logits.shape
+    torch.Size([2, 5, 3])
+    ```
+    """
+
+    def __init__(self, config: CrossFuseConfig):
+        super().__init__(config)
+        self.modality_id = list(config.modalities).index(_labeled_modality(config))
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.d_model, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, input_ids: torch.LongTensor | None = None, labels: torch.LongTensor | None = None, **kwargs
+    ) -> TokenClassifierOutput:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`): values of the modality `text`, if there is one.
+            labels (`torch.LongTensor` of shape `(batch, positions)`): the class of each position of the labelled
+                stream, -100 for none.
+            kwargs: the other inputs of [`CrossFuseMultimodalEncoder`].
+
+        Raises:
+            ValueError: as [`CrossFuseMultimodalEncoder`] does, if no sample has the labelled modality, or the labels
+                have another shape than its stream.
+        """
+        outputs = self.model(input_ids=input_ids, **kwargs)
+        places = (outputs.modality_ids[0] == self.modality_id).nonzero().squeeze(1)
+        if len(places) == 0:
+            name = list(self.config.modalities)[self.modality_id]
+            raise ValueError(f"no sample has the modality {name!r}, whose positions are to be labelled")
+        logits = self.classifier(self.dropout(outputs.last_hidden_state[:, places]))
+        loss = None
+        if labels is not None:
+            loss = self._loss(logits, labels, outputs.attention_mask[:, places])
+        return TokenClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+    def _loss(self, logits: torch.Tensor, labels: torch.LongTensor, mask: torch.Tensor) -> torch.Tensor:
+        _check_classes(labels, self.config.num_labels, dims=2)
+        if labels.shape != mask.shape:
+            raise ValueError(f"`labels` have shape {tuple(labels.shape)}; expected {tuple(mask.shape)}, as the stream")
+        labels = labels.masked_fill(mask == 0, -100)  # padding, and samples that lack the modality
+        # Not a mean, which is NaN where no position has a label.
+        total = nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
+        return total / (labels != -100).sum().clamp(min=1)
+
+
+def _labeled_modality(config: CrossFuseConfig) -> str:
+    if config.fusion.type == "latent":
+        raise ValueError(
+            "`fusion='latent'` leaves no positions of a modality to label; expected 'concat', 'joint' or 'bottleneck'"
+        )
+    if config.labeled_modality is not None:
+        return config.labeled_modality
+    for kind in ("text", "series"):
+        for name, part in config.modalities.items():
+            if part.kind == kind:
+                return name
+    raise ValueError(
+        "`labeled_modality` is missing, and no modality is of kind text or series; expected one of "
+        f"{', '.join(config.modalities)}"
+    )
+
+
+__all__ = ["CrossFuseForSequenceClassification", "CrossFuseForTokenClassification"]
