@@ -21,12 +21,18 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .classification import CrossFuseForSequenceClassification
 from .evaluation import answer_length, answered, attention_shares, eager_attention, evaluation_mode, to_device
 from .inputs import ModalityInputs, find_present, read_inputs, refuse_unknown_tensors
-from .modeling_crossfuse import CrossFuseEncoderOutput, CrossFuseModel, CrossFusePreTrainedModel
+from .modeling_crossfuse import CrossFuseEncoderOutput, CrossFuseForConditionalGeneration
 
 
 _MAX_MODALITIES = 8
+_ACTIVATIONS = {
+    "single_label_classification": lambda logits: logits.softmax(-1),
+    "multi_label_classification": torch.sigmoid,
+    "regression": lambda logits: logits,
+}
 # The dimensions of values that are cut into positions.
 _CUT = {"length", "images", "frames", "samples", "steps", "height", "width"}
 
@@ -210,8 +216,10 @@ def _token_answer(ids: torch.LongTensor) -> _Answer:
 def _read_labels(model, inputs: dict[str, torch.Tensor], labels, batch_size: int) -> list[_Answer]:
     logits = model(**inputs).logits
     num_labels = logits.shape[1]
-    is_regression = model.config.problem_type == "regression" or num_labels == 1
-    is_exclusive = not is_regression and model.config.problem_type != "multi_label_classification"
+    default = "regression" if num_labels == 1 else "single_label_classification"  # as the loss would take it
+    problem_type = model.config.problem_type or default
+    activation = _ACTIVATIONS[problem_type]
+    is_exclusive = problem_type == "single_label_classification"
     if labels is None:
         labels = logits.argmax(1) if is_exclusive else torch.arange(num_labels).expand(batch_size, -1)
     labels = labels.to(logits.device).view(len(labels), -1)
@@ -222,8 +230,7 @@ def _read_labels(model, inputs: dict[str, torch.Tensor], labels, batch_size: int
         )
 
     def score(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        scores = logits if is_regression else logits.softmax(-1) if is_exclusive else logits.sigmoid()
-        return scores[:, targets]
+        return activation(logits)[:, targets]
 
     names = model.config.id2label
     answers = []
@@ -278,6 +285,9 @@ class _Pieces:
         images = sizes.get("images", 1)
         inner = len(self.axes) - ("images" in sizes)
         side = max(1, int((max_positions / images) ** (1 / inner) + 1e-6))
+        # In place of what is left out: silence in log-mel frames; else 0, the mean where the processor normalizes.
+        # Not the mean of the sample itself, which would tell of what is left out.
+        self.blank = given.values.amin() if "frames" in sizes and inner == 1 else given.values.new_zeros(())
         self.edges = {}
         for name, size in sizes.items():
             cells = size if name == "images" else min(size, side)
@@ -298,12 +308,10 @@ class _Pieces:
             kept = kept.repeat_interleave(torch.tensor(sizes, device=kept.device), dim=dim)
         if "length" in self.axes:  # tokens, or hidden states: their mask leaves them out
             return self.given._replace(values=values.expand(len(kept), *values.shape[1:]), mask=mask * kept)
-        averaged = [axis for name, axis in self.axes.items() if name != "images"]
-        mean = values.narrow(self.given.axis, 0, self.length).mean(averaged, keepdim=True)
         for axis in range(1, values.dim()):
             if axis not in self.axes.values():
                 kept = kept.unsqueeze(axis)
-        return self.given._replace(values=torch.where(kept, values, mean), mask=mask.expand(len(kept), -1))
+        return self.given._replace(values=torch.where(kept, values, self.blank), mask=mask.expand(len(kept), -1))
 
 
 class _Game:
@@ -361,7 +369,8 @@ class _Game:
         coalition.
         """
         values = self.baseline.repeat(len(coalitions), 1)
-        for rows in coalitions.any(1).nonzero().squeeze(1).split(self.batch_size):
+        given = coalitions.any(1).nonzero().squeeze(1)
+        for rows in given.split(self.batch_size) if len(given) else ():
             chosen = {name: (states[rows], mask[rows]) for name, (states, mask) in (changed or {}).items()}
             values[rows] = self._score(len(rows), **self._tensors(coalitions[rows], self.streams | chosen))
         return values
@@ -456,8 +465,8 @@ def explain(
     forward pass for each modality.
 
     Args:
-        model ([`CrossFuseForConditionalGeneration`] or a CrossFuse classifier): run in evaluation mode; its mode and
-            attention are put back afterwards.
+        model ([`CrossFuseForConditionalGeneration`] or [`CrossFuseForSequenceClassification`]): run in evaluation
+            mode; its mode and attention are put back afterwards.
         inputs (`dict[str, torch.Tensor]`): a batch as the processor makes it.
         generated_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): what `generate` answered, the start
             token included; what comes after the end token is left out. By default `generate` is asked.
@@ -474,7 +483,7 @@ def explain(
 
     Raises:
         ImportError: if `max_positions` is not 0 and captum is not installed.
-        TypeError: if the model has no head.
+        TypeError: if the model is of another class.
         ValueError: if a sample has more than 8 modalities, a number is out of range, `generated_ids` or `labels` do
             not fit the model, or the inputs are not what the model takes.
 
@@ -542,8 +551,9 @@ def _explanation(game: _Game, max_positions: int, num_orders: int) -> Explanatio
 
 
 def _check_arguments(model, generated_ids, labels, max_positions: int, num_orders: int, batch_size: int):
-    if not isinstance(model, CrossFusePreTrainedModel) or isinstance(model, CrossFuseModel):
-        raise TypeError(f"`model` is {type(model).__name__}; expected a CrossFuse model with a head")
+    heads = (CrossFuseForConditionalGeneration, CrossFuseForSequenceClassification)
+    if not isinstance(model, heads):
+        raise TypeError(f"`model` is {type(model).__name__}; expected {' or '.join(head.__name__ for head in heads)}")
     if model.can_generate() and labels is not None:
         raise ValueError("`labels` are of a classifier; give a model that generates its answer as `generated_ids`")
     if not model.can_generate() and generated_ids is not None:
