@@ -285,9 +285,6 @@ class _Pieces:
         images = sizes.get("images", 1)
         inner = len(self.axes) - ("images" in sizes)
         side = max(1, int((max_positions / images) ** (1 / inner) + 1e-6))
-        # In place of what is left out: silence in log-mel frames; else 0, the mean where the processor normalizes.
-        # Not the mean of the sample itself, which would tell of what is left out.
-        self.blank = given.values.amin() if "frames" in sizes and inner == 1 else given.values.new_zeros(())
         self.edges = {}
         for name, size in sizes.items():
             cells = size if name == "images" else min(size, side)
@@ -306,12 +303,20 @@ class _Pieces:
             if self.axes[name] == self.given.axis and padding:  # one more cell, which always stays as it is
                 kept, sizes = torch.cat([kept, torch.ones_like(kept.narrow(dim, 0, 1))], dim), [*sizes, padding]
             kept = kept.repeat_interleave(torch.tensor(sizes, device=kept.device), dim=dim)
-        if "length" in self.axes:  # tokens, or hidden states: their mask leaves them out
+        if self.axes.keys() & {"length", "steps"}:  # their mask leaves them out
             return self.given._replace(values=values.expand(len(kept), *values.shape[1:]), mask=mask * kept)
         for axis in range(1, values.dim()):
             if axis not in self.axes.values():
                 kept = kept.unsqueeze(axis)
-        return self.given._replace(values=torch.where(kept, values, self.blank), mask=mask.expand(len(kept), -1))
+        return self.given._replace(values=torch.where(kept, values, self._blank()), mask=mask.expand(len(kept), -1))
+
+    def _blank(self) -> torch.Tensor:
+        """What takes the place of what is left out, and tells nothing of it: the background, or silence."""
+        values = self.given.values
+        if "height" in self.axes:
+            border = [values[..., 0, :], values[..., -1, :], values[..., 0], values[..., -1]]
+            return torch.cat(border, dim=-1).median(-1).values[..., None, None]
+        return values.amin() if "frames" in self.axes else values.new_zeros(())
 
 
 class _Game:
@@ -458,11 +463,11 @@ def explain(
     does not fade as answers get longer.
 
     The same game is played within a modality: its positions share its contribution, and add up to it (Owen, 1977,
-    *Values of Games with a Priori Unions*). They are the patches of a picture, tokens, spans of time. They are drawn:
-    captum's `ShapleyValueSampling` lets positions join in `num_orders` random orders (Castro et al., 2009). Tokens are
-    left out by their mask; elsewhere the mean of the picture, the clip or the series takes the position's place;
-    where no position is left, the modality is missing. That costs `num_orders * positions * 2**(M - 1)` rows of a
-    forward pass for each modality.
+    *Values of Games with a Priori Unions*). They are the patches of a picture, tokens, spans of time. Their values are
+    estimates: captum's `ShapleyValueSampling` lets them join in `num_orders` random orders (Castro et al., 2009).
+    Tokens and time steps are left out by their mask. A patch gives way to the background, the median colour of its
+    picture's border, and a span of sound to silence. Where no position is left, the modality is missing. For each
+    modality, that costs `num_orders * positions * 2**(M - 1)` rows of a forward pass.
 
     Args:
         model ([`CrossFuseForConditionalGeneration`] or [`CrossFuseForSequenceClassification`]): run in evaluation

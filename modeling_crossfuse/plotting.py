@@ -25,7 +25,7 @@ from .model_card import write_whole
 
 # Okabe and Ito's colours, which the colour-blind can tell apart too, without the two that say right and wrong.
 MODALITY_COLORS = ("#0072B2", "#E69F00", "#CC79A7", "#56B4E9", "#F0E442")
-_SHARED_COLOR = "#C8C8C8"
+_NO_COLOR = "#C8C8C8"
 _RIGHT, _WRONG = "#11734B", "#B3261E"
 INK, QUIET = "#202124", "#5F6368"
 
@@ -43,13 +43,13 @@ def plot_answers(
     samples: Sequence[dict[str, Any]], path: str | Path, title: str | None = None, columns: int = 4
 ) -> Path:
     """
-    Draws samples in a grid: the picture, the model's answer, the truth, and how much each modality counted.
+    Draws samples in a grid: the picture, the model's answer, the truth, and how much each modality contributed.
 
     Args:
         samples (`Sequence[dict]`): about twelve, each with `picture` (a PIL image, or an array `(height, width, 3)`),
-            `answer` and `truth` (`str`), and `shares`, a `dict` of modality to a fraction from 0 to 1, such as a row
-            of [`~modeling_crossfuse.evaluation.modality_shares`]. Optional: `asked` (`str`), which stands above the
-            picture.
+            `answer` and `truth` (`str`), and `shares`, a `dict` of modality to a fraction from 0 to 1, as
+            [`~modeling_crossfuse.explanation.Explanation.shares`] gives them. Optional: `asked` (`str`), which stands
+            above the picture.
         path (`str` or `Path`): the PNG file, written whole or not at all. Its folder must exist.
         title (`str`, *optional*): stands above the grid.
         columns (`int`, defaults to 4): pictures side by side.
@@ -126,10 +126,10 @@ def _draw_head(figure, title: str | None, colors: dict[str, str], samples, heigh
     figure.text(0.5, 1 - 0.35 / height, title, **style)
     handles = [Patch(color=color, label=name) for name, color in colors.items()]
     if any(sum(sample["shares"].values()) < 0.995 for sample in samples):
-        handles.append(Patch(color=_SHARED_COLOR, label="no single one"))
+        handles.append(Patch(color=_NO_COLOR, label="none"))
     figure.legend(
         handles=handles,
-        title="share of the decoder's cross-attention",
+        title="what each modality contributed to the answer (Shapley values)",
         title_fontsize=9,
         fontsize=10,
         loc="center",
@@ -170,7 +170,7 @@ def fit_text(text: str, lines: int, width: int = 26) -> str:
 def _draw_bar(axes, shares: dict[str, float], colors: dict[str, str]):
     axes.set(xlim=(0, 1), ylim=(-0.5, 0.5))
     axes.axis("off")
-    axes.barh(0, 1, height=0.9, color=_SHARED_COLOR)
+    axes.barh(0, 1, height=0.9, color=_NO_COLOR)
     start = 0.0
     for name, share in shares.items():
         axes.barh(0, share, left=start, height=0.9, color=colors[name])

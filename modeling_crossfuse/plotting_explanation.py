@@ -29,8 +29,8 @@ from .plotting import INK, MODALITY_COLORS, QUIET, fit_text, import_figure, read
 _HEAT = "RdBu_r"
 # In inches: the figure, its left column, and what stands above and below the columns, a panel and a bar.
 _WIDTH, _LEFT, _COLUMN = 11.0, 0.45, 4.7
-_HEAD, _FOOT, _TITLE, _ROW = 1.0, 0.8, 0.45, 0.3
-_HEIGHTS = {"image": 2.5, "video": 1.2, "audio": 1.1, "series": 1.3}
+_HEAD, _FOOT, _TITLE, _ROW = 0.75, 1.05, 0.5, 0.3
+_HEIGHTS = {"image": 2.28, "video": 1.2, "audio": 1.1, "series": 1.3}
 # In points: a word's letters and what lies between two words and two lines.
 _FONT_SIZE, _LETTER, _SPACE, _LINE = 11, 6.7, 12, 25
 
@@ -42,7 +42,8 @@ def plot_explanation(
     Draws what an answer came from: a heat map over each picture, coloured words, shaded sound and series, and a bar of
     each modality's contribution to the whole answer and to each of its tokens, or classes.
 
-    Red added to the score and blue took from it, on one scale for all modalities.
+    Red added to the score and blue took from it, on one scale for all modalities, whose colours grow with the square
+    root so that small values show, too.
 
     Args:
         explanation ([`Explanation`]): of one sample, as [`explain`] gives it. Without positions, there are bars alone.
@@ -118,10 +119,17 @@ def _answer(explanation: Explanation, processor) -> str:
 def _heat(explanation: Explanation):
     """Values to colours, zero in the middle."""
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import FuncNorm
+
+    def root(x):
+        return np.sign(x) * np.sqrt(np.abs(x))
+
+    def square(x):
+        return np.sign(x) * np.square(x)
 
     largest = max(positions.answer_values.abs().max().item() for positions in explanation.positions.values())
-    return ScalarMappable(Normalize(-max(largest, 1e-6), max(largest, 1e-6)), _HEAT)
+    largest = max(largest, 1e-6)
+    return ScalarMappable(FuncNorm((root, square), -largest, largest), _HEAT)
 
 
 def _draw_head(figure, explanation: Explanation, title: str):
@@ -137,8 +145,11 @@ def _draw_head(figure, explanation: Explanation, title: str):
 def _draw_color_bar(figure, heat):
     height = figure.get_figheight()
     axes = figure.add_axes((_LEFT / _WIDTH, 0.48 / height, _COLUMN / _WIDTH, 0.1 / height))
-    bar = figure.colorbar(heat, cax=axes, orientation="horizontal", format="%+.2g")
-    bar.set_ticks([heat.norm.vmin, 0, heat.norm.vmax])
+    bar = figure.colorbar(
+        heat, cax=axes, orientation="horizontal", format=lambda value, _: f"{value:+.2g}" if value else "0"
+    )
+    largest = heat.norm.vmax
+    bar.set_ticks([-largest, -largest / 4, 0, largest / 4, largest])
     bar.set_label("what each position added to the score of the whole answer", fontsize=9, color=QUIET, labelpad=2)
     axes.tick_params(labelsize=8.5, colors=QUIET)
     bar.outline.set_visible(False)
@@ -146,7 +157,7 @@ def _draw_color_bar(figure, heat):
 
 def _draw_bars(figure, explanation: Explanation, processor, colors: dict[str, str], height: float):
     """A row for the whole answer and one for each target: what helped to the right, what hindered to the left."""
-    left, right = (_LEFT + _COLUMN + 1.6, 10.3) if explanation.positions else (2.5, 9.0)
+    left, right = (_LEFT + _COLUMN + 1.7, 10.2) if explanation.positions else (2.5, 9.0)
     total = figure.get_figheight()
     place = (left / _WIDTH, (total - _HEAD - _TITLE - height) / total, (right - left) / _WIDTH, height / total)
     axes = figure.add_axes(place)
@@ -157,7 +168,7 @@ def _draw_bars(figure, explanation: Explanation, processor, colors: dict[str, st
         start = np.zeros(len(rows))
         for name, values in zip(explanation.modalities, rows.T.numpy()):
             values = np.where(values * sign > 0, values, 0.0)
-            label = name if sign > 0 else None
+            label = name if sign > 0 and (rows[:, explanation.modalities.index(name)] != 0).any() else None
             axes.barh(places, values, left=start, height=0.72, color=colors[name], label=label)
             start += values
     axes.axvline(0, color=INK, linewidth=0.8)
@@ -167,7 +178,7 @@ def _draw_bars(figure, explanation: Explanation, processor, colors: dict[str, st
     style = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center", "color": INK}
     for row, score in zip(places, [explanation.answer_score, *explanation.scores.tolist()]):
         axes.text(1.13, row, f"{score:.2f}", fontsize=9.5, **style)
-    axes.text(1.13, 1, "score", fontsize=9, **style | {"color": QUIET})
+    axes.text(1.13, -1, "score", fontsize=9, **style | {"color": QUIET})
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0, colors=INK)
     axes.tick_params(axis="x", labelsize=8.5, colors=QUIET)
@@ -210,11 +221,15 @@ def _draw_pictures(figure, place, name, positions, value, processor, heat):
         pictures = [loaded[min((begin + end) // 2, len(loaded) - 1)] for begin, end in pairwise(frames)]
     elif not is_list(value):
         pictures = list(value) if getattr(value, "ndim", 0) == 4 else [value]
+    pictures = [_load(name, picture, processor) for picture in pictures if picture is not None]
+    added = list(positions.answer_values.numpy())
+    if len(pictures) == 1:  # there is room for it without the heat map, too
+        pictures, added = pictures * 2, [None, *added]
     left, bottom, width, height = place
-    each = min(height * figure.get_figheight() / _WIDTH, width / len(pictures))
-    for index, (picture, added) in enumerate(zip(pictures, positions.answer_values.numpy())):
-        axes = figure.add_axes((left + index * each, bottom, each * 0.96, height))
-        _draw_picture(axes, _load(name, picture, processor), positions.edges, added, heat)
+    each = min(1.05 * height * figure.get_figheight() / _WIDTH, width / len(pictures))
+    for index, (picture, values) in enumerate(zip(pictures, added)):
+        axes = figure.add_axes((left + index * each, bottom, each / 1.05, height), xticks=[], yticks=[], anchor="W")
+        _draw_picture(axes, picture, positions.edges, values, heat)
 
 
 def _load(name: str, picture: Any, processor) -> np.ndarray:
@@ -225,15 +240,18 @@ def _load(name: str, picture: Any, processor) -> np.ndarray:
     return (pixels / 255).clip(0, 1)
 
 
-def _draw_picture(axes, picture: np.ndarray, edges: dict[str, list[int]], added: np.ndarray, heat):
+def _draw_picture(axes, picture: np.ndarray, edges: dict[str, list[int]], added: np.ndarray | None, heat):
     height, width = edges["height"][-1], edges["width"][-1]
-    aspect = (picture.shape[0] / height) / (picture.shape[1] / width)
-    axes.imshow(picture, extent=(0, width, height, 0), aspect=aspect, interpolation="lanczos")
-    colors = heat.to_rgba(added)
-    colors[..., 3] = 0.8 * np.abs(added) / heat.norm.vmax  # what did nothing hides nothing
-    axes.pcolormesh(edges["width"], edges["height"], colors)
-    axes.set(xticks=[], yticks=[], anchor="W")
+    style = {"extent": (0, width, height, 0), "aspect": picture.shape[0] / height * width / picture.shape[1]}
     axes.spines[:].set_color("#DADCE0")
+    if added is None:
+        axes.imshow(picture, interpolation="lanczos", **style)
+        return
+    pale = 0.5 + 0.5 * picture.mean(-1)  # grey, so that every colour is the heat map's
+    axes.imshow(pale, cmap="gray", vmin=0, vmax=1, interpolation="lanczos", **style)
+    colors = heat.to_rgba(added)
+    colors[..., 3] = 0.8 * np.sqrt(2 * np.abs(heat.norm(added) - 0.5))  # what did nothing hides nothing
+    axes.pcolormesh(edges["width"], edges["height"], colors)
 
 
 def _draw_sound(figure, place, name, positions, value, processor, heat):
