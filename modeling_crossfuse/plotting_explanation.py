@@ -27,8 +27,10 @@ from .plotting import INK, MODALITY_COLORS, QUIET, fit_text, import_figure, read
 
 # Blue to red, which the colour-blind can tell apart too; white is nothing.
 _HEAT = "RdBu_r"
+# All of Okabe and Ito's: here none says right or wrong.
+_COLORS = (*MODALITY_COLORS, "#009E73", "#D55E00", "#7F7F7F")
 # In inches: the figure, its left column, and what stands above and below the columns, a panel and a bar.
-_WIDTH, _LEFT, _COLUMN = 11.0, 0.45, 4.7
+_WIDTH, _LEFT, _COLUMN = 11.0, 0.55, 4.7
 _HEAD, _FOOT, _TITLE, _ROW = 0.75, 1.05, 0.5, 0.3
 _HEIGHTS = {"image": 2.28, "video": 1.2, "audio": 1.1, "series": 1.3}
 # In points: a word's letters and what lies between two words and two lines.
@@ -83,10 +85,10 @@ def plot_explanation(
     missing = [name for name in explanation.positions if sample.get(name) is None]
     if missing:
         raise ValueError(f"`sample` lacks {missing[0]!r}, whose positions are explained")
-    colors = {name: MODALITY_COLORS[i % len(MODALITY_COLORS)] for i, name in enumerate(explanation.modalities)}
+    colors = {name: _COLORS[i % len(_COLORS)] for i, name in enumerate(explanation.modalities)}
     heights = {name: _panel_height(name, explanation.positions[name], processor) for name in explanation.positions}
     bars = _TITLE + _ROW * (len(explanation.targets) + 2)
-    height = _HEAD + max(bars, sum(heights.values()) + _TITLE * len(heights)) + _FOOT
+    height = _HEAD + max(bars, sum(heights.values()) + _TITLE * len(heights)) + (_FOOT if heights else _FOOT / 2)
     figure = import_figure()(figsize=(_WIDTH, height), dpi=130, facecolor="white")
     _draw_head(figure, explanation, title or _answer(explanation, processor))
     _draw_bars(figure, explanation, processor, colors, bars - _TITLE)
@@ -97,8 +99,9 @@ def plot_explanation(
         for name, panel in heights.items():
             positions = explanation.positions[name]
             label = f"{name}  {positions.answer_values.sum():+.2f}"
-            style = {"fontsize": 11, "fontweight": "bold", "color": colors[name], "va": "bottom"}
-            figure.text(_LEFT / _WIDTH, (top - _TITLE + 0.08) / height, label, **style)
+            style = {"fontsize": 11, "fontweight": "bold", "va": "bottom"}
+            figure.text(_LEFT / _WIDTH, (top - _TITLE + 0.08) / height, "■", color=colors[name], **style)
+            figure.text((_LEFT + 0.2) / _WIDTH, (top - _TITLE + 0.08) / height, label, color=INK, **style)
             top -= _TITLE + panel
             place = (_LEFT / _WIDTH, top / height, _COLUMN / _WIDTH, panel / height)
             _DRAW[processor.modalities[name]["kind"]](figure, place, name, positions, sample[name], processor, heat)
@@ -264,7 +267,7 @@ def _draw_sound(figure, place, name, positions, value, processor, heat):
     _shade(axes, [edge / per_second for edge in edges], positions, heat)
     axes.plot(np.arange(len(sound)) / rate, sound, color=INK, linewidth=0.5)
     axes.set(xlim=(0, seconds), yticks=[])
-    axes.set_xlabel("seconds", fontsize=8.5, color=QUIET, labelpad=1)
+    axes.xaxis.set_major_formatter("{x:g} s")
 
 
 def _draw_series(figure, place, name, positions, value, processor, heat):
@@ -274,7 +277,6 @@ def _draw_series(figure, place, name, positions, value, processor, heat):
     _shade(axes, [edge - 0.5 for edge in edges], positions, heat)
     axes.plot(steps, color=INK, linewidth=0.8, marker="." if len(steps) < 30 else None)
     axes.set(xlim=(-0.5, edges[-1] - 0.5))
-    axes.set_xlabel("step", fontsize=8.5, color=QUIET, labelpad=1)
 
 
 def _shade(axes, edges: list[float], positions: PositionValues, heat):

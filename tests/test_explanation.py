@@ -13,6 +13,7 @@
 # limitations under the License.
 """What each modality and each position contributed: `explain`."""
 
+import dataclasses
 import itertools
 import math
 import sys
@@ -20,6 +21,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import BertConfig
 
 from modeling_crossfuse import (
@@ -31,9 +33,12 @@ from modeling_crossfuse import (
     CrossFuseProcessor,
     Memory,
     explain,
+    plot_explanation,
+    plotting_explanation,
     register_fusion,
 )
 from modeling_crossfuse.evaluation import modality_shares
+from modeling_crossfuse.plotting import save_figure
 from modeling_crossfuse.training import train_tokenizer
 
 from .helpers import FUSIONS, TINY, assert_same, take_rows, tiny_config, tiny_inputs, tiny_model
@@ -390,6 +395,70 @@ def test_classes_of_choice():
     assert [explanation.targets.tolist() for explanation in one] == [[2], [0]]
     assert_same(all_of_them[0].modality_values[2], one[0].modality_values[0])
     assert_same(all_of_them[0].modality_values.sum(0), torch.zeros(2))  # probabilities add up to 1, whatever is given
+
+
+# plotting_explanation.py
+
+
+@pytest.fixture(scope="module")
+def sample():
+    """The raw value of each modality."""
+    return {
+        "text": "a red cat " * 8,  # several lines
+        "image": [Image.new("RGB", (12, 10), "red"), Image.new("L", (8, 8))],
+        "video": np.zeros((6, 8, 8, 3), dtype=np.uint8),
+        "audio": CLIP,
+        "wrist": np.ones((5, 3)),
+    }
+
+
+@pytest.fixture(scope="module")
+def explanation(sample, processor):
+    config = tiny_config(*sample)
+    config.modalities["text"].vocab_size = config.decoder.vocab_size = len(processor.tokenizer)
+    batch = processor(**{name: [value] for name, value in sample.items()}, return_tensors="pt")
+    return explain(tiny_model(config), batch, IDS[:1], max_positions=8, num_orders=1)[0]
+
+
+def texts_of(figure) -> list[str]:
+    texts = [text for axes in figure.axes for text in [*axes.texts, *axes.get_yticklabels()]]
+    return [text.get_text() for text in [*figure.texts, *texts]]
+
+
+def test_plot_explanation(sample, explanation, processor, tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(
+        plotting_explanation, "save_figure", lambda figure, path: figures.append(figure) or save_figure(figure, path)
+    )
+    path = plot_explanation(explanation, sample, processor, tmp_path / "all.png", title="costs $5")
+    assert Image.open(path).format == "PNG" and [file.name for file in tmp_path.iterdir()] == ["all.png"]
+    texts = texts_of(figures[0])
+    assert r"costs \$5" in texts and "whole answer" in texts
+    for name, value in zip(explanation.modalities, explanation.answer_values):
+        assert f"{name}  {value:+.2f}" in texts
+
+
+def test_plot_explanation_of_one_picture_and_of_a_class(processor, tmp_path):
+    config = tiny_config("image", id2label={0: "rest", 1: "walk"})
+    sample = {"image": np.zeros((8, 8), dtype=np.uint8)}
+    batch = processor(**sample, return_tensors="pt")
+    batch.pop("modality_mask")
+    explanation = explain(tiny_model(config, CrossFuseForSequenceClassification), batch, max_positions=4)[0]
+    assert plot_explanation(explanation, sample, processor, tmp_path / "class.png").exists()
+
+
+def test_plot_explanation_without_positions(explanation, processor, tmp_path):
+    bars = dataclasses.replace(explanation, positions={})
+    assert plot_explanation(bars, {}, processor, tmp_path / "bars.png").exists()
+
+
+def test_plot_explanation_refuses(sample, explanation, processor, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="`sample` lacks 'audio', whose positions are explained"):
+        plot_explanation(explanation, {**sample, "audio": None}, processor, tmp_path / "none.png")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install crossfuse\[plot\]"):
+        plot_explanation(explanation, sample, processor, tmp_path / "none.png")
+    assert not list(tmp_path.iterdir())
 
 
 # Wrong arguments
