@@ -222,32 +222,32 @@ def _read_labels(model, inputs: dict[str, torch.Tensor], labels, batch_size: int
     is_exclusive = problem_type == "single_label_classification"
     if labels is None:
         labels = logits.argmax(1) if is_exclusive else torch.arange(num_labels).expand(batch_size, -1)
-    labels = labels.to(logits.device).view(len(labels), -1)
+    labels = labels.to(logits.device).reshape(len(labels), -1)
     if len(labels) != batch_size or labels.is_floating_point() or ((labels < 0) | (labels >= num_labels)).any():
         raise ValueError(
             f"`labels` has shape {tuple(labels.shape)} and dtype {labels.dtype}; expected {batch_size} rows of "
             f"classes, integers of at least 0 and below `num_labels={num_labels}`"
         )
 
-    def score(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return [_class_answer(row, model.config.id2label, activation) for row in labels]
+
+
+def _class_answer(targets: torch.LongTensor, names: dict[int, str], activation) -> _Answer:
+    def score(logits: torch.Tensor) -> torch.Tensor:
         return activation(logits)[:, targets]
 
-    names = model.config.id2label
-    answers = []
-    for row in labels:
-        named = [names[label] for label in row.tolist()]
-        answers.append(
-            _Answer(row, named, {}, lambda logits, row=row: score(logits, row), lambda scores: scores.mean(1))
-        )
-    return answers
+    def whole(scores: torch.Tensor) -> torch.Tensor:
+        return scores.mean(1)
+
+    return _Answer(targets, [names[target] for target in targets.tolist()], {}, score, whole)
 
 
 def all_coalitions(present: torch.Tensor) -> torch.Tensor:
     """Every subset `(2^members, num_modalities)` of the present modalities `(num_modalities,)`, as booleans."""
     members = present.nonzero().squeeze(1)
-    numbers = torch.arange(2 ** len(members), device=present.device)
+    numbers = torch.arange(2 ** len(members))
     coalitions = present.new_zeros(len(numbers), len(present))
-    coalitions[:, members] = (numbers[:, None] >> torch.arange(len(members), device=present.device)) % 2 == 1
+    coalitions[:, members] = (numbers[:, None] >> torch.arange(len(members))) % 2 == 1
     return coalitions
 
 
@@ -259,7 +259,7 @@ def shapley_weights(coalitions: torch.Tensor) -> torch.Tensor:
     members = int(coalitions.any(0).sum())
     # How often, in all orders, exactly so many join before a member; the last entry is of no member.
     orders = [1 / (members * math.comb(members - 1, size)) for size in range(members)] + [0.0]
-    orders = torch.tensor(orders, dtype=torch.float64, device=coalitions.device)
+    orders = torch.tensor(orders, dtype=torch.float64)
     others = coalitions.sum(1, keepdim=True) - coalitions.long()
     signs = torch.where(coalitions, 1.0, -1.0) * coalitions.any(0)
     return orders[others] * signs
@@ -297,6 +297,7 @@ class _Pieces:
     def keep(self, kept: torch.Tensor) -> ModalityInputs:
         """The values with only those positions that `kept`, booleans of shape `(rows, *shape)`, keeps."""
         values, mask = self.given.values, self.given.mask
+        kept = kept.to(mask.device)
         padding = mask.shape[1] - self.length
         for dim, (name, edges) in enumerate(self.edges.items(), start=1):
             sizes = torch.tensor(edges).diff().tolist()
@@ -327,7 +328,7 @@ class _Game:
     Args:
         model: the model.
         given (`dict[str, ModalityInputs]`): the sample's present modalities, each with one row.
-        present (`torch.Tensor` of shape `(num_modalities,)`): which these are, as booleans.
+        present (`torch.Tensor` of shape `(num_modalities,)`): which these are, as booleans on the CPU.
         answer ([`_Answer`]): what is explained.
         batch_size (`int`): rows of a forward pass.
     """
@@ -356,12 +357,13 @@ class _Game:
     def _score(self, rows: int = 1, **memory) -> torch.Tensor:
         """The targets' scores and, last, the whole answer's: `(rows, num_targets + 1)`."""
         arguments = {name: value.expand(rows, -1) for name, value in self.answer.arguments.items()}
-        scores = self.answer.score(self.model(**memory, **arguments).logits.double())
+        # On the CPU, like all that is computed with the scores: in double precision, which not every device has.
+        scores = self.answer.score(self.model(**memory, **arguments).logits.float()).cpu().double()
         return torch.cat([scores, self.answer.whole(scores)[:, None]], dim=1)
 
     def _tensors(self, coalitions: torch.Tensor, streams: dict[str, _Stream]) -> dict[str, torch.Tensor]:
         """What `forward` is given for coalitions `(rows, num_modalities)`."""
-        tensors = {"modality_mask": coalitions.long()}
+        tensors = {"modality_mask": coalitions.long().to(self.model.device)}
         for name, (hidden_states, mask) in streams.items():
             key = self.model.config.modalities.hidden_states_name(name)
             tensors[key] = hidden_states.expand(len(coalitions), -1, -1)
@@ -403,7 +405,7 @@ class _Game:
         def modality_value(kept: torch.Tensor) -> torch.Tensor:
             """The modality's Shapley value, but for a constant, of so many rows of positions that are kept."""
             kept = kept.bool()
-            is_there = kept.flatten(1).any(1)
+            is_there = kept.flatten(1).any(1) & pieces.keep(kept).mask.any(1).cpu()
             kept = kept | ~is_there.view(-1, *[1] * len(pieces.shape))  # an encoder can't read nothing
             stream = self._encode(name, pieces.keep(kept))
             rows = coalitions.repeat(len(kept), 1)
@@ -416,12 +418,12 @@ class _Game:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             values = _sampling_class()(modality_value).attribute(
-                torch.ones(1, *pieces.shape, device=self.model.device),
+                torch.ones(1, *pieces.shape),
                 n_samples=num_orders,
                 perturbations_per_eval=max(1, self.batch_size // len(coalitions)),
             )
         tokens = given.values[0, : pieces.length].cpu() if is_raw and "length" in pieces.axes else None
-        values = values[0].float().cpu()
+        values = values[0].float()
         return PositionValues(values[:-1], values[-1], pieces.edges, tokens)
 
 
@@ -537,8 +539,8 @@ def explain(
 
 
 def _explanation(game: _Game, max_positions: int, num_orders: int) -> Explanation:
-    scores, baselines = game.values[-1].float().cpu(), game.baseline.float().cpu()  # of all modalities, and of none
-    values = game.modality_values().float().cpu()
+    scores, baselines = game.values[-1].float(), game.baseline.float()  # of all modalities, and of none
+    values = game.modality_values().float()
     names = game.given if max_positions else ()
     return Explanation(
         modalities=list(game.model.config.modalities),
@@ -579,7 +581,7 @@ def _read(inputs: dict[str, torch.Tensor], modalities) -> tuple[dict[str, Modali
     tensors = {name: inputs.get(name) for name in modalities.tensor_names}
     refuse_unknown_tensors({key: inputs[key] for key in inputs.keys() - {*tensors, "modality_mask"}}, modalities)
     given = read_inputs(tensors, modalities)
-    present = find_present(given, inputs.get("modality_mask"), modalities)
+    present = find_present(given, inputs.get("modality_mask"), modalities).cpu()
     counts = present.sum(1)
     if (counts > _MAX_MODALITIES).any():
         raise ValueError(

@@ -342,6 +342,16 @@ def processor():
 CLIP = {"array": np.sin(np.arange(8000) / 9), "sampling_rate": 16_000}
 
 
+def test_padding_at_the_start_contributes_nothing():
+    config = tiny_config("text", "wrist")
+    inputs = take_rows(tiny_inputs(config), [0])
+    inputs["attention_mask"] = torch.tensor([[0, 0, 1, 1, 1]])
+    explanation = explain(tiny_model(config), inputs, IDS[:1])[0]
+    assert_adds_up(explanation)
+    assert explanation.positions["text"].values[:, :2].abs().max() == 0
+    assert explanation.positions["text"].values[:, 2:].abs().max() > 0
+
+
 def test_top_positions_in_words_and_seconds(processor):
     batch = processor(text="a red cat", audio=CLIP, return_tensors="pt")
     config = tiny_config("text", "audio")
