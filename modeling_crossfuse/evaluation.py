@@ -359,7 +359,7 @@ def modality_shares(model, inputs: dict[str, torch.Tensor], generated_ids: torch
     It is the attention weight, summed over a modality's positions in the memory and averaged over layers, heads and
     the answer's tokens. That says where the decoder *read*, not what *caused* the answer: a modality with many
     positions draws weight even if it tells little, and after `joint` or `bottleneck` fusion a position also carries
-    what it took from other modalities. To learn what an answer depends on, leave a modality out and compare answers.
+    what it took from other modalities. What an answer depends on, [`~modeling_crossfuse.explanation.explain`] tells.
 
     Args:
         model ([`CrossFuseForConditionalGeneration`]): run in evaluation mode with eager attention, which is the one

@@ -65,6 +65,7 @@ def plot_explanation(
     Example:
 
     ```python
+    >>> import numpy as np
     >>> from PIL import Image
     >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForSequenceClassification, CrossFuseProcessor
     >>> from modeling_crossfuse import explain, plot_explanation
@@ -76,36 +77,46 @@ def plot_explanation(
     ...     id2label={0: "rest", 1: "walk"},
     ... )
     >>> model, processor = CrossFuseForSequenceClassification(config), CrossFuseProcessor.from_config(config)
-    >>> sample = {"image": Image.new("RGB", (20, 20), "red"), "wrist": [[0.5, 0.1], [0.2, 0.4]]}
+    >>> sample = {"image": Image.new("RGB", (20, 20), "red"), "wrist": np.array([[0.5, 0.1], [0.2, 0.4]])}
     >>> explanation = explain(model, processor(**sample, return_tensors="pt"), max_positions=4)[0]
     >>> plot_explanation(explanation, sample, processor, "explanation.png").name
     'explanation.png'
     ```
     """
-    missing = [name for name in explanation.positions if sample.get(name) is None]
+    # What was given as hidden states or embeddings can't be drawn.
+    drawn = [name for name, at in explanation.positions.items() if "length" not in at.edges or at.tokens is not None]
+    missing = [name for name in drawn if sample.get(name) is None]
     if missing:
         raise ValueError(f"`sample` lacks {missing[0]!r}, whose positions are explained")
     colors = {name: _COLORS[i % len(_COLORS)] for i, name in enumerate(explanation.modalities)}
-    heights = {name: _panel_height(name, explanation.positions[name], processor) for name in explanation.positions}
-    bars = _TITLE + _ROW * (len(explanation.targets) + 2)
-    height = _HEAD + max(bars, sum(heights.values()) + _TITLE * len(heights)) + (_FOOT if heights else _FOOT / 2)
+    heights = {name: _panel_height(name, explanation.positions[name], processor) for name in drawn}
+    bars = _ROW * (len(explanation.targets) + 2)
+    height = _HEAD + max(_TITLE + bars, sum(heights.values()) + _TITLE * len(drawn)) + (_FOOT if drawn else _FOOT / 2)
     figure = import_figure()(figsize=(_WIDTH, height), dpi=130, facecolor="white")
     _draw_head(figure, explanation, title or _answer(explanation, processor))
-    _draw_bars(figure, explanation, processor, colors, bars - _TITLE)
-    if heights:
-        heat = _heat(explanation)
-        _draw_color_bar(figure, heat)
-        top = height - _HEAD
-        for name, panel in heights.items():
-            positions = explanation.positions[name]
-            label = f"{name}  {positions.answer_values.sum():+.2f}"
-            style = {"fontsize": 11, "fontweight": "bold", "va": "bottom"}
-            figure.text(_LEFT / _WIDTH, (top - _TITLE + 0.08) / height, "■", color=colors[name], **style)
-            figure.text((_LEFT + 0.2) / _WIDTH, (top - _TITLE + 0.08) / height, label, color=INK, **style)
-            top -= _TITLE + panel
-            place = (_LEFT / _WIDTH, top / height, _COLUMN / _WIDTH, panel / height)
-            _DRAW[processor.modalities[name]["kind"]](figure, place, name, positions, sample[name], processor, heat)
+    # Beside the panels, if there are any.
+    left, right = (_LEFT + _COLUMN + 1.7, 10.2) if drawn else (2.5, 9.0)
+    place = (left / _WIDTH, (height - _HEAD - _TITLE - bars) / height, (right - left) / _WIDTH, bars / height)
+    _draw_bars(figure.add_axes(place), explanation, processor, colors)
+    if drawn:
+        _draw_panels(figure, explanation, sample, processor, heights, colors)
     return save_figure(figure, path)
+
+
+def _draw_panels(figure, explanation, sample, processor, heights: dict[str, float], colors: dict[str, str]):
+    """The modalities, one below the other, so high in inches, and the bar that says what the colours mean."""
+    heat, total = _heat(explanation), figure.get_figheight()
+    _draw_color_bar(figure, heat)
+    top = total - _HEAD
+    for name, height in heights.items():
+        positions = explanation.positions[name]
+        label = f"{name}  {positions.answer_values.sum():+.2f}"
+        style = {"y": (top - _TITLE + 0.08) / total, "fontsize": 11, "fontweight": "bold", "va": "bottom"}
+        figure.text(_LEFT / _WIDTH, s="■", color=colors[name], **style)
+        figure.text((_LEFT + 0.2) / _WIDTH, s=label, color=INK, **style)
+        top -= _TITLE + height
+        place = (_LEFT / _WIDTH, top / total, _COLUMN / _WIDTH, height / total)
+        _DRAW[processor.modalities[name]["kind"]](figure, place, name, positions, sample[name], processor, heat)
 
 
 def _panel_height(name: str, positions: PositionValues, processor) -> float:
@@ -158,12 +169,8 @@ def _draw_color_bar(figure, heat):
     bar.outline.set_visible(False)
 
 
-def _draw_bars(figure, explanation: Explanation, processor, colors: dict[str, str], height: float):
+def _draw_bars(axes, explanation: Explanation, processor, colors: dict[str, str]):
     """A row for the whole answer and one for each target: what helped to the right, what hindered to the left."""
-    left, right = (_LEFT + _COLUMN + 1.7, 10.2) if explanation.positions else (2.5, 9.0)
-    total = figure.get_figheight()
-    place = (left / _WIDTH, (total - _HEAD - _TITLE - height) / total, (right - left) / _WIDTH, height / total)
-    axes = figure.add_axes(place)
     names = explanation.labels or [processor.tokenizer.decode([token]).strip() for token in explanation.targets]
     rows = torch.cat([explanation.answer_values[None], explanation.modality_values])
     places = np.array([0.0, *range(2, len(rows) + 1)])  # with a gap after the whole answer

@@ -462,6 +462,12 @@ def test_plot_explanation_without_positions(explanation, processor, tmp_path):
     assert plot_explanation(bars, {}, processor, tmp_path / "bars.png").exists()
 
 
+def test_plot_explanation_leaves_out_hidden_states(sample, explanation, processor, tmp_path):
+    encoded = dataclasses.replace(explanation.positions["text"], tokens=None)
+    explanation = dataclasses.replace(explanation, positions={**explanation.positions, "text": encoded})
+    assert plot_explanation(explanation, {**sample, "text": None}, processor, tmp_path / "others.png").exists()
+
+
 def test_plot_explanation_refuses(sample, explanation, processor, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="`sample` lacks 'audio', whose positions are explained"):
         plot_explanation(explanation, {**sample, "audio": None}, processor, tmp_path / "none.png")
