@@ -57,7 +57,13 @@ from .retrieval import CrossFuseForRetrieval
 __version__ = "0.1.0"
 
 # What needs more than torch and transformers, or time to import, is loaded when first used.
-_LAZY = {"CrossFuseDataCollator": "data", "CrossFuseTrainer": "training"}
+_LAZY = {
+    "CrossFuseDataCollator": "data",
+    "CrossFuseTrainer": "training",
+    "Explanation": "explanation",
+    "explain": "explanation",
+    "plot_explanation": "plotting_explanation",
+}
 
 AutoConfig.register("crossfuse", CrossFuseConfig, exist_ok=True)
 AutoModel.register(CrossFuseConfig, CrossFuseModel, exist_ok=True)
@@ -108,7 +114,10 @@ __all__ = [
     "CrossFuseTrainer",
     "CrossFuseVideoConfig",
     "CrossFuseWrappedEncoderConfig",
+    "Explanation",
     "Memory",
     "Stream",
+    "explain",
+    "plot_explanation",
     "register_fusion",
 ]

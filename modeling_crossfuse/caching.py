@@ -326,8 +326,8 @@ class CachedInputsCollator(CrossFuseDataCollator):
         return batch
 
     def _read(self, rows: list[dict[str, Any]], column: str) -> list[Any]:
-        is_left = column in {self.inputs[name] for name in self.inputs if name not in self.cached}
-        return super()._read(rows, column) if is_left else []
+        names = [name for name in self.inputs if self.inputs[name] == column]
+        return [] if names and self.cached.issuperset(names) else super()._read(rows, column)
 
 
 def _stack(tensors: list[torch.Tensor | None]) -> torch.Tensor:

@@ -406,9 +406,7 @@ def _numbers(values: list[Any], column: str) -> torch.Tensor:
     try:
         numbers = torch.tensor(values, dtype=torch.float32)
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"the target column {column!r} has values that are no numbers, or not as many: {error}"
-        ) from error
+        raise ValueError(f"the target column {column!r} has other values than as many numbers: {error}") from error
     if not numbers.isfinite().all():
         raise ValueError(f"the target column {column!r} has numbers that are not finite")
     return numbers

@@ -13,6 +13,7 @@
 # limitations under the License.
 """Answers of a model for many samples, what they are worth, and which modalities they came from."""
 
+import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
 from .data import get_column, select_columns
 
@@ -122,7 +124,7 @@ def predict(
         ValueError: if a modality or a column is unknown, or a sample has no modality.
     """
     if model.can_generate():
-        generate_kwargs = _length(model, generate_kwargs)
+        generate_kwargs = answer_length(model, generate_kwargs)
 
     def answer(batch: dict[str, torch.Tensor]) -> list[Any]:
         if not model.can_generate():
@@ -136,18 +138,12 @@ def predict(
 
 def _run(model, function: Callable, batches: DataLoader, num_rows: int, progress: bool) -> list[Any]:
     """What a function makes of each batch, with the model in evaluation mode."""
-    was_training = model.training
-    model.eval()
     results = []
-    try:
-        with tqdm(
-            total=num_rows, desc="Answering", unit="sample", disable=None if progress else True, leave=False
-        ) as bar:
-            for batch in batches:
-                results.append(function(_to(batch, model)))
-                bar.update(len(results[-1]))
-    finally:
-        model.train(was_training)
+    bar = tqdm(total=num_rows, desc="Answering", unit="sample", disable=None if progress else True, leave=False)
+    with evaluation_mode(model), bar:
+        for batch in batches:
+            results.append(function(to_device(batch, model)))
+            bar.update(len(results[-1]))
     return results
 
 
@@ -184,12 +180,38 @@ def read_logits(logits: torch.Tensor, config) -> list[Any]:
     return [config.id2label[label] for label in logits.argmax(1).tolist()]
 
 
-def _to(batch, model) -> dict[str, torch.Tensor]:
+@contextlib.contextmanager
+def evaluation_mode(model):
+    """The model in evaluation mode; afterwards in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+@contextlib.contextmanager
+def eager_attention(model):
+    """The model with the attention that gives its weights; afterwards each part has its own again."""
+    configs = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
+    implementations = [config._attn_implementation for config in configs]
+    try:
+        model.set_attn_implementation("eager")
+        yield
+    finally:
+        # Setting a config's sets those of its parts, too: the whole comes first, its parts after it.
+        for config, implementation in zip(configs, implementations):
+            config._attn_implementation = implementation
+
+
+def to_device(batch, model) -> dict[str, torch.Tensor]:
     """A batch without labels, on the model's device."""
     return {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
 
 
-def _length(model, generate_kwargs: dict[str, Any]) -> dict[str, Any]:
+def answer_length(model, generate_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `generate`, with a length where nobody chose one."""
     # transformers stops after 20 tokens where nobody said when to: too early for text made of characters.
     defaults = model.generation_config
     chosen = {"max_new_tokens", "max_length", "generation_config"} & generate_kwargs.keys()
@@ -334,7 +356,7 @@ def modality_shares(model, inputs: dict[str, torch.Tensor], generated_ids: torch
     It is the attention weight, summed over a modality's positions in the memory and averaged over layers, heads and
     the answer's tokens. That says where the decoder *read*, not what *caused* the answer: a modality with many
     positions draws weight even if it tells little, and after `joint` or `bottleneck` fusion a position also carries
-    what it took from other modalities. To learn what an answer depends on, leave a modality out and compare answers.
+    what it took from other modalities. What an answer depends on, [`~modeling_crossfuse.explanation.explain`] tells.
 
     Args:
         model ([`CrossFuseForConditionalGeneration`]): run in evaluation mode with eager attention, which is the one
@@ -375,28 +397,29 @@ def modality_shares(model, inputs: dict[str, torch.Tensor], generated_ids: torch
         raise ValueError(
             f"`generated_ids` has shape {tuple(generated_ids.shape)}; expected an answer after the start token"
         )
-    was_training, implementation = model.training, model.config._attn_implementation
-    model.eval()
-    try:
-        model.set_attn_implementation("eager")
+    with evaluation_mode(model), eager_attention(model):
         outputs = model(
-            **_to(inputs, model), decoder_input_ids=generated_ids[:, :-1], output_attentions=True, use_cache=False
+            **to_device(inputs, model),
+            decoder_input_ids=generated_ids[:, :-1],
+            output_attentions=True,
+            use_cache=False,
         )
-    finally:
-        model.set_attn_implementation(implementation)
-        model.train(was_training)
-    # (batch, target_length, memory_length)
+    shares = attention_shares(outputs, len(model.config.modalities))
+    kept = answered(generated_ids[:, 1:], model).unsqueeze(-1)
+    return (shares * kept).sum(1) / kept.sum(1).clamp(min=1)
+
+
+def attention_shares(outputs, num_modalities: int) -> torch.Tensor:
+    """The part of each query's cross-attention that each modality got, `(batch, queries, num_modalities)`."""
+    # (batch, queries, memory_length)
     weights = torch.stack(outputs.cross_attentions).float().mean(dim=(0, 2))
-    answered = _answered(generated_ids[:, 1:], model).unsqueeze(-1)
-    weights = (weights * answered).sum(1) / answered.sum(1).clamp(min=1)
     # In bfloat16, the softmax's rounded weights can add up to a little more than 1.
-    weights = weights / weights.sum(1, keepdim=True).clamp(min=1.0)
-    modality_ids = outputs.encoder_modality_ids
-    shares = [(weights * (modality_ids == index)).sum(1) for index in range(len(model.config.modalities))]
-    return torch.stack(shares, dim=1).clamp(max=1.0)
+    weights = weights / weights.sum(-1, keepdim=True).clamp(min=1.0)
+    is_of = torch.nn.functional.one_hot(outputs.encoder_modality_ids + 1, num_modalities + 1)[..., 1:]
+    return (weights @ is_of.to(weights.dtype)).clamp(max=1.0)
 
 
-def _answered(ids: torch.LongTensor, model) -> torch.Tensor:
+def answered(ids: torch.LongTensor, model) -> torch.Tensor:
     """1 for the tokens `(batch, length)` of an answer up to its end token, the end token included."""
     ends = model.generation_config.eos_token_id
     if ends is None:

@@ -341,7 +341,7 @@ def recipe_texts(recipe: RecipeArguments, rows: datasets.Dataset) -> Iterable[st
     asked = max(1 - recipe.question_dropout, 0.01)
     repeats = {recipe.target: max(1, round(recipe.question_dropout * len(questions) / asked))}
     yield from questions
-    for row in select_columns(texts, columns):
+    for row in select_columns(texts, columns) if columns else ():
         for column in columns:
             if isinstance(text := get_column(row, column), str):
                 yield from itertools.repeat(text, repeats.get(column, 1))
@@ -393,7 +393,8 @@ def _label_settings(recipe: RecipeArguments, rows: datasets.Dataset, labels: dic
     if problem_type == "regression":
         first = get_column(select_columns(rows, [recipe.target])[0], recipe.target)
         return {"problem_type": problem_type, "num_labels": len(first) if isinstance(first, list) else 1}
-    return {"problem_type": problem_type, "id2label": {number: label for label, number in labels.items()}}
+    names = {number: label for label, number in labels.items()}
+    return {"problem_type": problem_type, "id2label": names, "label2id": dict(labels)}
 
 
 def build_model(recipe: RecipeArguments, rows: datasets.Dataset, labels: dict[str, int] | None = None):
@@ -418,7 +419,7 @@ def build_model(recipe: RecipeArguments, rows: datasets.Dataset, labels: dict[st
         settings["modalities"].pop("names")  # their order is that of the dict
         config = type(config).from_dict(_merge(settings, recipe.model_overrides))
     config.num_answers = len(labels) if recipe.answer_classifier else 0
-    if recipe.task == "classification" and not set(labels or ()) <= set(config.label2id):
+    if recipe.task == "classification" and (labels is None or not labels.keys() <= config.label2id.keys()):
         for key, value in _label_settings(recipe, rows, labels).items():
             setattr(config, key, value)
     if _has_weights(recipe.model):

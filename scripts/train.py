@@ -97,6 +97,17 @@ def resume_point(arguments):
     return arguments.resume_from_checkpoint
 
 
+def end_processes(trainer: CrossFuseTrainer):
+    """
+    Ends what connects the processes of a distributed training. Its threads can abort a process in which Python ends
+    before them; and they can wait forever where it is DistributedDataParallel that ends last, which holds the
+    interpreter's lock then. So that goes first.
+    """
+    trainer.model_wrapped = trainer.model
+    trainer.accelerator.free_memory()
+    trainer.accelerator.end_training()
+
+
 def main(argv: list[str] | None = None) -> str:
     """
     Trains, evaluates, and saves model, processor and model card.
@@ -165,8 +176,7 @@ def main(argv: list[str] | None = None) -> str:
             recipe=card_settings(recipe, arguments, arguments.world_size),
             duration=duration,
         )
-    # Threads of a process group that is still there when Python ends can abort the process.
-    trainer.accelerator.end_training()
+    end_processes(trainer)
     return arguments.output_dir
 
 
