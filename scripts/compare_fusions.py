@@ -24,7 +24,9 @@ standard deviation of the training folds.
 
 import argparse
 import json
+import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -131,11 +133,9 @@ def compute_loss(outputs, labels: torch.Tensor, **kwargs) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(outputs.logits, labels, label_smoothing=0.1)
 
 
-def fit_crossfuse(fusion: str, views: Views, labels: np.ndarray, args: argparse.Namespace) -> Predict:
-    set_seed(args.seed)
-    sizes = {name: values.shape[1] for name, values in views.items()}
-    model = make_model(fusion, sizes, num_labels=labels.max() + 1)
-    arguments = TrainingArguments(
+def training_arguments(folder: str, args: argparse.Namespace) -> TrainingArguments:
+    return TrainingArguments(
+        folder,
         num_train_epochs=args.epochs,
         per_device_train_batch_size=128,
         learning_rate=3e-3,
@@ -150,10 +150,18 @@ def fit_crossfuse(fusion: str, views: Views, labels: np.ndarray, args: argparse.
         use_cpu=True,
         seed=args.seed,
     )
+
+
+def fit_crossfuse(fusion: str, views: Views, labels: np.ndarray, args: argparse.Namespace) -> Predict:
+    set_seed(args.seed)
+    sizes = {name: values.shape[1] for name, values in views.items()}
+    model = make_model(fusion, sizes, num_labels=labels.max() + 1)
     rows = StackDataset(**to_tensors(views), labels=torch.eye(model.config.num_labels)[labels])
-    trainer = Trainer(model, arguments, collate_and_mix, train_dataset=rows, compute_loss_func=compute_loss)
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    with tempfile.TemporaryDirectory() as folder:  # Trainer makes it, though nothing is written to it
+        arguments = training_arguments(folder, args)
+        trainer = Trainer(model, arguments, collate_and_mix, train_dataset=rows, compute_loss_func=compute_loss)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
     model.eval()
 
     @torch.inference_mode()
@@ -189,12 +197,9 @@ def fit_machines(views: Views, labels: np.ndarray, args: argparse.Namespace) -> 
 
 
 METHODS = {
-    "concat": lambda *given: fit_crossfuse("concat", *given),
-    "joint": lambda *given: fit_crossfuse("joint", *given),
-    "bottleneck": lambda *given: fit_crossfuse("bottleneck", *given),
-    "latent": lambda *given: fit_crossfuse("latent", *given),
-    "svm": lambda *given: fit_machine("rbf", *given),
-    "linear_svm": lambda *given: fit_machine("linear", *given),
+    **{fusion: partial(fit_crossfuse, fusion) for fusion in ("concat", "joint", "bottleneck", "latent")},
+    "svm": partial(fit_machine, "rbf"),
+    "linear_svm": partial(fit_machine, "linear"),
     "svm_per_subset": fit_machines,
 }
 

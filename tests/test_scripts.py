@@ -412,7 +412,7 @@ def test_plot_bars_and_curves_refuse(tmp_path, values):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["evaluate", "predict", "demo"])
+@pytest.mark.parametrize("name", ["evaluate", "predict", "demo", "compare_fusions"])
 def test_help(name, capsys):
     with pytest.raises(SystemExit) as stopped:
         load_script(name).main(["--help"])
