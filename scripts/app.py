@@ -86,21 +86,15 @@ REQUIREMENTS = (
 )
 
 
-class ImageFile(gr.Image):
-    """A picture's file as it is: `gr.Image` would open it, and answer an unreadable one with a traceback."""
-
-    is_template = True  # for the browser it is a `gr.Image`
-
-    def preprocess(self, payload) -> str | None:
-        return None if payload is None else payload.path
-
-
 def input_component(name: str, kind: str):
     """The field of a modality. Files stay as they are, for the processor to read."""
     if kind == "text":
         return gr.Textbox(label=name, max_length=MAX_LETTERS, placeholder="Leave empty what you do not have")
     if kind == "image":
-        return ImageFile(label=name, height=240)
+        field = gr.Image(label=name, height=240)
+        # gradio would open it, and answer an unreadable one with a traceback.
+        field.preprocess = lambda file: None if file is None else file.path
+        return field
     if kind == "audio":
         return gr.Audio(label=name, type="filepath")
     if kind == "video":
@@ -237,9 +231,10 @@ def build_page(model, processor, examples: Sequence[Sequence[str | None]] = ()) 
             with gr.Column():
                 answer = answer_component(model)
                 shares = gr.Label(label="Share of each modality in the answer", show_heading=False, elem_id="shares")
-                picture = gr.Image(label="Where the answer came from", format="png", elem_id="explanation")
-        if examples:
-            gr.Examples(list(map(list, examples)), fields)
+                if examples:
+                    gr.Examples(list(map(list, examples)), fields)
+        gr.Markdown("### Where the answer came from")
+        picture = gr.Image(show_label=False, format="png", buttons=["download", "fullscreen"], elem_id="explanation")
         # One at a time: an explanation changes the model's attention while it lasts.
         gr.on(
             [button.click, *(field.submit for field in fields if isinstance(field, gr.Textbox))],
@@ -253,9 +248,7 @@ def build_page(model, processor, examples: Sequence[Sequence[str | None]] = ()) 
 
 
 def demo_examples(modalities: Sequence[str], folder: Path) -> list[list[str | None]]:
-    """Rows of the demo's data, if it is there and the model takes pictures and sound; their files go to `folder`."""
-    if not Path(DEMO_DATA).is_dir() or not {"image", "audio"} <= set(modalities):
-        return []
+    """Rows of the demo's data; their files go to `folder`."""
     rows = load_rows(DEMO_DATA, "test")
     names = rows["name"][:]
     examples = []
@@ -269,13 +262,14 @@ def demo_examples(modalities: Sequence[str], folder: Path) -> list[list[str | No
     return examples
 
 
-def write_space(folder: Path, model, processor):
+def write_space(folder: Path, model, processor, data: Path | None = None):
     """
     Writes a Space: this program, the package, the model, and what the Hub has to know about them.
 
     Args:
         folder (`Path`): must not exist, or be empty.
         model, processor: as [`~modeling_crossfuse.command_line.load_model`] gives them.
+        data (`Path`, *optional*): the demo's data, whole: its README and licences belong to the pictures.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
@@ -285,9 +279,8 @@ def write_space(folder: Path, model, processor):
     shutil.copy(__file__, folder / "app.py")
     package = Path(modeling_crossfuse.__file__).parent
     shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__"))
-    if Path(DEMO_DATA).is_dir() and {"image", "audio"} <= set(model.config.modalities):
-        # With its README and licences, which the pictures need.
-        shutil.copytree(DEMO_DATA, folder / DEMO_DATA, ignore=shutil.ignore_patterns("train-*", "validation-*"))
+    if data is not None:
+        shutil.copytree(data, folder / DEMO_DATA)
     versions = [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in REQUIREMENTS]
     (folder / "requirements.txt").write_text("\n".join(versions) + "\n")
     settings = {
@@ -327,20 +320,24 @@ def run(argv: list[str] | None):
     args = parse_args(argv)
     model, processor = load_model(args.model, args.device)
     if isinstance(model, CrossFuseForRetrieval):
-        raise ValueError(f"{args.model} finds texts and gives no answer; expected a model that generates or classifies")
+        raise ValueError(f"{args.model} ranks texts; expected a model that generates or classifies")
+    # A Space has the demo's data if its model is the demo's.
+    has_examples = Path(args.model) in (Path(DEMO_MODEL), Path(SPACE_MODEL)) and Path(DEMO_DATA).is_dir()
     if args.write_space is not None:
-        write_space(args.write_space, model, processor)
+        write_space(args.write_space, model, processor, Path(DEMO_DATA) if has_examples else None)
         print(f"written to {args.write_space}; next: hf upload NAME/SPACE {args.write_space} . --repo-type space")
         return
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow refuses twice as many
     with tempfile.TemporaryDirectory() as folder:
-        page = build_page(model, processor, demo_examples(list(model.config.modalities), Path(folder)))
+        examples = demo_examples(list(model.config.modalities), Path(folder)) if has_examples else []
+        page = build_page(model, processor, examples)
         page.launch(
             server_name=args.host,
             server_port=args.port,
             share=args.share,
             max_file_size=MAX_UPLOAD,
             show_error=True,
+            theme=gr.themes.Default(font=[gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700)), "sans-serif"]),
         )
 
 
