@@ -91,8 +91,9 @@ def input_component(name: str, kind: str):
     if kind == "text":
         return gr.Textbox(label=name, max_length=MAX_LETTERS, placeholder="Leave empty what you do not have")
     if kind == "image":
-        field = gr.Image(label=name, height=240)
-        # gradio would open it, and answer an unreadable one with a traceback.
+        field = gr.Image(label=name, type="filepath", image_mode=None, height=240)
+        # gradio would open it first, and have its own, long words for an unreadable one. It still does for a visitor
+        # who clicked on an example: the field is then made anew.
         field.preprocess = lambda file: None if file is None else file.path
         return field
     if kind == "audio":

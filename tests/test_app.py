@@ -216,19 +216,19 @@ def test_without_gradio_it_says_what_to_install(tmp_path):
 
 
 @contextlib.contextmanager
-def served(program: Path, folder: Path, *argv: str, **environment: str):
-    """The address of the page that a program serves."""
+def served(folder: Path, program: str, log_file: Path, **environment: str):
+    """The address of the page that a program serves, run in a folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     offline = {"HF_HUB_OFFLINE": "1", "GRADIO_SERVER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    with (folder / "server.log").open("w") as log:
-        command = [sys.executable, "-W", "ignore", str(program), *argv]
+    with log_file.open("w") as log:
+        command = [sys.executable, "-W", "ignore", program]
         process = subprocess.Popen(command, cwd=folder, env=os.environ | offline | environment, stdout=log, stderr=log)
     try:
         address = f"http://127.0.0.1:{port}"
         for _ in range(120):
-            assert process.poll() is None, (folder / "server.log").read_text()
+            assert process.poll() is None, log_file.read_text()
             with contextlib.suppress(OSError), urllib.request.urlopen(address):
                 break
             time.sleep(1)
@@ -277,12 +277,12 @@ def test_the_space_that_it_writes_starts_by_itself(monkeypatch, tmp_path, capsys
     required = [Requirement(line) for line in (space / "requirements.txt").read_text().splitlines()]
     assert all(requirement.specifier.contains(version(requirement.name)) for requirement in required)
     rocket = app.demo_examples(["image", "audio"], tmp_path)[0]
-    with served(space / "app.py", space, PYTHONPATH="") as address:
+    with served(space, "app.py", tmp_path / "server.log", PYTHONPATH="") as address:
         client = gradio_client.Client(address, verbose=False)
         files = [gradio_client.handle_file(path) for path in rocket]
         answer, shares, picture = client.predict("name in French", *files, api_name="/answer")
         assert answer == "fusée" and len(shares["confidences"]) == 3 and Path(picture).is_file()
-    assert "Traceback" not in (space / "server.log").read_text()
+    assert "Traceback" not in (tmp_path / "server.log").read_text()
 
 
 def test_a_space_of_another_model_has_no_examples(monkeypatch, folder, tmp_path):
@@ -309,7 +309,7 @@ def test_a_browser_uploads_asks_and_sees_the_answer(files, tmp_path):
         options.add_argument(f"--{argument}")
     options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1")
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    with served(ROOT / "scripts" / "app.py", tmp_path, str(save_model(tmp_path / "m", "text", "image"))) as address:
+    with served(ROOT, "scripts/app.py", tmp_path / "server.log", PYTHONPATH=str(ROOT)) as address:
         browser = webdriver.Chrome(options, webdriver.ChromeService(str(DRIVER)))
         try:
             wait = WebDriverWait(browser, 60)
@@ -327,6 +327,12 @@ def test_a_browser_uploads_asks_and_sees_the_answer(files, tmp_path):
             find("#explanation img")
             assert find("#answer textarea").get_property("value")
             assert {"text", "image"} <= set(find("#shares").text.split())
+            find(".tr-body").click()
+            wait.until(lambda browser: find("[data-testid=waveform-audio], #waveform, audio"))
+            find("#ask").click()
+            wait.until(lambda browser: "audio" in find("#shares").text)
+            assert find("#answer textarea").get_property("value") == "fusée"
+            find("#explanation img")
             assert browser.save_screenshot(str(tmp_path / "page.png"))
             assert Image.open(tmp_path / "page.png").convert("L").getextrema()[0] < 100  # not blank
             messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
