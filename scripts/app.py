@@ -109,7 +109,7 @@ def read_sample(config, values: Sequence[str | None]) -> dict[str, Any]:
     for (name, part), value in zip(config.modalities.items(), values):
         if value is None or not value.strip():
             continue
-        sample[name] = read_input(part.kind, value)
+        sample[name] = read_input("series", value) if part.kind == "series" else value
         check_length(name, part.kind, sample[name])
     if not sample:
         raise ValueError(f"Nothing is given; expected at least one of {', '.join(config.modalities)}")
@@ -118,11 +118,14 @@ def read_sample(config, values: Sequence[str | None]) -> dict[str, Any]:
 
 def check_length(name: str, kind: str, value: Any):
     """Refuses what would keep the machine busy for long; other limits are those of the upload and of pictures."""
-    length, limit, unit = {
-        "text": lambda: (len(value), MAX_LETTERS, "letters"),
-        "audio": lambda: (seconds_of(value), MAX_SECONDS, "seconds"),
-        "series": lambda: (len(value), MAX_STEPS, "steps"),
-    }.get(kind, lambda: (0, 0, ""))()
+    if kind == "text":
+        length, limit, unit = len(value), MAX_LETTERS, "letters"
+    elif kind == "audio":
+        length, limit, unit = seconds_of(value), MAX_SECONDS, "seconds"
+    elif kind == "series":
+        length, limit, unit = len(value), MAX_STEPS, "steps"
+    else:
+        return
     if length > limit:
         raise ValueError(f"{name} has {length:,.0f} {unit}; expected {limit:,} at most")
 
@@ -137,7 +140,8 @@ def seconds_of(path: str) -> float:
 
 
 def is_regression(config) -> bool:
-    return config.problem_type == "regression" or config.num_labels == 1
+    """As the loss and [`explain`] take it."""
+    return config.problem_type == "regression" or (config.problem_type is None and config.num_labels == 1)
 
 
 def read_answer(model, processor, batch, explanation) -> str | dict[str, float]:
