@@ -273,6 +273,7 @@ def test_a_server_answers_several_at_once(loaded, files):
         page.close()
 
 
+@pytest.mark.slow
 def test_the_space_that_it_writes_starts_by_itself(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(ROOT)
     space = tmp_path / "space"
@@ -302,6 +303,7 @@ def test_a_space_of_another_model_has_no_examples(monkeypatch, folder, tmp_path)
     assert app.parse_args([]).model == "model"
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.skipif(
     not (CHROMIUM.exists() and DRIVER.exists()), reason="needs Debian's packages chromium and chromium-driver"
