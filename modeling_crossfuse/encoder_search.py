@@ -19,6 +19,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Iterator
+from itertools import product
 from types import ModuleType
 from typing import Any
 
@@ -27,7 +28,8 @@ from torch import nn
 from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from .configuration_modalities import CrossFuseWrappedEncoderConfig
-from .encoder_calls import GRID_ARGUMENTS, call_encoder, hidden_states_of
+from .encoder_calls import LENGTHS_ARGUMENTS, call_encoder, hidden_states_of
+from .encoder_patches import GRID_ARGUMENTS, patch_layouts
 
 
 # What the models of transformers call the values and the mask of each kind, the more specific name first.
@@ -41,7 +43,7 @@ _MASK_ARGUMENTS = {
     "text": ("attention_mask",),
     "image": (),
     "video": (),
-    "audio": ("attention_mask", "input_features_mask", "feature_attention_mask", "padding_mask"),
+    "audio": ("attention_mask", "input_features_mask", "feature_attention_mask", "padding_mask", *LENGTHS_ARGUMENTS),
 }
 # Orders in which encoders take the dimensions of their values.
 _LAYOUTS = {
@@ -61,6 +63,22 @@ _LAYOUTS = {
     ],
 }
 _LENGTHS = ("length", "frames", "samples")
+# Widths of a frame of sound and numbers of frames for encoders that do not declare any. Many sizes of the chunks that
+# an encoder may work in divide these numbers, and that of samples.
+_USUAL_MEL_BINS = (80, 128)
+_USUAL_FRAMES = (256, 1_600)
+_USUAL_SAMPLES = 9_600
+# What is found out of how an encoder is called.
+_FOUND_FIELDS = (
+    "architecture",
+    "values_argument",
+    "mask_argument",
+    "grid_arguments",
+    "patch_layout",
+    "one_by_one",
+    "encoder_layout",
+    "hidden_size",
+)
 # Arguments by which a model continues what it has read: one that takes any of them may be a decoder.
 _CACHES = {"past_key_values", "cache_params", "state", "mems"}
 
@@ -99,7 +117,7 @@ def _grid_arguments(encoder: PreTrainedModel | type[PreTrainedModel]) -> list[st
 
 def made_up_values(encoder: nn.Module, config: CrossFuseWrappedEncoderConfig) -> torch.Tensor:
     """Values of two samples that an encoder takes, as `forward` does."""
-    for layout, values in _made_up_values(config):
+    for layout, values in _made_up_values(encoder, config):
         if layout != config.encoder_layout:
             continue
         with contextlib.suppress(Exception):  # of another size than it takes
@@ -300,27 +318,39 @@ def _probe(encoder: PreTrainedModel, kind: str) -> dict[str, Any]:
     training, reasons = encoder.training, []
     encoder.eval()
     try:
-        for layout, values in _made_up_values(settings):
-            for mask_argument in [*masks, None]:
-                settings.encoder_layout, settings.mask_argument = layout, mask_argument
-                try:
-                    settings.hidden_size = _run(encoder, settings, values)
-                except Exception as error:
-                    reasons.append(_first_line(error))
-                    continue
-                if kind == "text" and _is_decoder(encoder, values):
-                    raise DecoderError("reads from left to right, as a decoder does; expected an encoder")
-                return {
-                    "architecture": settings.architecture,
-                    "values_argument": settings.values_argument,
-                    "mask_argument": mask_argument,
-                    "grid_arguments": settings.grid_arguments,
-                    "encoder_layout": layout,
-                    "hidden_size": settings.hidden_size,
-                }
+        for values in _ways_to_call(encoder, settings, [*masks, None]):
+            try:
+                settings.hidden_size = _run(encoder, settings, values)
+            except Exception as error:
+                reasons.append(_first_line(error))
+                continue
+            if kind == "text" and _is_decoder(encoder, values):
+                raise DecoderError("reads from left to right, as a decoder does; expected an encoder")
+            return {name: getattr(settings, name) for name in _FOUND_FIELDS}
     finally:
         encoder.train(training)
     raise ValueError(f"fails on values of kind {kind!r} ({'; '.join(dict.fromkeys(reasons))})")
+
+
+def _ways_to_call(
+    encoder: PreTrainedModel, settings: CrossFuseWrappedEncoderConfig, masks: list[str | None]
+) -> Iterator[torch.Tensor]:
+    """Sets in `settings` each way in which an encoder may be called, and gives values for it."""
+    whole = [] if settings.grid_arguments else [None]
+    cuts = [*whole, *patch_layouts(encoder, settings)] if settings.kind in ("image", "video") else whole
+    for layout, values in _made_up_values(encoder, settings):
+        settings.encoder_layout = layout
+        for settings.patch_layout, settings.mask_argument in product(cuts, masks):
+            for one_by_one in _batches(settings):
+                settings.one_by_one = one_by_one
+                yield values
+
+
+def _batches(config: CrossFuseWrappedEncoderConfig) -> list[bool]:
+    """Values of `one_by_one`: sounds with a mask may come back packed, from which it can't be told what is whose."""
+    if config.mask_argument in LENGTHS_ARGUMENTS:
+        return [True]
+    return [False, True] if config.kind == "audio" and config.mask_argument else [False]
 
 
 @torch.no_grad()
@@ -351,7 +381,9 @@ def _is_decoder(encoder: PreTrainedModel, tokens: torch.Tensor) -> bool:
     return torch.equal(first, second)
 
 
-def _made_up_values(config: CrossFuseWrappedEncoderConfig) -> Iterator[tuple[list[str], torch.Tensor]]:
+def _made_up_values(
+    encoder: PreTrainedModel, config: CrossFuseWrappedEncoderConfig
+) -> Iterator[tuple[list[str], torch.Tensor]]:
     """Two samples in each layout that an encoder may take, of the sizes that its config declares."""
     generator = torch.Generator().manual_seed(0)
     if config.kind == "text":
@@ -359,27 +391,38 @@ def _made_up_values(config: CrossFuseWrappedEncoderConfig) -> Iterator[tuple[lis
         # The last tokens of a vocabulary, no two neighbours alike; the first are special ones.
         yield ["length"], vocab_size - 1 - torch.arange(32).view(2, 16) % max(2, min(50, vocab_size - 10))
         return
-    height, width = _picture_size(config)
-    sizes = {
-        "one": 1,
-        "num_channels": config.num_channels if isinstance(config.num_channels, int) else 3,
-        "height": height,
-        "width": width,
-        "frames": config.num_frames or 8,
-        "num_mel_bins": config.num_mel_bins or 80,
-        "samples": 8_000,
-    }
-    for frames in _numbers_of_frames(config) if config.kind == "audio" else [sizes["frames"]]:
-        sizes["frames"] = frames
-        for layout in _LAYOUTS[config.kind]:
-            yield layout, torch.randn(2, *(sizes[axis] for axis in layout), generator=generator)
+    sizes = {"one": 1, "samples": _USUAL_SAMPLES}
+    if config.kind in ("image", "video"):
+        sizes["num_channels"] = config.num_channels if isinstance(config.num_channels, int) else 3
+        sizes["height"], sizes["width"] = _picture_size(config)
+    tried = []
+    for sizes["frames"], sizes["num_mel_bins"] in _frame_sizes(encoder, config):
+        for layout in _layouts(config):
+            shape = [2, *(sizes[axis] for axis in layout)]
+            if sizes["num_mel_bins"] != (config.num_mel_bins or sizes["num_mel_bins"]):
+                layout = ["features" if axis == "num_mel_bins" else axis for axis in layout]
+            if (layout, shape) not in tried:
+                tried.append((layout, shape))
+                yield layout, torch.randn(shape, generator=generator)
 
 
-def _numbers_of_frames(config: CrossFuseWrappedEncoderConfig) -> list[int]:
-    """A few frames of sound and, for encoders that take clips of one length only, the number that they declare."""
+def _layouts(config: CrossFuseWrappedEncoderConfig) -> list[list[str]]:
+    """Features are spectra, whereas values may be waves too."""
+    spectra = config.values_argument == "input_features"
+    return [layout for layout in _LAYOUTS[config.kind] if not (spectra and "samples" in layout)]
+
+
+def _frame_sizes(encoder: PreTrainedModel, config: CrossFuseWrappedEncoderConfig) -> list[tuple[int, int]]:
+    """Numbers of frames, and widths of a frame of sound: those that are declared, and those that are usual."""
+    if config.kind != "audio":
+        return [(config.num_frames or 8, 0)]
     positions = getattr(config.encoder, "max_source_positions", None)
-    declared = 2 * positions if positions else getattr(config.encoder, "max_length", None)
-    return [256] if declared is None else [256, declared]
+    clip = 2 * positions if positions else getattr(config.encoder, "max_length", None)  # of one length only
+    frames = [_USUAL_FRAMES[0], *([clip] if clip else []), *_USUAL_FRAMES[1:]]
+    # Several mel frames may be stacked: then the first weights say how wide that is.
+    first = next((module.in_features for module in encoder.modules() if isinstance(module, nn.Linear)), None)
+    bins = [config.num_mel_bins or _USUAL_MEL_BINS[0], *([first] if first else []), *_USUAL_MEL_BINS]
+    return list(product(dict.fromkeys(frames), dict.fromkeys(bins)))
 
 
 def _picture_size(config: CrossFuseWrappedEncoderConfig) -> tuple[int, int]:

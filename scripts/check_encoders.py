@@ -85,11 +85,11 @@ def time_limit(seconds: int) -> Iterator[None]:
         raise TooSlow(f"takes more than {seconds} s")
 
     signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)  # again and again, since what is tried may catch the error
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def check(condition: bool, message: str):

@@ -44,6 +44,7 @@ DERIVED = re.compile(r"^(_.*|id2label|label2id|architectures|transformers_versio
 # The first pattern that finds something in a field's name says what the field holds; "keep" protects from the rest.
 ROLES = [
     ("keep", r"^(max|min)_depth|^depth_(co|div|mul|conf|sep)|feat_extract_layers|max_window_layers|depthwise_padding"),
+    ("keep", r"^pos_emb_width$|^subsampling_conv_channels$"),
     ("keep", r"^((num|in|audio|input|num_input|patch_embed_input)_)?(channels|chans)(_out)?$|mel|^input_(dim|feat)"),
     ("keep", r"projection_input_dim|model_in_dim|^(act|state|query)_dim|pos_dim|^max_(action|state)_dim|proj_layers"),
     ("zero", r"^(num_kv_shared_layers|num_nextn_predict_layers|merge_index)$"),

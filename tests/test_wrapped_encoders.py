@@ -24,6 +24,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from transformers import (
+    CONFIG_MAPPING,
     ASTConfig,
     AutoModel,
     AutoModelForSeq2SeqLM,
@@ -44,6 +45,8 @@ from transformers import (
     Wav2Vec2ForCTC,
     WhisperConfig,
 )
+from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniAudioEncoderConfig
+from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
 
 from modeling_crossfuse import (
     CrossFuseConfig,
@@ -732,3 +735,62 @@ def test_a_wrapped_config_by_itself():
     config = CrossFuseWrappedEncoderConfig(kind="text", encoder=BERT, architecture="BertModel")
     assert CrossFuseWrappedEncoderConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
     assert (config.vocab_size, config.frozen) == (99, False)
+
+
+# Sounds: encoders that give them back packed, and frames of another width than the mel bands
+
+
+SOUND = {
+    "d_model": 32,
+    "encoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 37,
+    "num_mel_bins": 16,
+    "output_dim": 24,
+}
+SOUNDS = {
+    "qwen3_asr_encoder": ({**SOUND, "downsample_hidden_size": 8}, "input_features_mask", True, (2, 16, 200)),
+    "muse_spark_audio": ({"hidden_sizes": [8] * 4}, None, False, (2, 3840)),
+    "fun_asr_nano_encoder": (
+        {**SIZES, "num_mel_bins": 8, "num_timestamp_prediction_layers": 1, "num_hidden_layers": 2},
+        "input_features_mask",
+        False,
+        (2, 30, 56),
+    ),
+    "granite_speech5_encoder": ({**SIZES, "num_mel_bins": 8, "vocab_size": 50}, "attention_mask", False, (2, 32, 32)),
+}
+
+
+@pytest.mark.parametrize("model_type", SOUNDS)
+def test_sounds_of_different_lengths(model_type):
+    fields, mask_argument, one_by_one, shape = SOUNDS[model_type]
+    model = compose({"audio": source_model(CONFIG_MAPPING[model_type](**fields))})
+    part = model.config.modalities["audio"]
+    assert (part.mask_argument, part.one_by_one) == (mask_argument, one_by_one)
+    names = model.config.modalities.value_name("audio"), model.config.modalities.mask_name("audio")
+    axis = 1 + next(i for i, name in enumerate(part.layout) if name in ("frames", "samples"))
+    mask = torch.ones(2, shape[axis], dtype=torch.long)
+    mask[1, shape[axis] // 2 :] = 0
+    inputs = dict(zip(names, (values_of(shape), mask)))
+    together = logits_of(model, inputs)
+    assert torch.isfinite(together).all()
+    assert_same(logits_of(model, take_rows(inputs, slice(1)), slice(1)), together[:1])
+    if mask_argument is not None:
+        inputs[names[0]].narrow(axis, shape[axis] // 2, shape[axis] // 2)[1] = 9.0
+        assert_same(logits_of(model, inputs), together)
+
+
+def test_packed_sounds():
+    """Of a part of a model that is no type of its own: sounds one after the other, with their lengths."""
+    config = Qwen2_5OmniAudioEncoderConfig(**SOUND, n_window=10, max_source_positions=20)
+    torch.manual_seed(0)
+    model = compose({"audio": Qwen2_5OmniAudioEncoder(config)})
+    mask = torch.ones(2, 40, dtype=torch.long)
+    mask[1, 20:] = 0
+    sounds = values_of((2, 16, 40))
+    with torch.no_grad():
+        states, kept = model.get_encoder().encode_modality("audio", sounds, mask)
+        packed = torch.cat([sounds[0], sounds[1, :, :20]], dim=1)
+        expected = wrapped(model, "audio")(packed, feature_lens=torch.tensor([40, 20])).last_hidden_state
+    assert kept.sum(1).tolist() == [10, 5]
+    assert_same(torch.cat([states[0], states[1, :5]]), expected)
