@@ -366,6 +366,8 @@ class CrossFuseWrappedEncoderConfig(PreTrainedConfig):
             takes one, the mask.
         grid_arguments (`list[str]`, *optional*): arguments by which an encoder that takes pictures as patches learns
             how many there are.
+        constant_arguments (`list[str]`, *optional*): arguments that the encoder gets the same for all values of a
+            size, since a modality has nothing of the kind.
         patch_layout (`list[str]`, *optional*): the axes of the patches that an encoder takes. Without it, they are the
             usual ones for `grid_arguments` or, without these either, the encoder takes whole pictures.
         one_by_one (`bool`, defaults to `False`): whether the encoder gets the samples of a batch one by one, since it
@@ -384,6 +386,7 @@ class CrossFuseWrappedEncoderConfig(PreTrainedConfig):
     values_argument: str | None = None
     mask_argument: str | None = None
     grid_arguments: list[str] | None = None
+    constant_arguments: list[str] | None = None
     patch_layout: list[str] | None = None
     one_by_one: bool = False
     encoder_layout: list[str] | None = None
@@ -429,8 +432,8 @@ class CrossFuseWrappedEncoderConfig(PreTrainedConfig):
 
     @property
     def encodes_images(self) -> bool:
-        """Whether the encoder takes pictures; one of kind `video` then gets each frame by itself."""
-        return "height" in self.encoder_layout and "frames" not in self.encoder_layout
+        """Whether each picture is encoded by itself; an encoder of kind `video` then gets each frame so."""
+        return self.kind == "image" or (self.kind == "video" and "frames" not in self.encoder_layout)
 
     @property
     def takes_patches(self) -> bool:

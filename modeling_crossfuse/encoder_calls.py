@@ -28,6 +28,8 @@ _OUTPUT_FIELDS = ("last_hidden_state", "encoder_last_hidden_state", "feature_map
 
 # Arguments by which encoders of packed sounds, one after the other, take the number of frames of each.
 LENGTHS_ARGUMENTS = ("feature_lens",)
+# Arguments that encoders get the same for all values of a size.
+CONSTANT_ARGUMENTS = ("bbox", "noise")
 
 
 def call_encoder(
@@ -55,16 +57,34 @@ def call_encoder(
         values = values.masked_fill(mask == 0, getattr(config.encoder, "pad_token_id", None) or 0)
     elif "frames" in config.encoder_layout and config.kind == "video":
         values, mask = _fill_frames(values, mask, config.num_frames or 0)
+    elif "frames" in config.encoder_layout and config.kind == "image":
+        values = values.unsqueeze(1).expand(-1, config.num_frames or config.temporal_patch_size, -1, -1, -1)
+    if config.constant_arguments:
+        arguments |= _constant_arguments(values, config)
     if config.takes_patches:
-        arguments = patch_arguments(values, config)
+        arguments |= patch_arguments(values, config)
         values = arguments.pop("patches")
-    elif config.kind == "video" and config.encoder_layout[1] == "frames":
+    elif config.encoder_layout[1:2] == ["frames"] and config.kind in ("image", "video"):
         values = values.transpose(1, 2)
     if config.mask_argument is not None:
         arguments[config.mask_argument] = mask
     outputs = encoder(**{argument: values}, **arguments)
     hidden_states = hidden_states_of(outputs, len(mask), padded=config.kind in ("text", "audio"))
     return hidden_states, _mask_of(encoder, config, outputs, mask, hidden_states.shape[1])
+
+
+def _constant_arguments(values: torch.Tensor, config: CrossFuseWrappedEncoderConfig) -> dict[str, torch.Tensor]:
+    """
+    `bbox`, where each token lies on a page, of a text that is on none; and `noise`, by which encoders that are trained
+    on pictures with patches left out sort the patches, such that these stay in their order.
+    """
+    arguments, device = {}, values.device
+    if "bbox" in config.constant_arguments:
+        arguments["bbox"] = torch.zeros(*values.shape[:2], 4, device=device)
+    if "noise" in config.constant_arguments:
+        patches = values.shape[-2] // config.patch_size * (values.shape[-1] // config.patch_size)
+        arguments["noise"] = torch.arange(patches, device=device).expand(len(values), -1)
+    return arguments
 
 
 def _call_one_by_one(

@@ -59,7 +59,12 @@ _PACKED_LAYOUTS = [
 _UNMERGED_LAYOUT = [_LINE_BY_LINE, "frames num_channels height width"]
 _STRIP_LAYOUTS = [["one", "num_channels", "height", f"batch {_OF_A_SAMPLE} width"]]  # NaViT (Dehghani et al., 2023)
 _PADDED_LAYOUTS = [["batch", _OF_A_SAMPLE, "height width num_channels"]]  # SigLIP 2 (Tschannen et al., 2025)
-_PLAIN_LAYOUTS = [*_PADDED_LAYOUTS, [_LINE_BY_LINE, "frames", "height", "width", "num_channels"]]
+_PLAIN_LAYOUTS = [
+    *_PADDED_LAYOUTS,
+    [_LINE_BY_LINE, "frames", "height", "width", "num_channels"],
+]
+# Whole frames, as pictures of a batch.
+_FRAMES_LAYOUT = ["batch times frames", "num_channels", "rows merged_rows height", "columns merged_columns width"]
 
 
 def patch_layouts(encoder: torch.nn.Module, config: CrossFuseWrappedEncoderConfig) -> list[list[str]]:
@@ -68,7 +73,7 @@ def patch_layouts(encoder: torch.nn.Module, config: CrossFuseWrappedEncoderConfi
         return []
     names = config.grid_arguments or []
     if not names:
-        return _PLAIN_LAYOUTS
+        return [*_PLAIN_LAYOUTS, _FRAMES_LAYOUT] if config.num_frames else _PLAIN_LAYOUTS
     if "target_sizes" in names:
         return _STRIP_LAYOUTS
     if not _are_packed(names):

@@ -28,7 +28,7 @@ from torch import nn
 from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from .configuration_modalities import CrossFuseWrappedEncoderConfig
-from .encoder_calls import LENGTHS_ARGUMENTS, call_encoder, hidden_states_of
+from .encoder_calls import CONSTANT_ARGUMENTS, LENGTHS_ARGUMENTS, call_encoder
 from .encoder_patches import GRID_ARGUMENTS, patch_layouts
 
 
@@ -47,7 +47,12 @@ _MASK_ARGUMENTS = {
 }
 # Orders in which encoders take the dimensions of their values.
 _LAYOUTS = {
-    "image": [["num_channels", "height", "width"]],
+    # The last two: an encoder of films, to which a picture is one of equal frames.
+    "image": [
+        ["num_channels", "height", "width"],
+        ["frames", "num_channels", "height", "width"],
+        ["num_channels", "frames", "height", "width"],
+    ],
     # The last: an encoder of pictures, which gets each frame by itself.
     "video": [
         ["frames", "num_channels", "height", "width"],
@@ -68,12 +73,26 @@ _LENGTHS = ("length", "frames", "samples")
 _USUAL_MEL_BINS = (80, 128)
 _USUAL_FRAMES = (256, 1_600)
 _USUAL_SAMPLES = 9_600
+# Beginnings of the names of modules of transformers that have no models.
+_NO_MODELS = (
+    "configuration_",
+    "convert_",
+    "feature_extraction_",
+    "image_processing_",
+    "modular_",
+    "processing_",
+    "tokenization_",
+    "video_processing_",
+)
+# How many of the reasons why an encoder could not be called an error message gives: those of what fits best.
+_REASONS = 4
 # What is found out of how an encoder is called.
 _FOUND_FIELDS = (
     "architecture",
     "values_argument",
     "mask_argument",
     "grid_arguments",
+    "constant_arguments",
     "patch_layout",
     "one_by_one",
     "encoder_layout",
@@ -87,6 +106,10 @@ class DecoderError(ValueError):
     """A model that reads from left to right, to continue what it has read, is given as an encoder."""
 
 
+class JointError(ValueError):
+    """A model that takes the values of a kind only together with those of another is given as an encoder of one."""
+
+
 def _parameters(encoder: PreTrainedModel | type[PreTrainedModel]) -> dict[str, inspect.Parameter]:
     parameters = dict(inspect.signature(encoder.forward).parameters)
     parameters.pop("self", None)  # of a class
@@ -95,12 +118,14 @@ def _parameters(encoder: PreTrainedModel | type[PreTrainedModel]) -> dict[str, i
 
 def _values_argument(encoder: PreTrainedModel, kind: str) -> str | None:
     """The argument by which a model takes values of a kind and nothing else, or None."""
+    if getattr(encoder.forward, "__func__", encoder.forward) is nn.Module.forward:  # it has none of its own
+        return None
     parameters = _parameters(encoder)
     names = VALUES_ARGUMENTS[kind]
     if kind in ("image", "video") and _grid_arguments(encoder):
         names = (*names, "hidden_states")
     name = next((name for name in names if name in parameters), None)
-    if name is None and kind != "text" and getattr(encoder, "main_input_name", None) in names:
+    if name is None and kind != "text" and _declares(encoder, kind):
         name = next(iter(parameters), None)  # `hidden_states`, in some
     known = {name, *_MASK_ARGUMENTS[kind], *_grid_arguments(encoder)}
     required = [
@@ -109,6 +134,13 @@ def _values_argument(encoder: PreTrainedModel, kind: str) -> str | None:
         if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
     ]
     return None if set(required) - known or any(key.startswith("decoder_") for key in parameters) else name
+
+
+def _declares(encoder: PreTrainedModel, kind: str) -> bool:
+    """Whether a model says that it is for values of a kind, whatever its argument is called."""
+    modalities = getattr(encoder, "input_modalities", ())
+    only = (modalities,) if isinstance(modalities, str) else tuple(modalities)
+    return getattr(encoder, "main_input_name", None) in VALUES_ARGUMENTS[kind] or only == (kind,)
 
 
 def _grid_arguments(encoder: PreTrainedModel | type[PreTrainedModel]) -> list[str]:
@@ -123,6 +155,8 @@ def made_up_values(encoder: nn.Module, config: CrossFuseWrappedEncoderConfig) ->
         with contextlib.suppress(Exception):  # of another size than it takes
             _run(encoder, config, values)
             break
+    if config.kind == "image" and values.dim() == 5:
+        values = values[:, 0] if config.encoder_layout[0] == "frames" else values[:, :, 0]
     if config.kind == "video":
         values = values.unsqueeze(1) if config.encodes_images else values
         values = values.transpose(1, 2) if config.encoder_layout[1] == "frames" else values
@@ -136,12 +170,23 @@ def _takes_only(encoder: PreTrainedModel, kind: str) -> bool:
     return not others & set(_parameters(encoder))
 
 
+def _parts(model: PreTrainedModel) -> list[nn.Module]:
+    """The model and what within it has a config."""
+    return [module for module in model.modules() if isinstance(getattr(module, "config", None), PreTrainedConfig)]
+
+
+def _takes_jointly(model: PreTrainedModel, kind: str) -> bool:
+    """Whether a model takes values of a kind, but no part of it takes them, and no values of another kind."""
+    taking = [part for part in _parts(model) if set(VALUES_ARGUMENTS[kind]) & set(_parameters(part))]
+    return bool(taking) and not any(_takes_only(part, kind) for part in taking)
+
+
 def _candidates(model: PreTrainedModel, kind: str) -> list[nn.Module]:
     """
     The model and the parts of it that take values of a kind, from the outside in: those before all that take no other
     kind, as the towers of dual models do. A part that is no `PreTrainedModel` counts where it is in none that counts.
     """
-    within = [module for module in model.modules() if isinstance(getattr(module, "config", None), PreTrainedConfig)]
+    within = _parts(model)
     fitting = [module for module in within if _values_argument(module, kind) is not None]
     single = [module for module in fitting if _takes_only(module, kind)]
     inner = {id(part) for module in single for part in module.modules() if part is not module}
@@ -172,7 +217,11 @@ def find_encoder(model: PreTrainedModel, kind: str, where: str) -> tuple[PreTrai
             _check_rebuilt(candidate)
             return candidate, _probe(candidate, kind)
         except ValueError as error:
-            errors.append(type(error)(f"{where} is no encoder of kind {kind!r}: {type(candidate).__name__} {error}"))
+            errors.append(_explain(error, candidate, kind, where))
+    if _takes_jointly(model, kind) and not any(isinstance(error, DecoderError) for error in errors):
+        raise JointError(
+            f"{where} is no encoder of kind {kind!r}: {type(model).__name__} takes it only together with another kind"
+        )
     if not errors:
         known = dict.fromkeys(name for names in VALUES_ARGUMENTS.values() for name in names)
         taken = [name for name in known if name in _parameters(model)]
@@ -183,6 +232,19 @@ def find_encoder(model: PreTrainedModel, kind: str, where: str) -> tuple[PreTrai
             f"takes {expected}"
         )
     raise errors[0]
+
+
+def _explain(error: ValueError, encoder: PreTrainedModel, kind: str, where: str) -> ValueError:
+    """The error for a part of a model that is no encoder; what fails and is a decoder is not expected to be one."""
+    if kind == "text" and _declares_decoder(encoder):
+        error = DecoderError("reads from left to right, as a decoder does; expected an encoder")
+    return type(error)(f"{where} is no encoder of kind {kind!r}: {type(encoder).__name__} {error}")
+
+
+def _declares_decoder(encoder: PreTrainedModel) -> bool:
+    """Whether a model can continue a text, and its attention says that it takes no notice of what follows."""
+    causal = any(getattr(module, "is_causal", False) is True for module in encoder.modules())
+    return causal and bool(_CACHES & set(_parameters(encoder)))
 
 
 def _config_of(encoder: PreTrainedModel) -> PreTrainedConfig:
@@ -245,7 +307,7 @@ def _modeling_modules(configuration: str) -> Iterator[ModuleType]:
     if twin == name:
         return
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        if module.name.startswith("modeling_") and module.name != twin:
+        if module.name != twin and not module.name.startswith(_NO_MODELS):
             yield importlib.import_module(f"{package}.{module.name}")
 
 
@@ -264,6 +326,9 @@ def _check_rebuilt(encoder: PreTrainedModel):
     except Exception as error:
         raise ValueError(f"can't be built from its config alone ({_first_line(error)})") from error
     own = encoder.state_dict()
+    buffers = [name for name, _ in encoder.named_buffers() if name not in own]
+    if buffers and not isinstance(encoder, PreTrainedModel):  # which, when it is loaded, makes them again
+        raise ValueError(f"has a buffer that is not saved, `{buffers[0]}`")
     parameters = dict(rebuilt.named_parameters())
     if any(key not in own for key in parameters) or any(
         value.shape != own[key].shape for key, value in rebuilt.state_dict().items() if key in own
@@ -324,23 +389,27 @@ def _probe(encoder: PreTrainedModel, kind: str) -> dict[str, Any]:
             except Exception as error:
                 reasons.append(_first_line(error))
                 continue
-            if kind == "text" and _is_decoder(encoder, values):
+            if kind == "text" and _is_decoder(encoder, settings, values):
                 raise DecoderError("reads from left to right, as a decoder does; expected an encoder")
             return {name: getattr(settings, name) for name in _FOUND_FIELDS}
     finally:
         encoder.train(training)
-    raise ValueError(f"fails on values of kind {kind!r} ({'; '.join(dict.fromkeys(reasons))})")
+    first = list(dict.fromkeys(reasons))[:_REASONS]
+    raise ValueError(f"fails on values of kind {kind!r} ({'; '.join(first)})")
 
 
 def _ways_to_call(
     encoder: PreTrainedModel, settings: CrossFuseWrappedEncoderConfig, masks: list[str | None]
 ) -> Iterator[torch.Tensor]:
     """Sets in `settings` each way in which an encoder may be called, and gives values for it."""
-    whole = [] if settings.grid_arguments else [None]
-    cuts = [*whole, *patch_layouts(encoder, settings)] if settings.kind in ("image", "video") else whole
+    constants = [name for name in CONSTANT_ARGUMENTS if name in _parameters(encoder)]
+    cuts = [] if settings.grid_arguments else [None]
+    if settings.kind in ("image", "video"):
+        cuts += patch_layouts(encoder, settings)
     for layout, values in _made_up_values(encoder, settings):
         settings.encoder_layout = layout
-        for settings.patch_layout, settings.mask_argument in product(cuts, masks):
+        for way in product([constants, None] if constants else [None], cuts, masks):
+            settings.constant_arguments, settings.patch_layout, settings.mask_argument = way
             for one_by_one in _batches(settings):
                 settings.one_by_one = one_by_one
                 yield values
@@ -362,23 +431,24 @@ def _run(encoder: PreTrainedModel, settings: CrossFuseWrappedEncoderConfig, valu
     mask = torch.ones(values.shape[0], values.shape[axis], dtype=torch.long, device=values.device)
     if settings.kind == "audio":
         mask[-1, -mask.shape[1] // 4 :] = 0
-    if settings.kind == "video" and axis == 2:
+    if settings.kind in ("image", "video") and axis == 2:
         values = values.transpose(1, 2)  # as `forward` takes it
+    if settings.kind == "image" and values.dim() == 5:
+        values = values[:, 0]
     hidden_states, _ = call_encoder(encoder, settings, values, mask)
     return hidden_states.shape[-1]
 
 
 @torch.no_grad()
-def _is_decoder(encoder: PreTrainedModel, tokens: torch.Tensor) -> bool:
+def _is_decoder(encoder: PreTrainedModel, settings: CrossFuseWrappedEncoderConfig, tokens: torch.Tensor) -> bool:
     """Whether a model that can continue a text takes no notice, at the first tokens, of the last one."""
     if not _CACHES & set(_parameters(encoder)):
         return False
     changed = tokens.clone()
     changed[:, -1] = torch.where(tokens[:, -1] == tokens[:, 0], tokens[:, 1], tokens[:, 0])
-    first, second = (
-        hidden_states_of(encoder(input_ids=ids.to(encoder.device)), len(ids))[:, :-1] for ids in (tokens, changed)
-    )
-    return torch.equal(first, second)
+    mask = torch.ones_like(tokens).to(encoder.device)
+    first, second = (call_encoder(encoder, settings, ids.to(mask.device), mask)[0] for ids in (tokens, changed))
+    return torch.equal(first[:, :-1], second[:, :-1])
 
 
 def _made_up_values(
@@ -421,6 +491,8 @@ def _frame_sizes(encoder: PreTrainedModel, config: CrossFuseWrappedEncoderConfig
     frames = [_USUAL_FRAMES[0], *([clip] if clip else []), *_USUAL_FRAMES[1:]]
     # Several mel frames may be stacked: then the first weights say how wide that is.
     first = next((module.in_features for module in encoder.modules() if isinstance(module, nn.Linear)), None)
+    if first == getattr(config.encoder, "hidden_size", None):  # those of a layer, not of what is in front of them
+        first = None
     bins = [config.num_mel_bins or _USUAL_MEL_BINS[0], *([first] if first else []), *_USUAL_MEL_BINS]
     return list(product(dict.fromkeys(frames), dict.fromkeys(bins)))
 

@@ -86,6 +86,7 @@ COMPLETIONS: dict[str, Callable[[SimpleNamespace, int], Any]] = {
     "indexer_head_dim": lambda config, layers: config.head_dim,
     "indexer_budget": lambda config, layers: 64,
     "indexer_compress_ratio": lambda config, layers: 16,
+    "default_language": lambda config, layers: config.languages[0],
     "downsample_rate": lambda config, layers: "1/2",
     "deepstack_layer_map": lambda config, layers: [(layers - 1, 0)],
 }
