@@ -63,7 +63,8 @@ from modeling_crossfuse import (
     CrossFuseModel,
     CrossFuseWrappedEncoderConfig,
 )
-from modeling_crossfuse.encoder_search import DecoderError, JointError
+from modeling_crossfuse.encoder_probe import DecoderError
+from modeling_crossfuse.encoder_search import JointError
 
 from .helpers import FUSIONS, assert_same, count_calls, take_rows, tiny_labels
 from .test_saving import assert_equal_states
