@@ -27,7 +27,7 @@ from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from .configuration_modalities import CrossFuseWrappedEncoderConfig
 from .encoder_patches import GRID_ARGUMENTS
-from .encoder_probe import CACHES, MASK_ARGUMENTS, DecoderError, first_line, parameters_of, probe
+from .encoder_probe import MASK_ARGUMENTS, DecoderError, declares_decoder, first_line, parameters_of, probe
 
 
 # What the models of transformers call the values of each kind, the more specific name first.
@@ -162,21 +162,15 @@ def _declared_settings(encoder: PreTrainedModel, kind: str) -> CrossFuseWrappedE
         encoder=_config_of(encoder),
         architecture=type(encoder).__name__,
         values_argument=_values_argument(encoder, kind),
-        grid_arguments=_grid_arguments(encoder) or None,
+        grid_arguments=(_grid_arguments(encoder) or None) if kind in ("image", "video") else None,
     )
 
 
 def _explain(error: ValueError, encoder: PreTrainedModel, kind: str, where: str) -> ValueError:
     """The error for a part of a model that is no encoder; what fails and is a decoder is not expected to be one."""
-    if kind == "text" and _declares_decoder(encoder):
+    if kind == "text" and declares_decoder(encoder):
         error = DecoderError("reads from left to right, as a decoder does; expected an encoder")
     return type(error)(f"{where} is no encoder of kind {kind!r}: {type(encoder).__name__} {error}")
-
-
-def _declares_decoder(encoder: PreTrainedModel) -> bool:
-    """Whether a model can continue a text, and its attention says that it takes no notice of what follows."""
-    causal = any(getattr(module, "is_causal", False) is True for module in encoder.modules())
-    return causal and bool(CACHES & set(parameters_of(encoder)))
 
 
 def _config_of(encoder: PreTrainedModel) -> PreTrainedConfig:

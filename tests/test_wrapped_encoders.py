@@ -35,6 +35,7 @@ from transformers import (
     CsmConfig,
     GraniteSpeechEncoderConfig,
     LlamaConfig,
+    Qwen3MoeConfig,
     ResNetConfig,
     RobertaConfig,
     Seq2SeqTrainer,
@@ -876,6 +877,17 @@ def test_what_is_taken_only_together_is_refused(kind):
     config = ViltConfig(vocab_size=99, image_size=16, patch_size=8, **SIZES)
     with pytest.raises(JointError, match="ViltModel takes it only together with another kind"):
         compose({kind: config})
+
+
+def test_a_decoder_with_experts_is_called_a_decoder():
+    """What its experts add up may differ in the last digits; a change of the last token makes none beyond these."""
+    config = Qwen3MoeConfig(vocab_size=99, head_dim=16, num_experts=4, moe_intermediate_size=16, **SIZES)
+    torch.manual_seed(0)
+    model = AutoModel.from_config(config)
+    noise = iter([1e-7, 0.0, 2e-7, 1e-7])
+    model.norm.register_forward_hook(lambda module, args, output: output + next(noise))
+    with pytest.raises(DecoderError, match="reads from left to right"):
+        compose({"text": model})
 
 
 def test_a_decoder_that_fails_is_called_a_decoder():
