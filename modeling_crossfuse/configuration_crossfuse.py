@@ -335,6 +335,14 @@ class CrossFuseConfig(LayerConfig):
         self.decoder.vocab_size = value
 
     @property
+    def num_frames(self) -> int:
+        """Frames that the first modality of kind `video` samples; the pipeline `video-classification` asks for it."""
+        for part in self.modalities.values():
+            if part.kind == "video":
+                return part.num_frames
+        raise AttributeError("this CrossFuse model has no modality of kind 'video', so its config has no `num_frames`")
+
+    @property
     def use_cache(self) -> bool:
         return self.decoder.use_cache
 

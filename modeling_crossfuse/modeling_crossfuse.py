@@ -349,7 +349,7 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             feature_attention_mask (`torch.Tensor` of shape `(batch, frames)`): its mask.
             modality_mask (`torch.Tensor` of shape `(batch, num_modalities)`): 1 where a sample has a modality.
             decoder_input_ids (`torch.LongTensor` of shape `(batch, target_length)`): tokens of the answer, shifted
-                right.
+                right. Defaults to one token a sample, `config.decoder_start_token_id`.
             encoder_outputs ([`CrossFuseEncoderOutput`]): a memory from before, instead of the modalities.
             kwargs: tensors of the other modalities, named as `config.modalities.tensor_names` says.
 
@@ -372,6 +372,8 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             )
         elif not isinstance(encoder_outputs, BaseModelOutput):
             encoder_outputs = CrossFuseEncoderOutput(*encoder_outputs)
+        if decoder_input_ids is None and decoder_inputs_embeds is None and past_key_values is None:
+            decoder_input_ids = self._start_tokens(encoder_outputs.last_hidden_state)
         tensor_names = self.config.modalities.tensor_names
         encoder_attention_mask = getattr(encoder_outputs, "attention_mask", None)
         decoder_outputs = self.decoder(
@@ -398,6 +400,11 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             encoder_attention_mask=encoder_attention_mask,
             encoder_modality_ids=getattr(encoder_outputs, "modality_ids", None),
         )
+
+    def _start_tokens(self, memory: torch.Tensor) -> torch.LongTensor | None:
+        """The token that every answer starts with, `(batch, 1)`, if the config knows one."""
+        token = self.config.decoder_start_token_id
+        return None if token is None else torch.full((len(memory), 1), token, device=memory.device)
 
 
 class CrossFuseEncoderModel(EncodersMixin, CrossFusePreTrainedModel):
@@ -691,9 +698,22 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         )
 
 
+class CrossFuseForSpeechSeq2Seq(CrossFuseForConditionalGeneration):
+    """
+    [`CrossFuseForConditionalGeneration`] whose main input is sound: what the pipeline `automatic-speech-recognition`
+    loads from a checkpoint of it, and hands `input_features` `(batch, num_mel_bins, frames)`.
+
+    Args:
+        config ([`CrossFuseConfig`]): the config, with a modality `audio`.
+    """
+
+    main_input_name = "input_features"
+
+
 __all__ = [
     "CrossFuseEncoderModel",
     "CrossFuseForConditionalGeneration",
+    "CrossFuseForSpeechSeq2Seq",
     "CrossFuseModel",
     "CrossFusePreTrainedModel",
 ]

@@ -173,31 +173,31 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderHead):
     ) -> CrossFuseRetrievalOutput:
         r"""
         Compares the samples of both groups. A batch to train on has as many of one as of the other, and samples at the
-        same place belong together; those that lack a group count in neither. To compare 2 pictures with 1,000 names,
-        give `return_loss=False`.
+        same place belong together; those that lack a group count in neither.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, length)`): values of the modality `text`, if there is one.
             item_ids (`torch.LongTensor` of shape `(batch,)`, *optional*): numbers of what the samples are about;
                 samples with the same number belong together, too. All are different by default.
-            return_loss (`bool`, defaults to `True`): whether to compute the loss.
+            return_loss (`bool`, defaults to `True`): whether to compute the loss. In evaluation mode there is none
+                where the groups have different numbers of samples, as in zero-shot classification.
             kwargs: the other inputs of [`CrossFuseMultimodalEncoder`].
 
         Raises:
-            ValueError: as [`CrossFuseMultimodalEncoder`] does, or if a group is not given, or, with `return_loss`, the
-                groups have different numbers of samples.
+            ValueError: as [`CrossFuseMultimodalEncoder`] does, or if a group is not given, or, in
+                training and with `return_loss`, the groups have different numbers of samples.
         """
         tensors = {"input_ids": input_ids, **kwargs}
         (first, has_first), (second, has_second) = self._embed(0, tensors), self._embed(1, tensors)
         loss = None
-        if return_loss:
-            if len(first) != len(second):
-                raise ValueError(
-                    f"{self._described(0)} has {len(first)} samples and {self._described(1)} {len(second)}; expected "
-                    "as many, or `return_loss=False`"
-                )
+        if return_loss and self.training and len(first) != len(second):
+            raise ValueError(
+                f"{self._described(0)} has {len(first)} samples and {self._described(1)} {len(second)}; expected "
+                "as many, or `return_loss=False`"
+            )
+        if return_loss and len(first) == len(second):
             loss = self._loss(first, second, has_first & has_second, item_ids)
-        logits = self._logits(first, second)
+        logits = self.compare(first, second)
         per_image = {}
         with_images = [any(self.config.modalities[name].kind == "image" for name in group) for group in self.groups]
         if sum(with_images) == 1:
@@ -229,7 +229,8 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderHead):
     def _described(self, group: int) -> str:
         return f"the group of {', '.join(self.groups[group])}"
 
-    def _logits(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    def compare(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Logits `(first_batch, second_batch)`, the scaled cosines, of vectors that [`get_fused_features`] gives."""
         logits = first @ second.t() * self.logit_scale.clamp(max=_LARGEST_LOGIT_SCALE).exp()
         return logits if self.logit_bias is None else logits + self.logit_bias
 
@@ -246,7 +247,7 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderHead):
             all_items = _gather(item_ids[paired], sizes)
         items = all_items.split(sizes)[rank]
         belong = (items[:, None] == all_items[None]).float()
-        forth, back = self._logits(first, all_second).float(), self._logits(second, all_first).float()
+        forth, back = self.compare(first, all_second).float(), self.compare(second, all_first).float()
         if self.config.contrastive_loss == "sigmoid":
             total = -nn.functional.logsigmoid((2 * belong - 1) * forth).sum()
         else:

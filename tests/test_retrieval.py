@@ -109,6 +109,8 @@ def test_compares_any_number_of_names():
     inputs = {**tiny_inputs(model.config, 5), "pixel_values": torch.randn(2, 3, 8, 8)}
     outputs = model(**inputs, return_loss=False)
     assert outputs.logits.shape == (2, 5) and outputs.loss is None
+    assert model(**inputs).loss is None
+    model.train()
     with pytest.raises(ValueError, match="the group of image has 2 samples and the group of text 5; expected as many"):
         model(**inputs)
 
