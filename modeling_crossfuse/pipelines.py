@@ -80,8 +80,8 @@ class CrossFusePipeline(Pipeline):
       regression stay in the order of `config.id2label`.
     - [`CrossFuseForTokenClassification`]: `[{"index": int, "label": str, "score": float}, ...]` for the positions that
       the sample has, with `"word"` where they are a text's tokens.
-    - [`CrossFuseForRetrieval`]: `projection_dim` floats, or, given candidates, `[{"label": ..., "score": float}, ...]`,
-      the best first.
+    - [`CrossFuseForRetrieval`]: `projection_dim` floats or, given candidates, `[{"label": ..., "score": float},
+      ...]`, the best first.
 
     Load it by `pipeline("crossfuse", model="folder or Hub id")`, or with the objects
     `pipeline("crossfuse", model=model, processor=processor)`.
@@ -149,7 +149,7 @@ class CrossFusePipeline(Pipeline):
             candidate_labels (`list[str]`, *optional*): what [`CrossFuseForRetrieval`] chooses from: zero-shot
                 classification.
             candidates (`list[dict[str, Any]]`, *optional*): a sample for each of `candidate_labels`, such as a
-                picture; the labels as texts by default. Without `candidate_labels`, the labels are places in this list.
+                picture; the labels as texts by default. Without `candidate_labels`, a label is its place in this list.
             return_tensors (`bool`, *optional*, defaults to `False`): whether embeddings are tensors instead of lists.
 
         Returns:
