@@ -48,7 +48,7 @@ from .configuration_modalities import (
 )
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .fusion import CrossFuseFusion, Memory, Stream, register_fusion
-from .image_processing_crossfuse import CrossFuseFrameProcessor
+from .image_processing_crossfuse import CrossFuseVideoImageProcessor
 from .modeling_crossfuse import (
     CrossFuseEncoderModel,
     CrossFuseForConditionalGeneration,
@@ -87,7 +87,7 @@ for head, auto_classes in _HEADS.items():
 AutoFeatureExtractor.register(CrossFuseConfig, CrossFuseFeatureExtractor, exist_ok=True)
 AutoImageProcessor.register(
     CrossFuseConfig,
-    image_processor_classes={"pil": CrossFuseFrameProcessor, "torchvision": CrossFuseFrameProcessor},
+    image_processor_classes={"pil": CrossFuseVideoImageProcessor, "torchvision": CrossFuseVideoImageProcessor},
     exist_ok=True,
 )
 AutoProcessor.register(CrossFuseConfig, CrossFuseProcessor, exist_ok=True)
@@ -116,7 +116,6 @@ __all__ = [
     "CrossFuseForSequenceClassification",
     "CrossFuseForSpeechSeq2Seq",
     "CrossFuseForTokenClassification",
-    "CrossFuseFrameProcessor",
     "CrossFuseFusion",
     "CrossFuseFusionConfig",
     "CrossFuseImageConfig",
@@ -129,6 +128,7 @@ __all__ = [
     "CrossFuseTextConfig",
     "CrossFuseTrainer",
     "CrossFuseVideoConfig",
+    "CrossFuseVideoImageProcessor",
     "CrossFuseWrappedEncoderConfig",
     "Memory",
     "Stream",

@@ -17,7 +17,7 @@ from transformers import ViTImageProcessorPil
 from transformers.feature_extraction_utils import BatchFeature
 
 
-class CrossFuseFrameProcessor(ViTImageProcessorPil):
+class CrossFuseVideoImageProcessor(ViTImageProcessorPil):
     r"""
     The image processor of a model with videos and without images: it takes pictures for the frames of one video. The
     pipeline `video-classification` loads it, where transformers' video processors would need torchvision.
@@ -28,9 +28,9 @@ class CrossFuseFrameProcessor(ViTImageProcessorPil):
 
     ```python
     >>> from PIL import Image
-    >>> from modeling_crossfuse import CrossFuseFrameProcessor
+    >>> from modeling_crossfuse import CrossFuseVideoImageProcessor
 
-    >>> frame_processor = CrossFuseFrameProcessor(size={"height": 16, "width": 16})
+    >>> frame_processor = CrossFuseVideoImageProcessor(size={"height": 16, "width": 16})
     >>> frame_processor([Image.new("RGB", (40, 30))] * 4, return_tensors="pt")["pixel_values_videos"].shape
     torch.Size([1, 4, 3, 16, 16])
     ```
@@ -51,4 +51,4 @@ class CrossFuseFrameProcessor(ViTImageProcessorPil):
         return BatchFeature({"pixel_values_videos": [frames] if isinstance(frames, list) else frames[None]})
 
 
-__all__ = ["CrossFuseFrameProcessor"]
+__all__ = ["CrossFuseVideoImageProcessor"]

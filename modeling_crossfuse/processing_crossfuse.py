@@ -39,7 +39,7 @@ from .configuration_crossfuse import CrossFuseConfig
 from .configuration_modalities import check_modality_name
 from .encoder_processors import is_same, load_processor
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
-from .image_processing_crossfuse import CrossFuseFrameProcessor
+from .image_processing_crossfuse import CrossFuseVideoImageProcessor
 from .media import (
     as_batch,
     fit_array,
@@ -269,7 +269,7 @@ class CrossFuseProcessor(ProcessorMixin):
         image_processor = feature_extractor = None
         if pictures:
             has_images = any(part.kind == "image" for part in pictures)
-            image_processor = (ViTImageProcessorPil if has_images else CrossFuseFrameProcessor)(
+            image_processor = (ViTImageProcessorPil if has_images else CrossFuseVideoImageProcessor)(
                 size={"height": pictures[0].image_size, "width": pictures[0].image_size},
                 image_mean=[0.5] * pictures[0].num_channels,
                 image_std=[0.5] * pictures[0].num_channels,
@@ -729,8 +729,8 @@ class CrossFuseProcessor(ProcessorMixin):
         kwargs["subfolder"] = subfolder
         if "image_processor" in saved:
             # The same pictures give the same numbers whether torchvision is there or not.
-            ours = saved["image_processor"].get("image_processor_type") == CrossFuseFrameProcessor.__name__
-            loader = CrossFuseFrameProcessor if ours else AutoImageProcessor
+            ours = saved["image_processor"].get("image_processor_type") == CrossFuseVideoImageProcessor.__name__
+            loader = CrossFuseVideoImageProcessor if ours else AutoImageProcessor
             arguments["image_processor"] = loader.from_pretrained(
                 pretrained_model_name_or_path, **({} if ours else {"backend": "pil"}), **kwargs
             )

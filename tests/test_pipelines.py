@@ -40,10 +40,10 @@ from modeling_crossfuse import (
     CrossFuseForSequenceClassification,
     CrossFuseForSpeechSeq2Seq,
     CrossFuseForTokenClassification,
-    CrossFuseFrameProcessor,
     CrossFuseModel,
     CrossFusePipeline,
     CrossFuseProcessor,
+    CrossFuseVideoImageProcessor,
 )
 from modeling_crossfuse.media import load_sound, resample
 
@@ -410,7 +410,7 @@ def test_auto_classes_load_the_parts_of_a_processor(folder):
     assert isinstance(AutoFeatureExtractor.from_pretrained(model), CrossFuseFeatureExtractor)
     assert isinstance(AutoModelForSpeechSeq2Seq.from_pretrained(model), CrossFuseForSpeechSeq2Seq)
     frames = folder(CrossFuseForSequenceClassification, "video", **LABELS)
-    assert isinstance(AutoImageProcessor.from_pretrained(frames), CrossFuseFrameProcessor)
+    assert isinstance(AutoImageProcessor.from_pretrained(frames), CrossFuseVideoImageProcessor)
 
 
 def test_auto_model_loads_an_encoder_as_one(folder):

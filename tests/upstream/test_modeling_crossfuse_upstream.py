@@ -20,7 +20,15 @@ import torch
 from transformers import BertConfig, ViTConfig
 from transformers.modeling_outputs import Seq2SeqLMOutput, Seq2SeqModelOutput
 
-from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration, CrossFuseModel
+from modeling_crossfuse import (
+    CrossFuseConfig,
+    CrossFuseEncoderModel,
+    CrossFuseForConditionalGeneration,
+    CrossFuseForRetrieval,
+    CrossFuseForSequenceClassification,
+    CrossFuseForTokenClassification,
+    CrossFuseModel,
+)
 
 from .transformers_tests.generation.test_utils import GenerationTesterMixin
 from .transformers_tests.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor
@@ -236,3 +244,71 @@ class CrossFuseWrappedModelTest(CrossFuseTesterMixin, unittest.TestCase):
     additional_model_inputs = ("pixel_values", "wrist_values")
 
     test_attention_outputs_without_own_entries = CrossFuseTextModelTest.test_attention_outputs_without_own_entries
+
+
+class EncoderTester(TextTester):
+    """Text alone, for models without a decoder."""
+
+    def get_config(self):
+        config = super().get_config()
+        config.is_encoder_decoder = False
+        return config
+
+    def prepare_config_and_inputs_for_common(self):
+        config, inputs = super().prepare_config_and_inputs_for_common()
+        inputs.pop("decoder_input_ids")
+        return config, inputs
+
+
+class FusedEncoderTester(EncoderTester):
+    """Text and an image, which has no layers of its own, in a joint fusion; one sample has no image."""
+
+    image_length = 4
+    encoder_seq_length = TextTester.seq_length + image_length
+
+    def get_config(self):
+        return CrossFuseConfig(
+            d_model=self.hidden_size,
+            num_hidden_layers=0,
+            num_attention_heads=self.num_attention_heads,
+            modalities={"text": {"vocab_size": self.vocab_size}, "image": {"image_size": 16, "patch_size": 8}},
+            fusion={"type": "joint", "num_layers": self.num_hidden_layers},
+            decoder={"vocab_size": self.vocab_size},
+            is_encoder_decoder=False,
+        )
+
+    def prepare_config_and_inputs_for_common(self):
+        config, inputs = super().prepare_config_and_inputs_for_common()
+        inputs |= {
+            "pixel_values": floats_tensor([self.batch_size, 3, 16, 16]),
+            "modality_mask": torch.tensor([[1, 1], [1, 0], [1, 1]]),
+        }
+        return config, inputs
+
+
+class CrossFuseEncoderTesterMixin(ModelTesterMixin):
+    all_model_classes = (
+        CrossFuseEncoderModel,
+        CrossFuseForSequenceClassification,
+        CrossFuseForTokenClassification,
+    )
+    _is_composite = True
+    model_tester_class = None
+
+    def setUp(self):
+        self.model_tester = self.model_tester_class(self)
+
+
+class CrossFuseTextEncoderTest(CrossFuseEncoderTesterMixin, unittest.TestCase):
+    model_tester_class = EncoderTester
+
+
+class CrossFuseFusedEncoderTest(CrossFuseEncoderTesterMixin, unittest.TestCase):
+    model_tester_class = FusedEncoderTester
+    additional_model_inputs = ("pixel_values",)
+
+
+class CrossFuseRetrievalTest(CrossFuseEncoderTesterMixin, unittest.TestCase):
+    model_tester_class = FusedEncoderTester
+    all_model_classes = (CrossFuseForRetrieval,)
+    additional_model_inputs = ("pixel_values",)
