@@ -107,9 +107,11 @@ class CrossFuseForSequenceClassification(CrossFusePreTrainedEncoderHead):
         if labels is not None:
             _check_labels(labels, self.config)
         if encoder_outputs is None:
-            encoder_outputs = self.model(input_ids=input_ids, **kwargs)
-        attention = {key: kwargs[key] for key in ("output_attentions",) if key in kwargs}
-        pooled, weights = self.pooling(encoder_outputs.last_hidden_state, encoder_outputs.attention_mask, **attention)
+            encoder_outputs = self.model(input_ids=input_ids, return_dict=True, **kwargs)
+        output_attentions = kwargs.get("output_attentions", self.config.output_attentions)
+        pooled, weights = self.pooling(
+            encoder_outputs.last_hidden_state, encoder_outputs.attention_mask, output_attentions=output_attentions
+        )
         logits = self.classifier(self.dropout(pooled))
         loss = None
         if labels is not None:
@@ -119,7 +121,7 @@ class CrossFuseForSequenceClassification(CrossFusePreTrainedEncoderHead):
             logits=logits,
             hidden_states=encoder_outputs.hidden_states,
             attentions=encoder_outputs.attentions,
-            cross_attentions=(weights,) if kwargs.get("output_attentions") and weights is not None else None,
+            cross_attentions=(weights,) if output_attentions and weights is not None else None,
             encoder_attention_mask=encoder_outputs.attention_mask,
             encoder_modality_ids=encoder_outputs.modality_ids,
         )
@@ -226,7 +228,7 @@ class CrossFuseForTokenClassification(CrossFusePreTrainedEncoderHead):
             ValueError: as [`CrossFuseMultimodalEncoder`] does, if no sample has the labelled modality, or the labels
                 have another shape than its stream.
         """
-        outputs = self.model(input_ids=input_ids, **kwargs)
+        outputs = self.model(input_ids=input_ids, return_dict=True, **kwargs)
         places = (outputs.modality_ids[0] == self.modality_id).nonzero().squeeze(1)
         if len(places) == 0:
             raise ValueError(

@@ -351,8 +351,11 @@ class CrossFuseConfig(LayerConfig):
         self.decoder.use_cache = value
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
-        """The decoder's config; with `encoder=True`, that of the first modality of kind `text`, if there is one."""
-        if encoder and not decoder:
+        """
+        The decoder's config; with `encoder=True`, or of a model without a decoder (`is_encoder_decoder=False`), that
+        of the first modality of kind `text`, if there is one.
+        """
+        if (encoder and not decoder) or not self.is_encoder_decoder:
             return next((part for part in self.modalities.values() if part.kind == "text"), self)
         return self.decoder
 

@@ -368,6 +368,7 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
                 input_features=input_features,
                 feature_attention_mask=feature_attention_mask,
                 modality_mask=modality_mask,
+                return_dict=True,
                 **kwargs,
             )
         elif not isinstance(encoder_outputs, BaseModelOutput):
@@ -385,6 +386,7 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             encoder_attention_mask=encoder_attention_mask,
             past_key_values=past_key_values,
             use_cache=use_cache,
+            return_dict=True,
             **{key: value for key, value in kwargs.items() if key not in tensor_names},
         )
         return CrossFuseModelOutput(
@@ -442,7 +444,9 @@ class CrossFuseEncoderModel(EncodersMixin, CrossFusePreTrainedModel):
 
     def resize_token_embeddings(self, *args, **kwargs) -> nn.Module:
         """Resizes the vocabulary of the first text encoder."""
-        return self.encoder.resize_token_embeddings(*args, **kwargs)
+        embeddings = self.encoder.resize_token_embeddings(*args, **kwargs)
+        self.vocab_size = embeddings.weight.shape[0]  # where transformers' own models have it, too
+        return embeddings
 
     @can_return_tuple
     def forward(self, input_ids: torch.LongTensor | None = None, **kwargs) -> CrossFuseEncoderOutput:
@@ -451,7 +455,7 @@ class CrossFuseEncoderModel(EncodersMixin, CrossFusePreTrainedModel):
             input_ids (`torch.LongTensor` of shape `(batch, length)`): values of the modality `text`, if there is one.
             kwargs: the other inputs of [`CrossFuseMultimodalEncoder`].
         """
-        return self.encoder(input_ids=input_ids, **kwargs)
+        return self.encoder(input_ids=input_ids, return_dict=True, **kwargs)
 
 
 class CrossFusePreTrainedEncoderHead(EncodersMixin, CrossFusePreTrainedModel):
@@ -473,7 +477,9 @@ class CrossFusePreTrainedEncoderHead(EncodersMixin, CrossFusePreTrainedModel):
 
     def resize_token_embeddings(self, *args, **kwargs) -> nn.Module:
         """Resizes the vocabulary of the first text encoder."""
-        return self.model.resize_token_embeddings(*args, **kwargs)
+        embeddings = self.model.resize_token_embeddings(*args, **kwargs)
+        self.vocab_size = embeddings.weight.shape[0]  # where transformers' own models have it, too
+        return embeddings
 
 
 def shift_tokens_right(labels: torch.Tensor, pad_token_id: int, decoder_start_token_id: int) -> torch.Tensor:
@@ -615,6 +621,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
         # The decoder's input is shifted already: as `shift_labels`, the loss does not shift again.

@@ -179,21 +179,27 @@ class CrossFusePipeline(Pipeline):
         if self.head == "text":
             postprocess_params = {key: kwargs.pop(key) for key in ("skip_special_tokens",) if key in kwargs}
             return preprocess_params, {**(kwargs.pop("generate_kwargs", None) or {}), **kwargs}, postprocess_params
-        for key in kwargs:
-            if key not in _PARAMETERS[self.head]:
-                known = ("batch_size", "num_workers", "processor_kwargs", *_PARAMETERS[self.head])
-                raise TypeError(
-                    f"`{key}` is no argument for {type(self.model).__name__}; expected one of {', '.join(known)}"
-                )
-        _check_choices(**{key: kwargs[key] for key in ("top_k", "function_to_apply") if key in kwargs})
+        self._check_parameters(**kwargs)
         labels, candidates = kwargs.pop("candidate_labels", None), kwargs.pop("candidates", None)
         if labels is None and candidates is None:
             return preprocess_params, {}, kwargs
         labels, candidates = _pair_candidates(labels, candidates)
-        forward_params = {
-            "candidate_embeds": self._embed(candidates, processor_kwargs)
-        }  # once, for all samples of the call
+        # Once, for all samples of the call.
+        forward_params = {"candidate_embeds": self._embed(candidates, processor_kwargs)}
         return preprocess_params, forward_params, {**kwargs, "labels": labels}
+
+    def _check_parameters(self, top_k: int | None = None, function_to_apply: str | None = None, **kwargs):
+        given = {"top_k": top_k, "function_to_apply": function_to_apply, **kwargs}
+        for key, value in given.items():
+            if value is not None and key not in _PARAMETERS[self.head]:
+                known = ("batch_size", "num_workers", "processor_kwargs", *_PARAMETERS[self.head])
+                raise TypeError(
+                    f"`{key}` is no argument for {type(self.model).__name__}; expected one of {', '.join(known)}"
+                )
+        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+            raise ValueError(f"`top_k={top_k!r}`; expected an integer of at least 1, or None for all")
+        if function_to_apply not in (None, *_FUNCTIONS):
+            raise ValueError(f"`function_to_apply={function_to_apply!r}`; expected one of {', '.join(_FUNCTIONS)}")
 
     def preprocess(self, sample: dict[str, Any], processor_kwargs: dict[str, Any] | None = None) -> BatchFeature:
         """One sample to the model's tensors, a batch of one."""
@@ -245,7 +251,7 @@ class CrossFusePipeline(Pipeline):
         return [{"generated_text": text} for text in texts]
 
     def _forward_labels(self, model_inputs: BatchFeature) -> dict[str, torch.Tensor]:
-        return {"logits": self.model(**model_inputs).logits}
+        return {"logits": self.model(return_dict=True, **model_inputs).logits}
 
     def _postprocess_labels(self, outputs, top_k: int | None = None, function_to_apply: str | None = None):
         config = self.model.config
@@ -258,7 +264,7 @@ class CrossFusePipeline(Pipeline):
         return _rank(labels, scores, top_k, keep_order=config.problem_type == "regression")
 
     def _forward_positions(self, model_inputs: BatchFeature) -> dict[str, torch.Tensor]:
-        outputs = self.model(**model_inputs)
+        outputs = self.model(return_dict=True, **model_inputs)
         tensors = {"logits": outputs.logits, "mask": outputs.attention_mask}
         modalities, name = self.model.config.modalities, self.model.labeled_modality
         tokens = model_inputs.get(modalities.value_name(name))
@@ -283,7 +289,7 @@ class CrossFusePipeline(Pipeline):
         ]
 
     def _forward_embeddings(self, model_inputs: BatchFeature, candidate_embeds: torch.Tensor | None = None):
-        embeds = self.model.get_fused_features(**model_inputs).pooler_output
+        embeds = self.model.get_fused_features(return_dict=True, **model_inputs).pooler_output
         if candidate_embeds is None:
             return {"embeds": embeds}
         return {"logits": self.model.compare(embeds, candidate_embeds.to(embeds.device))}
@@ -312,15 +318,6 @@ class CrossFusePipeline(Pipeline):
         """
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
-
-
-def _check_choices(top_k: int | None = None, function_to_apply: str | None = None):
-    if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
-        raise ValueError(f"`top_k={top_k!r}`; expected an integer of at least 1, or None for all")
-    if function_to_apply is not None and function_to_apply not in _FUNCTIONS:
-        raise ValueError(
-            f"`function_to_apply={function_to_apply!r}`; expected one of {', '.join(_FUNCTIONS)}, or None"
-        )
 
 
 def _pair_candidates(labels: list[str] | None, candidates: list[dict[str, Any]] | None) -> tuple[list, list]:

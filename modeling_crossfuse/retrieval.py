@@ -116,6 +116,7 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderHead):
             if module.logit_bias is not None:
                 init.constant_(module.logit_bias, bias)
 
+    @can_return_tuple
     def get_fused_features(self, input_ids: torch.LongTensor | None = None, **kwargs) -> BaseModelOutputWithPooling:
         r"""
         One vector for each sample, of all modalities that are given.
@@ -128,7 +129,7 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderHead):
             [`~transformers.modeling_outputs.BaseModelOutputWithPooling`]: `pooler_output`
             `(batch, projection_dim)`, of length 1, and the memory as `last_hidden_state`.
         """
-        outputs = self.model(input_ids=input_ids, **kwargs)
+        outputs = self.model(input_ids=input_ids, return_dict=True, **kwargs)
         pooled, _ = self.pooling(outputs.last_hidden_state, outputs.attention_mask)
         return BaseModelOutputWithPooling(
             last_hidden_state=outputs.last_hidden_state,
@@ -216,14 +217,14 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderHead):
             raise ValueError(f"{self._described(group)} is not given; with one group only, use `get_fused_features`")
         rows = read_present(read_inputs(given, modalities), tensors.get("modality_mask"), modalities).any(1)
         if rows.all():
-            return self.get_fused_features(**tensors).pooler_output, rows
+            return self.get_fused_features(return_dict=True, **tensors).pooler_output, rows
         if not rows.any():
             raise ValueError(f"no sample has a modality of {self._described(group)}")
         of_samples = [*modalities.tensor_names, "modality_mask"]
         tensors = {
             key: value[rows] if key in of_samples and value is not None else value for key, value in tensors.items()
         }
-        embeds = self.get_fused_features(**tensors).pooler_output
+        embeds = self.get_fused_features(return_dict=True, **tensors).pooler_output
         return embeds.new_zeros(len(rows), embeds.shape[1]).index_copy(0, rows.nonzero().squeeze(1), embeds), rows
 
     def _described(self, group: int) -> str:

@@ -115,6 +115,16 @@ def test_compares_any_number_of_names():
         model(**inputs)
 
 
+def test_outputs_are_tuples_on_request():
+    model = retriever("text", "image")
+    inputs, features = tiny_inputs(model.config), model.get_fused_features(**tiny_inputs(model.config))
+    logits = model(**inputs).logits
+    assert_same(model.get_text_features(**inputs, return_dict=False)[0], model.get_text_features(**inputs)[0])
+    model.config.return_dict = False
+    assert_same(model.get_fused_features(**inputs)[1], features.pooler_output)
+    assert_same(model(**inputs)[1], logits)
+
+
 def test_without_pairs_the_loss_is_zero():
     model = retriever("text", "image")
     loss = model(**tiny_inputs(model.config), modality_mask=torch.tensor([[1, 0], [0, 1]])).loss
