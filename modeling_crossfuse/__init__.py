@@ -64,7 +64,13 @@ from .retrieval import CrossFuseForRetrieval
 __version__ = "0.1.0"
 
 # What needs more than torch and transformers, or time to import, is loaded when first used.
-_LAZY = {"CrossFuseDataCollator": "data", "CrossFuseTrainer": "training"}
+_LAZY = {
+    "CrossFuseDataCollator": "data",
+    "CrossFuseTrainer": "training",
+    "Explanation": "explanation",
+    "explain": "explanation",
+    "plot_explanation": "plotting_explanation",
+}
 
 AutoConfig.register("crossfuse", CrossFuseConfig, exist_ok=True)
 # Of several, a checkpoint's `architectures` tell; the first is for those that name none of them.
@@ -130,7 +136,10 @@ __all__ = [
     "CrossFuseVideoConfig",
     "CrossFuseVideoImageProcessor",
     "CrossFuseWrappedEncoderConfig",
+    "Explanation",
     "Memory",
     "Stream",
+    "explain",
+    "plot_explanation",
     "register_fusion",
 ]

@@ -44,9 +44,10 @@ class CachedInputs(torch.utils.data.Dataset):
         rows (`datasets.Dataset`): the rows.
         processor ([`CrossFuseProcessor`]): makes the tensors.
         inputs (`dict[str, str]`): name of each modality to its column.
+        target (`str`, *optional*): a column to keep, beside those with text.
     """
 
-    def __init__(self, rows: datasets.Dataset, processor, inputs: dict[str, str]):
+    def __init__(self, rows: datasets.Dataset, processor, inputs: dict[str, str], target: str | None = None):
         inputs = {name: column for name, column in inputs.items() if processor.modalities[name]["kind"] != "text"}
         collator = CrossFuseDataCollator(processor, inputs)
         samples = select_columns(rows, inputs.values()) if inputs else [{}] * len(rows)
@@ -54,8 +55,11 @@ class CachedInputs(torch.utils.data.Dataset):
             collator([row]) if any(collator._read([row], column)[0] is not None for column in inputs.values()) else {}
             for row in tqdm(samples, desc="reading the inputs", unit=" samples")
         ]
-        texts = rows.select_columns([name for name, feature in rows.features.items() if has_text(feature)])
-        self.texts = [_only_text(row, rows.features) for row in texts.to_list()]
+        kept = [name for name, feature in rows.features.items() if has_text(feature)]
+        self.texts = [_only_text(row, rows.features) for row in rows.select_columns(kept).to_list()]
+        if target is not None and not has_text(rows.features[top_column(rows, target)]):
+            for text, row in zip(self.texts, select_columns(rows, [target])):
+                text.update(row)
 
     def __len__(self) -> int:
         return len(self.tensors)
@@ -322,8 +326,8 @@ class CachedInputsCollator(CrossFuseDataCollator):
         return batch
 
     def _read(self, rows: list[dict[str, Any]], column: str) -> list[Any]:
-        is_left = column in {self.inputs[name] for name in self.inputs if name not in self.cached}
-        return super()._read(rows, column) if is_left else []
+        names = [name for name in self.inputs if self.inputs[name] == column]
+        return [] if names and self.cached.issuperset(names) else super()._read(rows, column)
 
 
 def _stack(tensors: list[torch.Tensor | None]) -> torch.Tensor:

@@ -113,11 +113,8 @@ class CrossFuseForSequenceClassification(CrossFusePreTrainedEncoderHead):
             encoder_outputs.last_hidden_state, encoder_outputs.attention_mask, output_attentions=output_attentions
         )
         logits = self.classifier(self.dropout(pooled))
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(labels=labels, pooled_logits=logits.float(), config=self.config)
         return CrossFuseSequenceClassifierOutput(
-            loss=loss,
+            loss=None if labels is None else self._loss(logits.float(), labels),
             logits=logits,
             hidden_states=encoder_outputs.hidden_states,
             attentions=encoder_outputs.attentions,
@@ -125,6 +122,13 @@ class CrossFuseForSequenceClassification(CrossFusePreTrainedEncoderHead):
             encoder_attention_mask=encoder_outputs.attention_mask,
             encoder_modality_ids=encoder_outputs.modality_ids,
         )
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        smoothing = self.config.label_smoothing if self.training else 0.0
+        loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        if not smoothing or self.config.problem_type != "single_label_classification":
+            return loss
+        return nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)  # which transformers' has not
 
 
 def _check_labels(labels: torch.Tensor, config: CrossFuseConfig):

@@ -20,10 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForSeq2SeqLM, AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 from transformers.utils import logging
 
+from .classification import CrossFuseForSequenceClassification
 from .data import check_exists
+from .modeling_crossfuse import CrossFuseForConditionalGeneration
+from .retrieval import CrossFuseForRetrieval
+
+
+# The models that the programs can ask.
+HEADS = {
+    head.__name__: head
+    for head in (CrossFuseForConditionalGeneration, CrossFuseForSequenceClassification, CrossFuseForRetrieval)
+}
 
 
 def load_model(name_or_path: str, device: str | None = None):
@@ -45,9 +55,17 @@ def load_model(name_or_path: str, device: str | None = None):
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
         raise ValueError(f"`device={device!r}` is no device: {one_line(error)}") from error
-    model = AutoModelForSeq2SeqLM.from_pretrained(name_or_path)
+    model = _model_class(AutoConfig.from_pretrained(name_or_path)).from_pretrained(name_or_path)
     processor = AutoProcessor.from_pretrained(name_or_path)
     return model.eval().to(place), processor
+
+
+def _model_class(config) -> type:
+    """The class that a saved model is of, if it has a head."""
+    name = (config.architectures or [None])[0]
+    if name not in HEADS:
+        raise ValueError(f"the model is a {name or config.model_type}; expected one of {', '.join(HEADS)}")
+    return HEADS[name]
 
 
 def one_line(error: Exception) -> str:

@@ -147,8 +147,8 @@ class CrossFuseConfig(LayerConfig):
         contrastive_loss (`str`, defaults to `"softmax"`): `"softmax"` (Radford et al., 2021, *CLIP*) or `"sigmoid"`
             (Zhai et al., 2023, *SigLIP*).
         projection_dim (`int`, *optional*): width of the embeddings of [`CrossFuseForRetrieval`]; `d_model` by default.
-        label_smoothing (`float`, defaults to 0.0): share of the target probability spread over the vocabulary in
-            training.
+        label_smoothing (`float`, defaults to 0.0): share of the target probability spread over the vocabulary, or
+            the classes, in training.
         tie_word_embeddings (`bool`, defaults to `True`): whether the decoder's token embedding is also its output
             layer.
         pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id (`int`): special tokens of the answers.
@@ -183,7 +183,7 @@ class CrossFuseConfig(LayerConfig):
     """
 
     model_type = "crossfuse"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "encoder_attention_mask", "encoder_modality_ids"]
     attribute_map = {"hidden_size": "d_model"}
     sub_configs_defaults = {
         "modalities": CrossFuseModalitiesConfig,

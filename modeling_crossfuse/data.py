@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     import datasets
 
 
+# What labels may be to transformers' classification heads.
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+
+
 def get_column(row: Mapping[str, Any], column: str) -> Any:
     """
     The value of a column, or of a field of a struct.
@@ -196,6 +200,12 @@ class CrossFuseDataCollator:
         question_dropout (`float`, defaults to 0.0): probability with which a row gets no question, and `target` to
             answer.
         max_target_length (`int`, *optional*): tokens of an answer, its end of sequence included.
+        problem_type (`str`, *optional*): what `target` is, where it is not a text to generate:
+            `"single_label_classification"`, `"multi_label_classification"` or `"regression"`, as in a config of
+            transformers, which give the `labels` of [`CrossFuseForSequenceClassification`]; or `"retrieval"`, which
+            gives `item_ids`, by which [`CrossFuseForRetrieval`] knows samples of the same target.
+        label2id (`dict[str, int]`, *optional*): numbers of the labels in `target`, such as `config.label2id`. Whole
+            numbers in `target` are numbers of labels already.
         answer_ids (`dict[str, int]`, *optional*): number of each answer in the `target` column, for a model with
             `num_answers`: gives `answer_ids` `(batch,)`, -100 for other answers, whatever question was drawn.
         augment (`Callable`, *optional*): takes the finished batch, a dict of tensors, and returns it changed.
@@ -236,6 +246,8 @@ class CrossFuseDataCollator:
         question_modality: str = "text",
         question_dropout: float = 0.0,
         max_target_length: int | None = None,
+        problem_type: str | None = None,
+        label2id: dict[str, int] | None = None,
         answer_ids: dict[str, int] | None = None,
         augment: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None,
         seed: int | None = None,
@@ -247,6 +259,8 @@ class CrossFuseDataCollator:
         self.question_modality = question_modality
         self.question_dropout = question_dropout
         self.max_target_length = max_target_length
+        self.problem_type = problem_type
+        self.label2id = dict(label2id or {})
         self.answer_ids = answer_ids
         self.augment = augment
         self.seed = seed
@@ -268,18 +282,34 @@ class CrossFuseDataCollator:
             raise ValueError("`answer_ids` needs `target`: the column whose answers they number")
         if self.max_target_length is not None and self.max_target_length < 1:
             raise ValueError(f"`max_target_length={self.max_target_length}`; expected at least 1")
+        if self.problem_type is not None:
+            self._check_problem_type()
+            return
         tokenizer = getattr(self.processor, "tokenizer", None)
         if (self.target or self.questions) and getattr(tokenizer, "eos_token_id", None) is None:
             raise ValueError("labels need a processor with a `tokenizer` that has an `eos_token`")
 
+    def _check_problem_type(self):
+        if self.problem_type not in (*PROBLEM_TYPES, "retrieval"):
+            raise ValueError(
+                f"`problem_type={self.problem_type!r}`; expected one of {', '.join(PROBLEM_TYPES)}, retrieval, or None"
+            )
+        if self.questions or self.answer_ids is not None:
+            raise ValueError(f"`questions` and `answer_ids` don't go with `problem_type={self.problem_type!r}`")
+        if self.target is None:
+            raise ValueError(f"`problem_type={self.problem_type!r}` needs `target`: the column of the labels")
+
     def __call__(self, rows: list[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Rows of a data set to the tensors of the model's `forward`, `labels` `(batch, length)` among them."""
+        """Rows of a data set to the tensors of the model's `forward`, `labels` among them."""
         inputs = {name: self._read(rows, column) for name, column in self.inputs.items()}
         chosen = [self._draw(row) for row in rows]
         if self.questions:
             inputs[self.question_modality] = [question for question, _ in chosen]
         batch = self._encode(rows, inputs)
-        if self.target or self.questions:
+        if self.problem_type is not None:
+            name = "item_ids" if self.problem_type == "retrieval" else "labels"
+            batch[name] = self._targets(self._read(rows, self.target))
+        elif self.target or self.questions:
             columns = [column for _, column in chosen]
             batch["labels"] = self._labels([self._answer(*item) for item in zip(range(len(rows)), rows, columns)])
         if self.answer_ids is not None:
@@ -340,6 +370,28 @@ class CrossFuseDataCollator:
             raise TypeError(f"row {index} has {answer!r} in the target column {column!r}; expected a str")
         return answer
 
+    def _targets(self, values: list[Any]) -> torch.Tensor:
+        """Targets that are no text to generate: classes `(batch,)`, or numbers or a 0 or 1 for each label."""
+        if self.problem_type == "regression":
+            return _numbers(values, self.target)
+        if self.problem_type != "multi_label_classification":
+            return torch.tensor([-100 if value is None else self._label_id(value) for value in values])
+        labels = torch.zeros(len(values), len(self.label2id))
+        for row, names in enumerate(values):
+            if not isinstance(names, (list, tuple)):
+                raise TypeError(f"row {row} has {names!r} in the target column {self.target!r}; expected a list")
+            labels[row, [self._label_id(name) for name in names]] = 1.0
+        return labels
+
+    def _label_id(self, label: str | int) -> int:
+        if isinstance(label, str) and label in self.label2id:
+            return self.label2id[label]
+        if isinstance(label, int):
+            return int(label)
+        raise ValueError(
+            f"the target column {self.target!r} has {label!r}, which is none of the {len(self.label2id)} labels"
+        )
+
     def _labels(self, answers: list[str]) -> torch.Tensor:
         """Tokens of the answers with an end of sequence, `(batch, length)`, padded with -100."""
         tokenizer = self.processor.tokenizer
@@ -349,13 +401,73 @@ class CrossFuseDataCollator:
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
 
 
+def _numbers(values: list[Any], column: str) -> torch.Tensor:
+    """Numbers `(batch,)`, or lists of as many numbers `(batch, numbers)`."""
+    try:
+        numbers = torch.tensor(values, dtype=torch.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the target column {column!r} has other values than as many numbers: {error}") from error
+    if not numbers.isfinite().all():
+        raise ValueError(f"the target column {column!r} has numbers that are not finite")
+    return numbers
+
+
+def problem_type_of(feature: Any) -> str:
+    """
+    The `problem_type` that a column of a data set is made for.
+
+    Args:
+        feature: an entry of `datasets.Features`.
+
+    Raises:
+        ValueError: if it is neither text, classes, numbers, nor lists of them.
+
+    Example:
+
+    ```python
+    >>> from datasets import ClassLabel, List, Value
+    >>> from modeling_crossfuse.data import problem_type_of
+
+    >>> problem_type_of(ClassLabel(names=["cat", "dog"])), problem_type_of(List(Value("string")))
+    ('single_label_classification', 'multi_label_classification')
+    >>> problem_type_of(Value("float32"))
+    'regression'
+    ```
+    """
+    inner = getattr(feature, "feature", feature)
+    dtype = getattr(inner, "dtype", None) or ""
+    if dtype.startswith("float"):
+        return "regression"
+    if dtype.startswith(("int", "uint", "string", "large_string")):
+        return "single_label_classification" if inner is feature else "multi_label_classification"
+    raise ValueError(f"a column of {feature} has no labels; expected text, classes, numbers, or lists of them")
+
+
+def label_names(rows: "datasets.Dataset", column: str) -> list[str]:
+    """
+    The names of the labels in a column: those of a `ClassLabel`, the distinct texts, sorted, or the whole numbers from
+    0 on.
+    """
+    feature = rows.features.get(column)  # a field of a struct has no names
+    inner = getattr(feature, "feature", feature)
+    if hasattr(inner, "names"):
+        return list(inner.names)
+    values = [get_column(row, column) for row in select_columns(rows, [column])]
+    labels = {label for value in values for label in (value if isinstance(value, list) else [value])} - {None}
+    if all(isinstance(label, int) for label in labels):
+        return [str(number) for number in range(max(labels, default=-1) + 1)]
+    return sorted(labels)
+
+
 __all__ = [
     "CrossFuseDataCollator",
     "check_exists",
     "get_column",
     "has_text",
+    "label_names",
     "load_rows",
     "parse_mapping",
+    "problem_type_of",
     "select_columns",
     "top_column",
 ]

@@ -13,6 +13,7 @@
 # limitations under the License.
 """Answers of a model for many samples, what they are worth, and which modalities they came from."""
 
+import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
 from .data import get_column, select_columns
 
@@ -100,12 +102,13 @@ def predict(
     degrade: Callable[[str, Any], Any] | None = None,
     progress: bool = True,
     **generate_kwargs,
-) -> list[str]:
+) -> list[Any]:
     """
     Answers for many samples.
 
     Args:
-        model ([`CrossFuseForConditionalGeneration`]): put into evaluation mode for the time being.
+        model ([`CrossFuseForConditionalGeneration`] or [`CrossFuseForSequenceClassification`]): put into evaluation
+            mode for the time being.
         processor ([`CrossFuseProcessor`]): the model's.
         rows (`datasets.Dataset` or a sequence of `dict`): one row per sample, read one batch at a time.
         inputs (`dict[str, str]`): modality to column; dots lead into structs. A row's `None` is a missing modality.
@@ -114,38 +117,104 @@ def predict(
         degrade (`Callable[[str, Any], Any]`, *optional*): takes a kind and a raw value and returns a worse one, such
             as [`~modeling_crossfuse.degradation.Degradation`].
         progress (`bool`, defaults to `True`): whether to show a progress bar.
-        generate_kwargs: as `model.generate` takes them.
+        generate_kwargs: as `model.generate` takes them; a model that does not generate does not read them.
 
     Returns:
-        `list[str]`: an answer for each row, without special tokens and surrounding blanks.
+        `list`: an answer for each row: a text without special tokens and surrounding blanks, or what [`read_logits`]
+        makes of a classification.
 
     Raises:
         ValueError: if a modality or a column is unknown, or a sample has no modality.
     """
+    if model.can_generate():
+        generate_kwargs = answer_length(model, generate_kwargs)
+
+    def answer(batch: dict[str, torch.Tensor]) -> list[Any]:
+        if not model.can_generate():
+            return read_logits(model(**batch).logits, model.config)
+        texts = processor.batch_decode(model.generate(**batch, **generate_kwargs), skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
     batches = _batches(model.config, processor, rows, inputs, question, degrade, batch_size)
+    return list(itertools.chain.from_iterable(_run(model, answer, batches, len(rows), progress)))
+
+
+def _run(model, function: Callable, batches: DataLoader, num_rows: int, progress: bool) -> list[Any]:
+    """What a function makes of each batch, with the model in evaluation mode."""
+    results = []
+    bar = tqdm(total=num_rows, desc="Answering", unit="sample", disable=None if progress else True, leave=False)
+    with evaluation_mode(model), bar:
+        for batch in batches:
+            results.append(function(to_device(batch, model)))
+            bar.update(len(results[-1]))
+    return results
+
+
+def read_logits(logits: torch.Tensor, config) -> list[Any]:
+    """
+    What a classification head answered.
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch, num_labels)`): its logits.
+        config ([`CrossFuseConfig`]): says by `problem_type` and `id2label` what they mean.
+
+    Returns:
+        `list`: for each sample the name of the best label; the names of all labels that are more likely than not, for
+        several labels; a number or a list of numbers, for a regression.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from modeling_crossfuse import CrossFuseConfig
+    >>> from modeling_crossfuse.evaluation import read_logits
+
+    >>> logits = torch.tensor([[0.5, 2.0], [1.0, -1.0]])
+    >>> read_logits(logits, CrossFuseConfig(id2label={0: "cat", 1: "dog"}))
+    ['dog', 'cat']
+    >>> read_logits(logits, CrossFuseConfig(id2label={0: "cat", 1: "dog"}, problem_type="multi_label_classification"))
+    [['cat', 'dog'], ['cat']]
+    ```
+    """
+    if config.problem_type == "regression":
+        return (logits.squeeze(1) if config.num_labels == 1 else logits).tolist()
+    if config.problem_type == "multi_label_classification":
+        return [[config.id2label[label] for label in row.nonzero().flatten().tolist()] for row in logits > 0]
+    return [config.id2label[label] for label in logits.argmax(1).tolist()]
+
+
+@contextlib.contextmanager
+def evaluation_mode(model):
+    """The model in evaluation mode; afterwards in the mode it was in."""
     was_training = model.training
     model.eval()
-    answers = []
     try:
-        with tqdm(
-            total=len(rows), desc="Answering", unit="sample", disable=None if progress else True, leave=False
-        ) as bar:
-            for batch in batches:
-                ids = model.generate(**_to(batch, model), **_length(model, generate_kwargs))
-                texts = processor.batch_decode(ids, skip_special_tokens=True)
-                answers.extend(text.strip() for text in texts)
-                bar.update(len(texts))
+        yield
     finally:
         model.train(was_training)
-    return answers
 
 
-def _to(batch, model) -> dict[str, torch.Tensor]:
+@contextlib.contextmanager
+def eager_attention(model):
+    """The model with the attention that gives its weights; afterwards each part has its own again."""
+    configs = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
+    implementations = [config._attn_implementation for config in configs]
+    try:
+        model.set_attn_implementation("eager")
+        yield
+    finally:
+        # Setting a config's sets those of its parts, too: the whole comes first, its parts after it.
+        for config, implementation in zip(configs, implementations):
+            config._attn_implementation = implementation
+
+
+def to_device(batch, model) -> dict[str, torch.Tensor]:
     """A batch without labels, on the model's device."""
     return {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
 
 
-def _length(model, generate_kwargs: dict[str, Any]) -> dict[str, Any]:
+def answer_length(model, generate_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `generate`, with a length where nobody chose one."""
     # transformers stops after 20 tokens where nobody said when to: too early for text made of characters.
     defaults = model.generation_config
     chosen = {"max_new_tokens", "max_length", "generation_config"} & generate_kwargs.keys()
@@ -166,33 +235,103 @@ def evaluate_rows(
     How good a model's answers are.
 
     Args:
-        model, processor, rows, inputs: as in [`predict`].
-        target (`str`): the column of the right answers; dots lead into structs.
+        model: any with a head.
+        processor, rows, inputs: as in [`predict`].
+        target (`str`): the column of the right answers; dots lead into structs. For [`CrossFuseForRetrieval`], what
+            the modality of kind `text` is given: each sample has to find its own among the distinct ones of all rows.
         predict_kwargs: the other arguments of [`predict`].
 
     Returns:
-        `dict[str, float]`: `exact_match` and `cer` as fractions, `chrf` from 0 to 100, `num_samples` and
-        `samples_per_second`.
+        `dict[str, float]`: the metrics of [`~modeling_crossfuse.metrics.compute_text_metrics`],
+        [`~modeling_crossfuse.metrics.compute_label_metrics`] or [`~modeling_crossfuse.metrics.RankingMetrics`],
+        `num_samples` and `samples_per_second`.
 
     Raises:
         ImportError: if `crossfuse[train]` is not installed.
         ValueError: as [`predict`] does, or if a row has no answer.
     """
-    from .metrics import compute_text_metrics
-
     check_inputs(model.config, rows, inputs, target)
     references = [get_column(row, target) for row in select_columns(rows, [target])]
+    start = time.perf_counter()
+    if hasattr(model, "get_fused_features"):
+        metrics = _evaluate_retrieval(model, processor, rows, inputs, references, **predict_kwargs)
+    elif model.can_generate():
+        metrics = _evaluate_texts(model, processor, rows, inputs, references, **predict_kwargs)
+    else:
+        metrics = _evaluate_labels(model, processor, rows, inputs, references, **predict_kwargs)
+    seconds = time.perf_counter() - start
+    return {**metrics, "num_samples": len(rows), "samples_per_second": round(len(rows) / seconds, 1)}
+
+
+def _check_texts(references: list[Any]):
     for index, reference in enumerate(references):
         if not isinstance(reference, str):
-            raise ValueError(f"row {index} has {reference!r} in column {target!r}; expected a text")
-    start = time.perf_counter()
+            raise ValueError(f"row {index} has {reference!r} in the column of the right answers; expected a text")
+
+
+def _evaluate_texts(model, processor, rows, inputs, references, **predict_kwargs) -> dict[str, float]:
+    from .metrics import compute_text_metrics
+
+    _check_texts(references)
+    return compute_text_metrics(predict(model, processor, rows, inputs, **predict_kwargs), references)
+
+
+def _evaluate_labels(model, processor, rows, inputs, references, **predict_kwargs) -> dict[str, float]:
+    from .metrics import compute_label_metrics
+
     answers = predict(model, processor, rows, inputs, **predict_kwargs)
-    seconds = time.perf_counter() - start
-    return {
-        **compute_text_metrics(answers, references),
-        "num_samples": len(answers),
-        "samples_per_second": round(len(answers) / seconds, 1),
-    }
+    references = [_named(reference, model.config.id2label) for reference in references]
+    return compute_label_metrics(answers, references, model.config.problem_type)
+
+
+def _named(reference: Any, id2label: dict[int, str]) -> Any:
+    """The name of a label, which a data set may have as its number."""
+    if isinstance(reference, list):
+        return [_named(label, id2label) for label in reference]
+    return id2label[reference] if isinstance(reference, int) else reference
+
+
+def _evaluate_retrieval(
+    model, processor, rows, inputs, references, batch_size=64, degrade=None, progress=True, **predict_kwargs
+) -> dict[str, float]:
+    from .metrics import RankingMetrics
+
+    _check_texts(references)
+    name = text_modality(model.config)
+    if name in inputs:
+        raise ValueError(f"the candidates are what the modality {name!r} is given; leave it out of the inputs")
+    candidates = sorted(set(references))
+    settings = {"batch_size": batch_size, "progress": progress}
+    queries = embed(model, processor, rows, inputs, degrade=degrade, **settings)
+    found = embed(model, processor, [{name: text} for text in candidates], {name: name}, **settings)
+    places = {text: place for place, text in enumerate(candidates)}
+    scores = (queries @ found.t()).tolist()
+    return RankingMetrics().compute(predictions=scores, references=[places[text] for text in references])
+
+
+@torch.inference_mode()
+def embed(
+    model,
+    processor,
+    rows: Sequence[dict[str, Any]],
+    inputs: dict[str, str],
+    batch_size: int = 64,
+    degrade: Callable[[str, Any], Any] | None = None,
+    progress: bool = True,
+) -> torch.Tensor:
+    """
+    The vectors of many samples.
+
+    Args:
+        model ([`CrossFuseForRetrieval`]): put into evaluation mode for the time being.
+        processor, rows, inputs, batch_size, degrade, progress: as in [`predict`].
+
+    Returns:
+        `torch.Tensor` of shape `(rows, projection_dim)`, float32 and on the CPU: vectors of length 1.
+    """
+    batches = _batches(model.config, processor, rows, inputs, None, degrade, batch_size)
+    vectors = _run(model, lambda batch: model.get_fused_features(**batch).pooler_output, batches, len(rows), progress)
+    return torch.cat(vectors).float().cpu()
 
 
 def subsets(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -220,7 +359,7 @@ def modality_shares(model, inputs: dict[str, torch.Tensor], generated_ids: torch
     It is the attention weight, summed over a modality's positions in the memory and averaged over layers, heads and
     the answer's tokens. That says where the decoder *read*, not what *caused* the answer: a modality with many
     positions draws weight even if it tells little, and after `joint` or `bottleneck` fusion a position also carries
-    what it took from other modalities. To learn what an answer depends on, leave a modality out and compare answers.
+    what it took from other modalities. What an answer depends on, [`~modeling_crossfuse.explanation.explain`] tells.
 
     Args:
         model ([`CrossFuseForConditionalGeneration`]): run in evaluation mode with eager attention, which is the one
@@ -261,28 +400,29 @@ def modality_shares(model, inputs: dict[str, torch.Tensor], generated_ids: torch
         raise ValueError(
             f"`generated_ids` has shape {tuple(generated_ids.shape)}; expected an answer after the start token"
         )
-    was_training, implementation = model.training, model.config._attn_implementation
-    model.eval()
-    try:
-        model.set_attn_implementation("eager")
+    with evaluation_mode(model), eager_attention(model):
         outputs = model(
-            **_to(inputs, model), decoder_input_ids=generated_ids[:, :-1], output_attentions=True, use_cache=False
+            **to_device(inputs, model),
+            decoder_input_ids=generated_ids[:, :-1],
+            output_attentions=True,
+            use_cache=False,
         )
-    finally:
-        model.set_attn_implementation(implementation)
-        model.train(was_training)
-    # (batch, target_length, memory_length)
+    shares = attention_shares(outputs, len(model.config.modalities))
+    kept = answered(generated_ids[:, 1:], model).unsqueeze(-1)
+    return (shares * kept).sum(1) / kept.sum(1).clamp(min=1)
+
+
+def attention_shares(outputs, num_modalities: int) -> torch.Tensor:
+    """The part of each query's cross-attention that each modality got, `(batch, queries, num_modalities)`."""
+    # (batch, queries, memory_length)
     weights = torch.stack(outputs.cross_attentions).float().mean(dim=(0, 2))
-    answered = _answered(generated_ids[:, 1:], model).unsqueeze(-1)
-    weights = (weights * answered).sum(1) / answered.sum(1).clamp(min=1)
     # In bfloat16, the softmax's rounded weights can add up to a little more than 1.
-    weights = weights / weights.sum(1, keepdim=True).clamp(min=1.0)
-    modality_ids = outputs.encoder_modality_ids
-    shares = [(weights * (modality_ids == index)).sum(1) for index in range(len(model.config.modalities))]
-    return torch.stack(shares, dim=1).clamp(max=1.0)
+    weights = weights / weights.sum(-1, keepdim=True).clamp(min=1.0)
+    is_of = torch.nn.functional.one_hot(outputs.encoder_modality_ids + 1, num_modalities + 1)[..., 1:]
+    return (weights @ is_of.to(weights.dtype)).clamp(max=1.0)
 
 
-def _answered(ids: torch.LongTensor, model) -> torch.Tensor:
+def answered(ids: torch.LongTensor, model) -> torch.Tensor:
     """1 for the tokens `(batch, length)` of an answer up to its end token, the end token included."""
     ends = model.generation_config.eos_token_id
     if ends is None:
@@ -293,9 +433,11 @@ def _answered(ids: torch.LongTensor, model) -> torch.Tensor:
 
 __all__ = [
     "check_inputs",
+    "embed",
     "evaluate_rows",
     "modality_shares",
     "predict",
+    "read_logits",
     "subsets",
     "text_modality",
 ]

@@ -11,12 +11,14 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Metrics of generated text, as `evaluate.Metric` classes that need neither the network nor a shared cache."""
+"""Metrics of texts, labels, numbers and rankings, as `evaluate.Metric` classes that need neither network nor cache."""
 
 import importlib
 import os
 import sys
 from types import ModuleType
+
+import numpy as np
 
 
 def _import_evaluate() -> ModuleType:
@@ -39,18 +41,20 @@ try:
     import datasets
     import jiwer
     import sacrebleu
-    from sklearn.metrics import accuracy_score
+    from sklearn import metrics
+    from sklearn.preprocessing import MultiLabelBinarizer
 except ImportError as error:
     raise ImportError(f"the metrics need `pip install crossfuse[train]` ({error})") from error
 
 
-class _TextMetric(evaluate.Metric):
+class _Metric(evaluate.Metric):
     """
-    Compares strings with strings. What is compared stays in memory, unless several processes must share it, so that
-    runs at the same time can't read each other's cache files.
+    Compares strings with strings, unless a subclass has other features. What is compared stays in memory, unless
+    several processes must share it, so that runs at the same time can't read each other's cache files.
     """
 
     description: str
+    predictions = references = datasets.Value("string")
 
     def __init__(self, *args, keep_in_memory: bool | None = None, num_process: int = 1, **kwargs):
         if keep_in_memory is None:
@@ -58,36 +62,35 @@ class _TextMetric(evaluate.Metric):
         super().__init__(*args, keep_in_memory=keep_in_memory, num_process=num_process, **kwargs)
 
     def _info(self) -> evaluate.MetricInfo:
-        text = datasets.Value("string")
         return evaluate.MetricInfo(
             description=self.description,
             citation="",
             # Every instance would append it to the documentation of `compute` once more.
             inputs_description="",
-            features=datasets.Features({"predictions": text, "references": text}),
+            features=datasets.Features({"predictions": self.predictions, "references": self.references}),
         )
 
     def compute(self, *, predictions=None, references=None, **kwargs) -> dict[str, float] | None:
         """
         Args:
-            predictions (`list[str]`, *optional*): the answers of a model, unless they were given to `add_batch`.
-            references (`list[str]`, *optional*): the right answers, one for each prediction.
+            predictions (`list`, *optional*): the answers of a model, unless they were given to `add_batch`.
+            references (`list`, *optional*): the right answers, one for each prediction.
 
         Returns:
-            `dict[str, float]`: the metric's name and value. `None` on all but the first of several processes.
+            `dict[str, float]`: the metrics' names and values. `None` on all but the first of several processes.
 
         Raises:
             ValueError: if there is nothing to compare, or not one reference for each prediction.
         """
         for name, texts in (("predictions", predictions), ("references", references)):
             if texts is not None and len(texts) == 0:
-                raise ValueError(f"`{name}` is empty; expected at least one string")
+                raise ValueError(f"`{name}` is empty; expected at least one answer")
         if predictions is None and self.writer is None:
             raise ValueError("nothing to compare: give `predictions` and `references`, here or to `add_batch` before")
         return super().compute(predictions=predictions, references=references, **kwargs)
 
 
-class ExactMatch(_TextMetric):
+class ExactMatch(_Metric):
     """
     Share of predictions that equal their reference, character by character, from 0 to 1.
 
@@ -109,10 +112,10 @@ class ExactMatch(_TextMetric):
     description = "Share of predictions that equal their reference."
 
     def _compute(self, *, predictions: list[str], references: list[str]) -> dict[str, float]:
-        return {"exact_match": float(accuracy_score(references, predictions))}
+        return {"exact_match": float(metrics.accuracy_score(references, predictions))}
 
 
-class CharacterErrorRate(_TextMetric):
+class CharacterErrorRate(_Metric):
     """
     Characters to insert, delete or replace to turn the predictions into their references, divided by the number of
     characters of the references: 0 is perfect, and 1 can be exceeded.
@@ -137,7 +140,7 @@ class CharacterErrorRate(_TextMetric):
         return {"cer": float(jiwer.cer(list(references), list(predictions)))}
 
 
-class ChrF(_TextMetric):
+class ChrF(_Metric):
     """
     chrF (Popović, 2015): F-score of the n-grams of up to six characters that predictions and references share, from 0
     to 100.
@@ -162,7 +165,125 @@ class ChrF(_TextMetric):
         return {"chrf": float(sacrebleu.corpus_chrf(list(predictions), [list(references)]).score)}
 
 
+class ClassMetrics(_Metric):
+    """
+    Accuracy, and the F1 score averaged over the classes, of one label for each sample.
+
+    Args:
+        keep_in_memory (`bool`, *optional*): as in [`ExactMatch`].
+        kwargs: as [`evaluate.Metric`] takes them.
+
+    Example:
+
+    ```python
+    >>> from modeling_crossfuse.metrics import ClassMetrics
+
+    >>> ClassMetrics().compute(predictions=["cat", "dog"], references=["cat", "dog"])
+    {'accuracy': 1.0, 'f1_macro': 1.0}
+    ```
+    """
+
+    description = "Accuracy, and the mean of the classes' F1 scores."
+
+    def _compute(self, *, predictions: list[str], references: list[str]) -> dict[str, float]:
+        f1 = metrics.f1_score(references, predictions, average="macro", zero_division=0.0)
+        return {"accuracy": float(metrics.accuracy_score(references, predictions)), "f1_macro": float(f1)}
+
+
+class LabelSetMetrics(_Metric):
+    """
+    F1 score over all labels together, and share of samples with all labels right, of any number of labels for each.
+
+    Args:
+        keep_in_memory (`bool`, *optional*): as in [`ExactMatch`].
+        kwargs: as [`evaluate.Metric`] takes them.
+
+    Example:
+
+    ```python
+    >>> from modeling_crossfuse.metrics import LabelSetMetrics
+
+    >>> LabelSetMetrics().compute(predictions=[["cat"], ["dog"]], references=[["cat"], ["dog", "ball"]])
+    {'f1_micro': 0.8, 'subset_accuracy': 0.5}
+    ```
+    """
+
+    description = "F1 score over all labels, and share of samples with all labels right."
+    predictions = references = datasets.List(datasets.Value("string"))
+
+    def _compute(self, *, predictions: list[list[str]], references: list[list[str]]) -> dict[str, float]:
+        binarizer = MultiLabelBinarizer().fit([*predictions, *references])
+        predicted, right = binarizer.transform(predictions), binarizer.transform(references)
+        f1 = metrics.f1_score(right, predicted, average="micro", zero_division=0.0)
+        return {"f1_micro": float(f1), "subset_accuracy": float(metrics.accuracy_score(right, predicted))}
+
+
+class NumberMetrics(_Metric):
+    """
+    Mean absolute error, root of the mean squared error, and R² of numbers, or of several numbers for each sample.
+
+    Args:
+        keep_in_memory (`bool`, *optional*): as in [`ExactMatch`].
+        kwargs: as [`evaluate.Metric`] takes them.
+
+    Example:
+
+    ```python
+    >>> from modeling_crossfuse.metrics import NumberMetrics
+
+    >>> NumberMetrics().compute(predictions=[[1.0], [2.0]], references=[[1.0], [3.0]])
+    {'mae': 0.5, 'rmse': 0.7071067811865476, 'r2': 0.5}
+    ```
+    """
+
+    description = "Mean absolute error, root of the mean squared error, and R² of numbers."
+    predictions = references = datasets.List(datasets.Value("float64"))
+
+    def _compute(self, *, predictions: list[list[float]], references: list[list[float]]) -> dict[str, float]:
+        return {
+            "mae": float(metrics.mean_absolute_error(references, predictions)),
+            "rmse": float(metrics.root_mean_squared_error(references, predictions)),
+            "r2": float(metrics.r2_score(references, predictions)),
+        }
+
+
+class RankingMetrics(_Metric):
+    """
+    Share of samples whose right candidate is the best, among the best 5 and the best 10, and the mean reciprocal rank.
+
+    Args:
+        keep_in_memory (`bool`, *optional*): as in [`ExactMatch`].
+        kwargs: as [`evaluate.Metric`] takes them.
+
+    Example:
+
+    ```python
+    >>> from modeling_crossfuse.metrics import RankingMetrics
+
+    >>> # scores of three candidates for each of two samples, and the places of the right ones
+    >>> RankingMetrics().compute(predictions=[[0.9, 0.1, 0.2], [0.3, 0.5, 0.4]], references=[0, 2])
+    {'recall_at_1': 0.5, 'recall_at_5': 1.0, 'recall_at_10': 1.0, 'mrr': 0.75}
+    ```
+    """
+
+    description = "Share of samples whose right candidate is among the best 1, 5 and 10, and mean reciprocal rank."
+    predictions, references = datasets.List(datasets.Value("float32")), datasets.Value("int64")
+
+    def _compute(self, *, predictions: list[list[float]], references: list[int]) -> dict[str, float]:
+        scores, right = np.asarray(predictions), np.asarray(references)
+        ranks = (scores >= scores[np.arange(len(right)), right, None]).sum(1)  # equal scores count as better ones
+        recalls = {f"recall_at_{k}": float((ranks <= k).mean()) for k in (1, 5, 10)}
+        return {**recalls, "mrr": float((1 / ranks).mean())}
+
+
 TEXT_METRICS = (ExactMatch, CharacterErrorRate, ChrF)
+
+# By the `problem_type` of a config.
+LABEL_METRICS = {
+    "single_label_classification": ClassMetrics,
+    "multi_label_classification": LabelSetMetrics,
+    "regression": NumberMetrics,
+}
 
 
 def compute_text_metrics(predictions: list[str], references: list[str]) -> dict[str, float]:
@@ -194,4 +315,39 @@ def compute_text_metrics(predictions: list[str], references: list[str]) -> dict[
     return results
 
 
-__all__ = ["CharacterErrorRate", "ChrF", "ExactMatch", "compute_text_metrics"]
+def compute_label_metrics(predictions: list, references: list, problem_type: str) -> dict[str, float]:
+    """
+    [`ClassMetrics`], [`LabelSetMetrics`] or [`NumberMetrics`] of what a classification head answered.
+
+    Args:
+        predictions, references (`list`): what [`~modeling_crossfuse.evaluation.read_logits`] gives: a name, a list of
+            names, a number or a list of numbers for each sample.
+        problem_type (`str`): as in a config of transformers.
+
+    Example:
+
+    ```python
+    >>> from modeling_crossfuse.metrics import compute_label_metrics
+
+    >>> compute_label_metrics(["cat", "dog"], ["cat", "cow"], "single_label_classification")["accuracy"]
+    0.5
+    ```
+    """
+    if problem_type == "regression":
+        predictions, references = (
+            [value if isinstance(value, list) else [value] for value in values] for values in (predictions, references)
+        )
+    return LABEL_METRICS[problem_type]().compute(predictions=predictions, references=references)
+
+
+__all__ = [
+    "CharacterErrorRate",
+    "ChrF",
+    "ClassMetrics",
+    "ExactMatch",
+    "LabelSetMetrics",
+    "NumberMetrics",
+    "RankingMetrics",
+    "compute_label_metrics",
+    "compute_text_metrics",
+]

@@ -28,8 +28,31 @@ import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 
-# What `compute_text_metrics` gives, the names that people know it by, and how many digits say enough.
-_METRICS = {"exact_match": ("exact match", 3), "cer": ("CER", 3), "chrf": ("chrF", 1), "loss": ("loss", 3)}
+# What the metrics give, the names that people know it by, and how many digits say enough.
+_METRICS = {
+    "exact_match": ("exact match", 3),
+    "cer": ("CER", 3),
+    "chrf": ("chrF", 1),
+    "accuracy": ("accuracy", 3),
+    "f1_macro": ("macro F1", 3),
+    "f1_micro": ("micro F1", 3),
+    "subset_accuracy": ("subset accuracy", 3),
+    "mae": ("MAE", 3),
+    "rmse": ("RMSE", 3),
+    "r2": ("R²", 3),
+    "recall_at_1": ("recall@1", 3),
+    "recall_at_5": ("recall@5", 3),
+    "recall_at_10": ("recall@10", 3),
+    "mrr": ("MRR", 3),
+    "loss": ("loss", 3),
+}
+
+_EXPLANATIONS = {
+    "exact_match": "Exact match is the share of answers that equal the right one character by character; CER, the "
+    "character error rate, is edits per character (0 is best); chrF goes from 0 to 100 (100 is best).",
+    "recall_at_1": "Recall@k is the share of samples whose own candidate is among the best k; MRR is the mean of one "
+    "over its rank.",
+}
 
 _LIMITS = (
     "It answers only as its training data did, and it always answers: it does not say when it does not know.",
@@ -105,13 +128,14 @@ def write_model_card(
 
     Args:
         output_dir (`str` or `Path`): the folder, which must exist.
-        model ([`CrossFuseForConditionalGeneration`]): the model in it.
+        model: the model in it, with any head.
         processor ([`CrossFuseProcessor`], *optional*): its processor; gives the sampling rate of the example.
         dataset (`str`, *optional*): what it was trained on: an id on the Hub, or a folder, which is not listed under
             `datasets` in the metadata, since the Hub would take it for an id.
         split (`str`, *optional*): what the metrics were measured on.
-        metrics (`dict`, *optional*): `exact_match`, `cer`, `chrf` and `loss`, other keys being left out; or one such
-            `dict` for each of several evaluations, by name, such as `{"picture": {...}, "picture + speech": {...}}`.
+        metrics (`dict`, *optional*): what [`~modeling_crossfuse.evaluation.evaluate_rows`] gives, and `loss`, other
+            keys being left out; or one such `dict` for each of several evaluations, by name, such as
+            `{"picture": {...}, "picture + speech": {...}}`.
         recipe (`dict`, *optional*): settings of the training; those that are `None` or empty are left out.
         duration (`float`, *optional*): seconds of training.
         model_id (`str`, *optional*): what the example loads; the folder by default.
@@ -148,18 +172,24 @@ def write_model_card(
     name = (model_id or output_dir.resolve().name).rstrip("/").split("/")[-1]
     results = _named_results(metrics)
     card = ModelCard.from_template(
-        _card_data(name, modalities, dataset, split, results, license, language),
+        _card_data(name, model, dataset, split, results, license, language),
         template_path=str(template or template_path()),
         model_name=name,
         modality_list=_listed([f"`{name}`" for name in modalities]),
         modality_rows=list(_modality_rows(modalities)),
-        example=_example(model_id or output_dir.as_posix(), modalities, processor),
-        vocab_size=f"{model.config.vocab_size:,}",
+        example=_example(model_id or output_dir.as_posix(), model, processor),
+        answer=_answer(model),
+        reader={"generation": "the decoder attends to", "classification": "the classifier reads"}.get(
+            _head(model), "becomes one vector"
+        ),
         fusion=model.config.fusion.type,
         dataset=dataset and f"`{dataset}`",
         split=split,
         result_header=_result_header(results),
         result_rows=_result_rows(results),
+        explanations=[
+            text for key, text in _EXPLANATIONS.items() if any(key in values for values in results.values())
+        ],
         recipe_rows=list(_recipe_rows(recipe or {})),
         num_parameters=f"{model.num_parameters():,}",
         part_rows=list(_part_rows(model)),
@@ -181,8 +211,20 @@ def _named_results(metrics: dict[str, Any] | None) -> dict[str, dict[str, float]
     return {name: values for name, values in shown.items() if values}
 
 
-def _pipeline_tag(kinds: set[str]) -> str | None:
+def _head(model) -> str:
+    """What the model's head does, as a recipe's `task` calls it."""
+    if model.can_generate():
+        return "generation"
+    return "retrieval" if hasattr(model, "get_fused_features") else "classification"
+
+
+def _pipeline_tag(head: str, kinds: set[str]) -> str | None:
     """The task that the Hub lists the model under."""
+    if head == "retrieval":
+        return "zero-shot-image-classification" if {"image", "text"} <= kinds else "feature-extraction"
+    if head == "classification":
+        shown = (kind for kind in ("image", "video", "audio", "text") if kind in kinds)
+        return next((f"{kind}-classification" for kind in shown), None)
     for kind in ("image", "video", "audio"):
         if kind in kinds and len(kinds) > 1:
             return f"{kind}-text-to-text"
@@ -190,9 +232,27 @@ def _pipeline_tag(kinds: set[str]) -> str | None:
     return next((alone[kind] for kind in kinds if kind in alone), "text-generation" if "text" in kinds else None)
 
 
-def _card_data(name, modalities, dataset, split, results, license, language) -> ModelCardData:
-    kinds = {part.kind for part in modalities.values()}
-    task = _pipeline_tag(kinds)
+def _answer(model) -> dict[str, str]:
+    """What comes out of the model: in words, its kind, where it stands and its shape."""
+    config = model.config
+    if _head(model) == "generation":
+        shape = f"(batch, length), of {config.vocab_size:,} tokens"
+        return {"words": "answers with text", "kind": "text", "tensor": "generate(...)", "shape": shape}
+    if _head(model) == "retrieval":
+        shape = f"(batch, {model.projection.out_features})"
+        tensor = "get_fused_features(...).pooler_output"
+        return {"words": "turns it into one vector", "kind": "vector", "tensor": tensor, "shape": shape}
+    answers = {
+        "regression": ("answers with numbers" if config.num_labels > 1 else "answers with a number", "numbers"),
+        "multi_label_classification": (f"says which of {config.num_labels} labels it has", "labels"),
+    }
+    words, kind = answers.get(config.problem_type, (f"answers with one of {config.num_labels} labels", "label"))
+    return {"words": words, "kind": kind, "tensor": "logits", "shape": f"(batch, {config.num_labels})"}
+
+
+def _card_data(name, model, dataset, split, results, license, language) -> ModelCardData:
+    kinds = {part.kind for part in model.config.modalities.values()}
+    task = _pipeline_tag(_head(model), kinds)
     hub_id = dataset if dataset and not Path(dataset).exists() else None
     return ModelCardData(
         model_name=name,
@@ -200,7 +260,7 @@ def _card_data(name, modalities, dataset, split, results, license, language) -> 
         pipeline_tag=task,
         license=license,
         language=language if language is None or isinstance(language, str) else list(language),
-        tags=["crossfuse", "multimodal", "encoder-decoder", *sorted(kinds)],
+        tags=["crossfuse", "multimodal", *["encoder-decoder"] * model.can_generate(), *sorted(kinds)],
         datasets=hub_id and [hub_id],
         metrics=sorted({key for values in results.values() for key in values} - {"loss"}) or None,
         eval_results=[
@@ -253,9 +313,22 @@ def _encoder_name(part) -> str:
     return f"{part.architecture}{origin}" + (f" at `{part.revision[:8]}`" if part.revision else "")
 
 
-def _example(model_id: str, modalities, processor) -> str:
+# The class that the example loads, and what it does with a batch.
+_EXAMPLES = {
+    "generation": (
+        "AutoModelForSeq2SeqLM",
+        "answer = model.generate(**batch, max_new_tokens=64)\n"
+        "print(processor.batch_decode(answer, skip_special_tokens=True))",
+    ),
+    "classification": ("AutoModelForSequenceClassification", "print(model(**batch).logits, model.config.id2label)"),
+    "retrieval": ("AutoModelForZeroShotImageClassification", "print(model.get_fused_features(**batch).pooler_output)"),
+}
+
+
+def _example(model_id: str, model, processor) -> str:
     """A program that runs as it stands: it makes up an input for each modality, which a reader replaces."""
-    rate = _sampling_rate(processor)
+    modalities, rate = model.config.modalities, _sampling_rate(processor)
+    auto_class, use = _EXAMPLES[_head(model)]
     values = {
         "text": ('"what is it?"', ""),
         "image": ('Image.new("RGB", (256, 256), "white")', '  # or Image.open("photo.jpg")'),
@@ -269,7 +342,7 @@ def _example(model_id: str, modalities, processor) -> str:
         imports.insert(0, "import numpy as np")
     if "image" in kinds:
         imports.append("from PIL import Image")
-    imports.append("from transformers import AutoModelForSeq2SeqLM, AutoProcessor")
+    imports.append(f"from transformers import {auto_class}, AutoProcessor")
     arguments = []
     for name, part in modalities.items():
         value, comment = values[part.kind]
@@ -279,14 +352,13 @@ def _example(model_id: str, modalities, processor) -> str:
         [
             *imports,
             "",
-            f"model = AutoModelForSeq2SeqLM.from_pretrained({json.dumps(model_id)})",
+            f"model = {auto_class}.from_pretrained({json.dumps(model_id)})",
             f"processor = AutoProcessor.from_pretrained({json.dumps(model_id)})",
             "batch = processor(",
             *arguments,
             '    return_tensors="pt",',
             ")",
-            "answer = model.generate(**batch, max_new_tokens=64)",
-            "print(processor.batch_decode(answer, skip_special_tokens=True))",
+            use,
         ]
     )
 
@@ -330,7 +402,9 @@ def _part_rows(model) -> Iterator[tuple[str, str]]:
     ):
         part = model.base_model
         for step in path.split("."):
-            part = getattr(part, step)
+            part = getattr(part, step, None)
+        if part is None:
+            continue
         yield title, f"{sum(parameter.numel() for parameter in part.parameters()):,}"
 
 

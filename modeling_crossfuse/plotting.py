@@ -24,12 +24,14 @@ from .model_card import write_whole
 
 
 # Okabe and Ito's colours, which the colour-blind can tell apart too, without the two that say right and wrong.
-_MODALITY_COLORS = ("#0072B2", "#E69F00", "#CC79A7", "#56B4E9", "#F0E442")
-_SHARED_COLOR = "#C8C8C8"
-_RIGHT, _WRONG, _QUIET = "#11734B", "#B3261E", "#5F6368"
+MODALITY_COLORS = ("#0072B2", "#E69F00", "#CC79A7", "#56B4E9", "#F0E442")
+_NO_COLOR = "#C8C8C8"
+_RIGHT, _WRONG = "#11734B", "#B3261E"
+INK, QUIET = "#202124", "#5F6368"
 
 
-def _import_figure():
+def import_figure():
+    """matplotlib's `Figure`."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -41,13 +43,13 @@ def plot_answers(
     samples: Sequence[dict[str, Any]], path: str | Path, title: str | None = None, columns: int = 4
 ) -> Path:
     """
-    Draws samples in a grid: the picture, the model's answer, the truth, and how much each modality counted.
+    Draws samples in a grid: the picture, the model's answer, the truth, and how much each modality contributed.
 
     Args:
         samples (`Sequence[dict]`): about twelve, each with `picture` (a PIL image, or an array `(height, width, 3)`),
-            `answer` and `truth` (`str`), and `shares`, a `dict` of modality to a fraction from 0 to 1, such as a row
-            of [`~modeling_crossfuse.evaluation.modality_shares`]. Optional: `asked` (`str`), which stands above the
-            picture.
+            `answer` and `truth` (`str`), and `shares`, a `dict` of modality to a fraction from 0 to 1, as
+            [`~modeling_crossfuse.explanation.Explanation.shares`] gives them. Optional: `asked` (`str`), which stands
+            above the picture.
         path (`str` or `Path`): the PNG file, written whole or not at all. Its folder must exist.
         title (`str`, *optional*): stands above the grid.
         columns (`int`, defaults to 4): pictures side by side.
@@ -79,18 +81,23 @@ def plot_answers(
     """
     _check_samples(samples)
     modalities = list(dict.fromkeys(name for sample in samples for name in sample["shares"]))
-    colors = {name: _MODALITY_COLORS[i % len(_MODALITY_COLORS)] for i, name in enumerate(modalities)}
+    colors = {name: MODALITY_COLORS[i % len(MODALITY_COLORS)] for i, name in enumerate(modalities)}
     columns = min(columns, len(samples))
     rows = math.ceil(len(samples) / columns)
     width, cell, head = max(2.7 * columns, 5.4), 3.5, 1.4
     height = cell * rows + head
-    figure = _import_figure()(figsize=(width, height), dpi=130, facecolor="white")
+    figure = import_figure()(figsize=(width, height), dpi=130, facecolor="white")
     grid = figure.add_gridspec(
         rows, columns, left=0.03, right=0.97, bottom=0.25 / height, top=1 - head / height, wspace=0.12, hspace=0.15
     )
     for index, sample in enumerate(samples):
         _draw_sample(figure, grid[index // columns, index % columns], sample, colors)
     _draw_head(figure, title, colors, samples, height)
+    return save_figure(figure, path)
+
+
+def save_figure(figure, path: str | Path) -> Path:
+    """Writes a figure to a PNG file, whole or not at all."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     write_whole(path, buffer.getvalue())
@@ -115,14 +122,14 @@ def _draw_head(figure, title: str | None, colors: dict[str, str], samples, heigh
 
     right = sum(sample["answer"] == sample["truth"] for sample in samples)
     title = title or f"{right} of {len(samples)} answers are right"
-    style = {"ha": "center", "va": "center", "fontsize": 15, "fontweight": "bold", "color": "#202124"}
+    style = {"ha": "center", "va": "center", "fontsize": 15, "fontweight": "bold", "color": INK}
     figure.text(0.5, 1 - 0.35 / height, title, **style)
     handles = [Patch(color=color, label=name) for name, color in colors.items()]
     if any(sum(sample["shares"].values()) < 0.995 for sample in samples):
-        handles.append(Patch(color=_SHARED_COLOR, label="no single one"))
+        handles.append(Patch(color=_NO_COLOR, label="none"))
     figure.legend(
         handles=handles,
-        title="share of the decoder's cross-attention",
+        title="what each modality contributed to the answer (Shapley values)",
         title_fontsize=9,
         fontsize=10,
         loc="center",
@@ -141,20 +148,20 @@ def _draw_sample(figure, place, sample: dict[str, Any], colors: dict[str, str]):
     picture.set(xticks=[], yticks=[])
     picture.spines[:].set_color("#DADCE0")
     if sample.get("asked"):
-        picture.set_title(_fit(sample["asked"], lines=1, width=38), fontsize=9, color=_QUIET, pad=5)
+        picture.set_title(fit_text(sample["asked"], lines=1, width=38), fontsize=9, color=QUIET, pad=5)
     words.axis("off")
     is_right = sample["answer"] == sample["truth"]
     # A sign besides the colour, for those who can't tell red from green.
-    answer = _fit(f"{'✓' if is_right else '✗'} {sample['answer'] or '(nothing)'}", lines=2)
-    truth = _fit(f"truth: {sample['truth']}", lines=2, width=30)
+    answer = fit_text(f"{'✓' if is_right else '✗'} {sample['answer'] or '(nothing)'}", lines=2)
+    truth = fit_text(f"truth: {sample['truth']}", lines=2, width=30)
     color = _RIGHT if is_right else _WRONG
     style = {"ha": "center", "va": "top", "linespacing": 1.1}
     words.text(0.5, 0.95, answer, fontsize=11, fontweight="bold", color=color, **style)
-    words.text(0.5, 0.69 - 0.21 * answer.count("\n"), truth, fontsize=9.5, color=_QUIET, **style)
+    words.text(0.5, 0.69 - 0.21 * answer.count("\n"), truth, fontsize=9.5, color=QUIET, **style)
     _draw_bar(bar, sample["shares"], colors)
 
 
-def _fit(text: str, lines: int, width: int = 26) -> str:
+def fit_text(text: str, lines: int, width: int = 26) -> str:
     """A text on so many lines at most, an ellipsis where it is longer; no `$` starts a formula."""
     wrapped = textwrap.wrap(text.replace("$", r"\$"), width) or [""]
     return "\n".join(wrapped[:lines]) + ("…" if len(wrapped) > lines else "")
@@ -163,17 +170,17 @@ def _fit(text: str, lines: int, width: int = 26) -> str:
 def _draw_bar(axes, shares: dict[str, float], colors: dict[str, str]):
     axes.set(xlim=(0, 1), ylim=(-0.5, 0.5))
     axes.axis("off")
-    axes.barh(0, 1, height=0.9, color=_SHARED_COLOR)
+    axes.barh(0, 1, height=0.9, color=_NO_COLOR)
     start = 0.0
     for name, share in shares.items():
         axes.barh(0, share, left=start, height=0.9, color=colors[name])
         if share >= 0.12:
-            style = {"ha": "center", "va": "center", "fontsize": 8.5, "color": _ink(colors[name])}
+            style = {"ha": "center", "va": "center", "fontsize": 8.5, "color": readable_on(colors[name])}
             axes.text(start + share / 2, -0.03, f"{share:.0%}", **style)
         start += share
 
 
-def _ink(color: str) -> str:
+def readable_on(color: str) -> str:
     """Black or white, whichever can be read on a colour `#rrggbb`."""
     red, green, blue = (int(color[place : place + 2], 16) for place in (1, 3, 5))
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"

@@ -34,7 +34,6 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import (
     AutoConfig,
-    AutoModelForSeq2SeqLM,
     AutoProcessor,
     HfArgumentParser,
     PreTrainedConfig,
@@ -46,22 +45,56 @@ from transformers import (
 
 from .augmentation import BatchAugmentation
 from .caching import CachedInputs, CachedInputsCollator, EncodedInputs, frozen_modalities
+from .classification import CrossFuseForSequenceClassification
 from .configuration_crossfuse import CrossFuseConfig
-from .data import CrossFuseDataCollator, get_column, has_text, parse_mapping, select_columns, top_column
+from .data import (
+    PROBLEM_TYPES,
+    CrossFuseDataCollator,
+    get_column,
+    has_text,
+    label_names,
+    parse_mapping,
+    problem_type_of,
+    select_columns,
+    top_column,
+)
+from .layers import CrossFusePreTrainedModel
 from .modeling_crossfuse import CrossFuseForConditionalGeneration
 from .processing_crossfuse import CrossFuseProcessor
+from .retrieval import CrossFuseForRetrieval
+
+
+# What a recipe's `task` trains.
+TASKS = {
+    "generation": CrossFuseForConditionalGeneration,
+    "classification": CrossFuseForSequenceClassification,
+    "retrieval": CrossFuseForRetrieval,
+}
 
 
 @dataclass
 class RecipeArguments:
     """What is trained on what. Every field stands in a recipe (YAML) or on the command line, which wins."""
 
+    task: str = field(
+        default="generation",
+        metadata={
+            "help": "What to learn: generation of the text in `target`; classification, where `target` has a class, a "
+            "list of classes or numbers; or retrieval, where the `contrastive_groups` of the model's config are "
+            "compared, and rows with the same `target` belong together.",
+            "choices": list(TASKS),
+        },
+    )
     model: str = field(
         default="configuration/tiny",
         metadata={"help": "Folder or Hub id: a config (new weights) or a saved CrossFuse model (fine-tuned)."},
     )
     model_overrides: dict | str | None = field(
-        default=None, metadata={"help": 'Changes to the config, as JSON, such as \'{"decoder": {"dropout": 0.1}}\'.'}
+        default=None,
+        metadata={
+            "help": 'Changes to the config, as JSON, such as \'{"decoder": {"dropout": 0.1}}\'; null removes a key: '
+            '\'{"modalities": {"text": null}}\'.'
+        },
     )
     encoders: dict | str | None = field(
         default=None,
@@ -95,7 +128,7 @@ class RecipeArguments:
     inputs: list[str] | None = field(
         default=None, metadata={"help": "Columns of the modalities: image=photo text=question series=sensors.wrist."}
     )
-    target: str | None = field(default=None, metadata={"help": "Column of the text to generate."})
+    target: str | None = field(default=None, metadata={"help": "Column of the text to generate, or of the labels."})
     questions: dict | str | None = field(
         default=None,
         metadata={"help": "Questions and the columns that answer them, as JSON; one is drawn for each sample."},
@@ -146,6 +179,10 @@ class RecipeArguments:
             setattr(self, name, _parse_json(name, getattr(self, name)))
         self.freeze = [self.freeze] if isinstance(self.freeze, str) else list(self.freeze or ())
         self.inputs = parse_mapping(self.inputs)
+        if self.task not in TASKS:
+            raise ValueError(f"`task={self.task!r}`; expected one of {', '.join(TASKS)}")
+        if self.task != "generation" and (self.questions or self.answer_classifier):
+            raise ValueError(f"`questions` and `answer_classifier` are for `task=generation`, not {self.task!r}")
 
 
 def _parse_json(name: str, value: Any) -> dict[str, Any] | None:
@@ -192,6 +229,8 @@ def parse_recipe(
         parser.set_defaults(**_read_recipe(argv[0]))
         argv = argv[1:]
     recipe, arguments = parser.parse_args_into_dataclasses(args=argv)
+    arguments.predict_with_generate &= recipe.task == "generation"
+    arguments.prediction_loss_only |= recipe.task == "retrieval"  # batches of logits don't add up to a ranking
     if arguments.remove_unused_columns:
         raise ValueError(
             "`remove_unused_columns` would remove the columns that the inputs are read from; leave it out"
@@ -294,33 +333,71 @@ def recipe_texts(recipe: RecipeArguments, rows: datasets.Dataset) -> Iterable[st
     target comes as often, beside the answer to one question, as training asks for it: what is frequent gets tokens.
     """
     questions = recipe.questions or {}
-    columns = [recipe.target, *questions.values(), *recipe.inputs.values()]
+    targets = [recipe.target] if recipe.task == "generation" else []
+    columns = [*targets, *questions.values(), *recipe.inputs.values()]
     columns = [column for column in dict.fromkeys(columns) if column]
     texts = select_columns(rows, columns)
     columns = [column for column in columns if has_text(texts.features[top_column(texts, column)])]
     asked = max(1 - recipe.question_dropout, 0.01)
     repeats = {recipe.target: max(1, round(recipe.question_dropout * len(questions) / asked))}
     yield from questions
-    for row in select_columns(texts, columns):
+    for row in select_columns(texts, columns) if columns else ():
         for column in columns:
             if isinstance(text := get_column(row, column), str):
                 yield from itertools.repeat(text, repeats.get(column, 1))
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    return base | {
+    """A JSON merge patch (RFC 7396): null removes a key."""
+    merged = base | {
         key: _merge(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
         for key, value in changes.items()
     }
+    return {key: value for key, value in merged.items() if key not in changes or value is not None}
 
 
-def number_answers(rows: datasets.Dataset, target: str) -> dict[str, int]:
-    """The distinct answers in a column, sorted, to their numbers."""
-    answers = {get_column(row, target) for row in select_columns(rows, [target])}
-    return {answer: number for number, answer in enumerate(sorted(answers - {None}))}
+def number_labels(recipe: RecipeArguments, rows: datasets.Dataset) -> dict[str, int] | None:
+    """The distinct labels in the column of the targets to their numbers, where a recipe needs them."""
+    if recipe.target is None:
+        raise ValueError("`target` is missing; give the column of the text to generate, or of the labels")
+    if recipe.task == "generation" and not recipe.answer_classifier:
+        return None
+    if recipe.task == "classification" and _problem_type(recipe, rows) == "regression":
+        return None
+    return {label: number for number, label in enumerate(label_names(rows, recipe.target))}
 
 
-def build_model(recipe: RecipeArguments, rows: datasets.Dataset, num_answers: int = 0):
+def _problem_type(recipe: RecipeArguments, rows: datasets.Dataset) -> str:
+    """What the targets of a classification are: as `model_overrides` say, or as the column looks."""
+    chosen = (recipe.model_overrides or {}).get("problem_type")
+    if chosen is None:
+        return problem_type_of(_feature(rows.features, recipe.target))
+    if chosen not in PROBLEM_TYPES:
+        raise ValueError(f"`problem_type={chosen!r}`; expected one of {', '.join(PROBLEM_TYPES)}")
+    return chosen
+
+
+def _feature(features: dict[str, Any], column: str) -> Any:
+    """The feature of a column, or of a field of a struct."""
+    if column in features:
+        return features[column]
+    head, dot, rest = column.partition(".")
+    if not dot or not isinstance(features.get(head), dict):
+        raise ValueError(f"no column {column!r}; the data set has {', '.join(features)}")
+    return _feature(features[head], rest)
+
+
+def _label_settings(recipe: RecipeArguments, rows: datasets.Dataset, labels: dict[str, int] | None) -> dict[str, Any]:
+    """What a config says of the labels of a classification."""
+    problem_type = _problem_type(recipe, rows)
+    if problem_type == "regression":
+        first = get_column(select_columns(rows, [recipe.target])[0], recipe.target)
+        return {"problem_type": problem_type, "num_labels": len(first) if isinstance(first, list) else 1}
+    names = {number: label for label, number in labels.items()}
+    return {"problem_type": problem_type, "id2label": names, "label2id": dict(labels)}
+
+
+def build_model(recipe: RecipeArguments, rows: datasets.Dataset, labels: dict[str, int] | None = None):
     """
     The model and processor of a recipe: those saved in a folder or on the Hub, or new ones from a config, and from
     encoders if the recipe has any, with a tokenizer and series statistics fitted on the training rows.
@@ -328,24 +405,29 @@ def build_model(recipe: RecipeArguments, rows: datasets.Dataset, num_answers: in
     Args:
         recipe ([`RecipeArguments`]): the recipe.
         rows (`datasets.Dataset`): the training rows.
-        num_answers (`int`, defaults to 0): answers for the auxiliary classifier.
+        labels (`dict[str, int]`, *optional*): what [`number_labels`] gives.
 
     Returns:
-        `tuple[CrossFuseForConditionalGeneration, CrossFuseProcessor]`
+        `tuple[CrossFusePreTrainedModel, CrossFuseProcessor]`: a model of the recipe's `task`.
 
     Raises:
         ValueError: if `encoders` are given for a model that has weights already, or `freeze` names no modality.
     """
     config = AutoConfig.from_pretrained(recipe.model)
     if recipe.model_overrides:
-        config = type(config).from_dict(_merge(config.to_dict(), recipe.model_overrides))
-    config.num_answers = num_answers
+        settings = config.to_dict()
+        settings["modalities"].pop("names")  # their order is that of the dict
+        config = type(config).from_dict(_merge(settings, recipe.model_overrides))
+    config.num_answers = len(labels) if recipe.answer_classifier else 0
+    if recipe.task == "classification" and (labels is None or not labels.keys() <= config.label2id.keys()):
+        for key, value in _label_settings(recipe, rows, labels).items():
+            setattr(config, key, value)
     if _has_weights(recipe.model):
         if recipe.encoders:
             raise ValueError(
                 f"`encoders` make a new model, and `model={recipe.model!r}` has weights already; expected a config"
             )
-        model = AutoModelForSeq2SeqLM.from_pretrained(
+        model = TASKS[recipe.task].from_pretrained(
             recipe.model, config=config, attn_implementation=recipe.attn_implementation, dtype=torch.float32
         )
         processor = AutoProcessor.from_pretrained(recipe.model)
@@ -357,19 +439,20 @@ def build_model(recipe: RecipeArguments, rows: datasets.Dataset, num_answers: in
 
 
 def _new_model(recipe: RecipeArguments, config: CrossFuseConfig, tokenizer: PreTrainedTokenizerFast):
+    model_class = TASKS[recipe.task]
     config.vocab_size = len(tokenizer)
     for part in config.modalities.values():
         if part.kind == "text" and not hasattr(part, "encoder"):  # one of transformers has a tokenizer of its own
             part.vocab_size = len(tokenizer)
     if not recipe.encoders and not any(hasattr(part, "encoder") for part in config.modalities.values()):
-        model = CrossFuseForConditionalGeneration._from_config(config, attn_implementation=recipe.attn_implementation)
+        model = model_class._from_config(config, attn_implementation=recipe.attn_implementation)
         return model, CrossFuseProcessor.from_config(config, tokenizer=tokenizer)
     encoders = {name: _encoder_entry(part) for name, part in config.modalities.items()}
     for name, entry in (recipe.encoders or {}).items():
         is_built_in_text = isinstance(entry, dict) and "encoder" not in entry and entry.get("kind", name) == "text"
         encoders[name] = {**entry, "vocab_size": len(tokenizer)} if is_built_in_text else entry
     settings = {key: value for key, value in config.to_diff_dict().items() if key not in ("modalities", "dtype")}
-    model = CrossFuseForConditionalGeneration.from_encoders(
+    model = model_class.from_encoders(
         encoders, freeze=recipe.freeze, attn_implementation=recipe.attn_implementation, **settings
     )
     return model, CrossFuseProcessor.from_encoders(encoders, tokenizer=tokenizer)
@@ -394,12 +477,12 @@ def _has_weights(model: str) -> bool:
     return not folder.is_dir() or any(folder.glob("*.safetensors"))
 
 
-def add_lora(model: CrossFuseForConditionalGeneration, settings: dict[str, Any]):
+def add_lora(model: CrossFusePreTrainedModel, settings: dict[str, Any]):
     """
     Freezes a model, and adds LoRA adapters (Hu et al., 2021) that train in its place.
 
     Args:
-        model ([`CrossFuseForConditionalGeneration`]): the model, which is changed in place.
+        model ([`CrossFusePreTrainedModel`]): the model, which is changed in place.
         settings (`dict[str, Any]`): those of `peft.LoraConfig`. `target_modules` are names, or ends of names, of
             linear layers: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj` and `down_proj` in what is
             built in, and their own names in encoders of transformers. Adapters train in frozen encoders, too.
@@ -415,7 +498,7 @@ def add_lora(model: CrossFuseForConditionalGeneration, settings: dict[str, Any])
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise ImportError("`lora` needs peft; install it with `pip install crossfuse[peft]`") from error
-    if model.answer_head is not None and "answer_head" not in settings.get("modules_to_save", ()):
+    if getattr(model, "answer_head", None) is not None and "answer_head" not in settings.get("modules_to_save", ()):
         raise ValueError(
             "`answer_classifier` is new and has to train as a whole; name `answer_head` in the `modules_to_save` of "
             "`lora`, or leave it out"
@@ -428,7 +511,7 @@ def add_lora(model: CrossFuseForConditionalGeneration, settings: dict[str, Any])
 
 
 def make_collators(
-    recipe: RecipeArguments, model, processor: CrossFuseProcessor, answers: dict[str, int] | None = None, seed: int = 0
+    recipe: RecipeArguments, model, processor: CrossFuseProcessor, labels: dict[str, int] | None = None, seed: int = 0
 ) -> tuple[CrossFuseDataCollator, CrossFuseDataCollator]:
     """
     The collator for training, with questions and augmentation, and the one for evaluation, without.
@@ -437,7 +520,7 @@ def make_collators(
         recipe ([`RecipeArguments`]): the recipe.
         model ([`CrossFuseForConditionalGeneration`]): the model, with what is frozen frozen.
         processor ([`CrossFuseProcessor`]): its processor.
-        answers (`dict[str, int]`, *optional*): numbers of the answers, for the auxiliary classifier.
+        labels (`dict[str, int]`, *optional*): what [`number_labels`] gives.
         seed (`int`, defaults to 0): that of the questions.
 
     Raises:
@@ -453,17 +536,22 @@ def make_collators(
         kinds = {name: part.kind for name, part in model.config.modalities.items()}
         decoded = [name for name, kind in kinds.items() if recipe.cache_inputs and kind != "text"]
         make = functools.partial(CachedInputsCollator, cached={*encoded, *decoded})
-    shared = {"inputs": recipe.inputs, "target": recipe.target, "max_target_length": recipe.max_target_length}
-    train = make(
-        processor,
-        questions=recipe.questions,
-        question_dropout=recipe.question_dropout,
-        answer_ids=answers,
-        augment=BatchAugmentation(processor, model.config.modalities, augmentation) if augmentation else None,
-        seed=seed,
-        **shared,
-    )
-    return train, make(processor, **shared)
+    shared = {"inputs": recipe.inputs, "target": recipe.target}
+    training = {
+        "augment": BatchAugmentation(processor, model.config.modalities, augmentation) if augmentation else None,
+        "seed": seed,
+    }
+    if recipe.task == "generation":
+        shared["max_target_length"] = recipe.max_target_length
+        training |= {
+            "questions": recipe.questions,
+            "question_dropout": recipe.question_dropout,
+            "answer_ids": labels,
+        }
+    else:
+        shared["problem_type"] = "retrieval" if recipe.task == "retrieval" else model.config.problem_type
+        shared["label2id"] = labels if recipe.task == "retrieval" else model.config.label2id
+    return make(processor, **shared, **training), make(processor, **shared)
 
 
 def cache_rows(
@@ -481,11 +569,11 @@ def cache_rows(
         folder (`str` or `Path`): where the encoders' outputs are kept.
     """
     if not recipe.cache_encoder_outputs:
-        return CachedInputs(rows, processor, recipe.inputs) if recipe.cache_inputs else rows
+        return CachedInputs(rows, processor, recipe.inputs, recipe.target) if recipe.cache_inputs else rows
     encoded = EncodedInputs(rows, model, processor, recipe.inputs, folder)
     if recipe.cache_inputs:
         others = {name: column for name, column in recipe.inputs.items() if name not in encoded.names}
-        encoded.rows = CachedInputs(encoded.rows, processor, others)
+        encoded.rows = CachedInputs(encoded.rows, processor, others, recipe.target)
     return encoded
 
 
@@ -576,11 +664,16 @@ class CrossFuseTrainer(Seq2SeqTrainer):
             self.add_callback(_AverageWeights(self.averages, self.model))
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
-        if "labels" in inputs and (self.label_smoother is not None or self.compute_loss_func is not None):
+        generates = self.accelerator.unwrap_model(model).can_generate()
+        if (
+            generates
+            and "labels" in inputs
+            and (self.label_smoother is not None or self.compute_loss_func is not None)
+        ):
             # Trainer keeps the labels from the model then, which can't make the decoder's input of them.
             prepare = self.accelerator.unwrap_model(model).prepare_decoder_input_ids_from_labels
             inputs = {"decoder_input_ids": prepare(inputs["labels"]), **inputs}
-        elif "labels" in inputs and not return_outputs:
+        elif generates and "labels" in inputs and not return_outputs:
             inputs = {**inputs, "skip_logits": True}
         return super().compute_loss(model, inputs, return_outputs, **kwargs)
 

@@ -54,7 +54,7 @@ from modeling_crossfuse.modeling_crossfuse import shift_tokens_right
 from modeling_crossfuse.training import (
     CachedInputs,
     CachedInputsCollator,
-    number_answers,
+    number_labels,
     parameter_groups,
     parse_recipe,
     recipe_texts,
@@ -214,7 +214,7 @@ class Task:
         self.recipe.inputs = {"image": self.recipe.inputs["image"]}
         rows = self._load(self.recipe.train_split)
         tokenizer = train_tokenizer(recipe_texts(self.recipe, rows), self.recipe.vocab_size)
-        self.answers = number_answers(rows, self.recipe.target) if self.recipe.answer_classifier else None
+        self.answers = number_labels(self.recipe, rows)
         self.config = image_only(AutoConfig.from_pretrained(self.recipe.model), len(tokenizer))
         self.processor = CrossFuseProcessor.from_config(self.config, tokenizer=tokenizer)
         self.rows = {"train": self._cached(rows)}

@@ -28,7 +28,8 @@ import torch
 
 from modeling_crossfuse.command_line import format_table, load_model, run_program
 from modeling_crossfuse.data import get_column, load_rows
-from modeling_crossfuse.evaluation import evaluate_rows, modality_shares, subsets, text_modality
+from modeling_crossfuse.evaluation import evaluate_rows, subsets, text_modality
+from modeling_crossfuse.explanation import explain
 from modeling_crossfuse.model_card import write_model_card
 from modeling_crossfuse.plotting import plot_answers
 from modeling_crossfuse.training import RecipeArguments, card_settings, parse_recipe
@@ -104,19 +105,17 @@ def results_table(results: dict[str, dict[str, float]]) -> str:
     return format_table(["given", "exact match", "CER", "chrF"], rows, right=(1, 2, 3))
 
 
-@torch.inference_mode()
 def ask(model, processor, row: dict, inputs: dict[str, str], question: str | None) -> dict:
-    """The model's answer about one row, and how much each modality counted."""
+    """The model's answer about one row, and how much each modality contributed."""
     sample = {name: [get_column(row, column)] for name, column in inputs.items()}
     labels = dict(inputs)
     if question is not None:
         asked = text_modality(model.config)
         sample[asked], labels[asked] = [question], "question"
-    batch = processor(**sample, return_tensors="pt").to(model.device)
-    ids = model.generate(**batch)
-    shares = dict(zip(model.config.modalities, modality_shares(model, batch, ids)[0].tolist()))
+    explanation = explain(model, processor(**sample, return_tensors="pt"), max_positions=0)[0]
+    shares = explanation.shares()
     return {
-        "answer": processor.batch_decode(ids, skip_special_tokens=True)[0].strip(),
+        "answer": processor.decode(explanation.targets, skip_special_tokens=True).strip(),
         "asked": " + ".join([*inputs.values(), *([f"“{question}”"] if question else [])]),
         "shares": {label: shares[name] for name, label in labels.items()},
     }
@@ -150,7 +149,7 @@ def answers_table(samples: list[dict]) -> str:
         ]
         for sample in samples
     ]
-    return format_table(["given", "answer", "truth", "", "attention"], rows)
+    return format_table(["given", "answer", "truth", "", "contributions"], rows)
 
 
 def run(argv: list[str] | None) -> list[dict]:

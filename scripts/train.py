@@ -21,10 +21,12 @@ import time
 import warnings
 from pathlib import Path
 
+import torch
 from transformers import set_seed, trainer_utils
 
 from modeling_crossfuse.data import load_rows
-from modeling_crossfuse.metrics import compute_text_metrics
+from modeling_crossfuse.evaluation import read_logits
+from modeling_crossfuse.metrics import compute_label_metrics, compute_text_metrics
 from modeling_crossfuse.model_card import write_model_card
 from modeling_crossfuse.training import (
     CrossFuseTrainer,
@@ -33,7 +35,7 @@ from modeling_crossfuse.training import (
     cache_rows,
     card_settings,
     make_collators,
-    number_answers,
+    number_labels,
     parse_recipe,
 )
 
@@ -59,10 +61,10 @@ Examples:
 """
 
 
-def make_compute_metrics(processor):
-    """What the Trainer calls with generated tokens and labels."""
+def make_compute_metrics(recipe, arguments, model, processor):
+    """What the Trainer calls with answers and labels, if there is anything to compare."""
 
-    def compute_metrics(prediction):
+    def compare_texts(prediction):
         pad = processor.tokenizer.pad_token_id
         texts = []
         for tokens in (prediction.predictions, prediction.label_ids):
@@ -71,7 +73,18 @@ def make_compute_metrics(processor):
             texts.append(processor.batch_decode(tokens, skip_special_tokens=True))
         return compute_text_metrics(predictions=texts[0], references=texts[1])
 
-    return compute_metrics
+    def compare_labels(prediction):
+        config, labels = model.config, torch.tensor(prediction.label_ids)
+        if config.problem_type == "single_label_classification":
+            labels = torch.nn.functional.one_hot(labels, config.num_labels)
+        elif config.problem_type == "regression":
+            labels = labels.view(len(labels), -1)
+        answers = read_logits(torch.tensor(prediction.predictions), config)
+        return compute_label_metrics(answers, read_logits(labels, config), config.problem_type)
+
+    if recipe.task == "classification":
+        return compare_labels
+    return compare_texts if arguments.predict_with_generate else None
 
 
 def resume_point(arguments):
@@ -82,6 +95,17 @@ def resume_point(arguments):
             raise ValueError(f"`resume_from_checkpoint`: there is no checkpoint in {arguments.output_dir}")
         return checkpoint
     return arguments.resume_from_checkpoint
+
+
+def end_processes(trainer: CrossFuseTrainer):
+    """
+    Ends what connects the processes of a distributed training. Its threads can abort a process in which Python ends
+    before them; and they can wait forever where it is DistributedDataParallel that ends last, which holds the
+    interpreter's lock then. So that goes first.
+    """
+    trainer.model_wrapped = trainer.model
+    trainer.accelerator.free_memory()
+    trainer.accelerator.end_training()
 
 
 def main(argv: list[str] | None = None) -> str:
@@ -101,16 +125,17 @@ def main(argv: list[str] | None = None) -> str:
     if recipe.eval_split:
         eval_rows = load_rows(recipe.dataset, recipe.eval_split, recipe.max_eval_samples, recipe.dataset_config)
     with arguments.main_process_first(desc="building the model"):
-        answers = number_answers(rows, recipe.target) if recipe.answer_classifier else None
-        model, processor = build_model(recipe, rows, num_answers=len(answers or ()))
-    model.generation_config.max_length = recipe.max_target_length
+        labels = number_labels(recipe, rows)
+        model, processor = build_model(recipe, rows, labels)
+    if recipe.task == "generation":
+        model.generation_config.max_length = recipe.max_target_length
     whole = add_lora(model, recipe.lora) if recipe.lora else model
     if arguments.process_index == 0:
         trained = whole.num_parameters(only_trainable=True)
         logger.info(
             f"{model.num_parameters():,} parameters, {trained:,} of which train; {len(rows):,} samples to train on"
         )
-    train_collator, eval_collator = make_collators(recipe, model, processor, answers, arguments.seed)
+    train_collator, eval_collator = make_collators(recipe, model, processor, labels, arguments.seed)
     cache = Path(arguments.output_dir, "_encoder_outputs")  # Trainer does not push what starts so
     if recipe.cache_encoder_outputs:
         model.get_encoder().to(arguments.device)
@@ -126,7 +151,7 @@ def main(argv: list[str] | None = None) -> str:
         data_collator=train_collator,
         eval_collator=eval_collator,
         processing_class=processor,
-        compute_metrics=make_compute_metrics(processor) if arguments.predict_with_generate else None,
+        compute_metrics=make_compute_metrics(recipe, arguments, model, processor),
         learning_rates=recipe.learning_rates,
         ema_decay=recipe.ema_decay,
     )
@@ -135,7 +160,8 @@ def main(argv: list[str] | None = None) -> str:
     duration = time.monotonic() - started
     metrics = trainer.evaluate() if eval_rows is not None else {}
     trainer.use_averaged_weights()
-    model.drop_answer_head()
+    if recipe.answer_classifier:
+        model.drop_answer_head()
     if recipe.lora:
         trainer.merge_adapter(Path(arguments.output_dir, "adapter"))
     trainer.save_model()
@@ -150,8 +176,7 @@ def main(argv: list[str] | None = None) -> str:
             recipe=card_settings(recipe, arguments, arguments.world_size),
             duration=duration,
         )
-    # Threads of a process group that is still there when Python ends can abort the process.
-    trainer.accelerator.end_training()
+    end_processes(trainer)
     return arguments.output_dir
 
 

@@ -13,6 +13,9 @@
 # limitations under the License.
 """Tiny CrossFuse models and inputs that the tests share."""
 
+import importlib.util
+from pathlib import Path
+
 import torch
 
 from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration
@@ -79,6 +82,15 @@ def tiny_labels(batch_size: int = 2, length: int = 4, seed: int = 0, vocab_size:
     """Random labels without special tokens."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(3, vocab_size, (batch_size, length), generator=generator)
+
+
+def load_script(name: str):
+    """A script as a module, without its folder on the path."""
+    path = Path(__file__).resolve().parent.parent / "scripts" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"crossfuse_script_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def take_rows(inputs: dict[str, torch.Tensor], rows) -> dict[str, torch.Tensor]:

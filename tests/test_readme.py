@@ -34,7 +34,9 @@ def test_python_blocks_run(monkeypatch, tmp_path):
     namespace = {"__name__": "readme"}
     assert len(blocks("python")) >= 5
     for number, block in enumerate(blocks("python"), start=1):
-        code = block.replace('"my-model"', repr(str(tmp_path / "my-model")))
+        code = block
+        for written in ("my-model", "explanation.png"):
+            code = code.replace(f'"{written}"', repr(str(tmp_path / written)))
         exec(compile(code, f"README.md, block {number}", "exec"), namespace)
 
 

@@ -227,7 +227,7 @@ def test_a_loaded_model_trains_on(tmp_path):
 def test_the_import_brings_no_optional_package():
     program = (
         "import sys, modeling_crossfuse\n"
-        "heavy = {'datasets', 'evaluate', 'kornia', 'matplotlib', 'sklearn'}\n"
+        "heavy = {'captum', 'datasets', 'evaluate', 'kornia', 'matplotlib', 'sklearn'}\n"
         "print(*heavy & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

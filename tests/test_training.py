@@ -47,6 +47,7 @@ from modeling_crossfuse.training import (
     CrossFuseTrainer,
     add_lora,
     build_model,
+    number_labels,
     parse_recipe,
     recipe_texts,
     train_tokenizer,
@@ -482,8 +483,8 @@ def test_a_model_of_encoders(folder, encoders):
     added = {"ankle": wrist, "note": {"kind": "text", "num_hidden_layers": 2}}
     flags = {"encoders": {**encoders, **added}, "inputs": [*INPUTS, "ankle=sensors.wrist", "note=sensors.note"]}
     overrides = {"decoder": {"dropout": 0.1}, "fusion": {"type": "latent"}, "label_smoothing": 0.2}
-    recipe = recipe_of(folder, freeze=["text", "ankle"], model_overrides=overrides, **flags)
-    model, processor = build_model(recipe, make_dataset(), num_answers=8)
+    recipe = recipe_of(folder, freeze=["text", "ankle"], model_overrides=overrides, answer_classifier=True, **flags)
+    model, processor = build_model(recipe, make_dataset(), number_labels(recipe, make_dataset()))
     parts = model.config.modalities
     assert list(parts) == ["text", "image", "audio", "wrist", "ankle", "note"] == list(processor.modalities)
     assert (parts["text"].architecture, parts["image"].architecture) == ("BertModel", "ViTModel")

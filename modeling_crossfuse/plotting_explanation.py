@@ -1,0 +1,304 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""A picture of what each modality, and each position of it, contributed to an answer."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .explanation import Explanation, PositionValues, positions_per_second
+from .media import is_list, load_frames, load_picture, load_series, load_sound
+from .plotting import INK, MODALITY_COLORS, QUIET, fit_text, import_figure, readable_on, save_figure
+
+
+# Blue to red, which the colour-blind can tell apart too; white is nothing.
+_HEAT = "RdBu_r"
+# All of Okabe and Ito's: here none says right or wrong.
+_COLORS = (*MODALITY_COLORS, "#009E73", "#D55E00", "#7F7F7F")
+# In inches: the figure, its left column, and what stands above and below the columns, a panel and a bar.
+_WIDTH, _LEFT, _COLUMN = 11.0, 0.55, 4.7
+_HEAD, _FOOT, _TITLE, _ROW = 0.75, 1.05, 0.5, 0.3
+_HEIGHTS = {"image": 2.28, "video": 1.2, "audio": 1.1, "series": 1.3}
+# In points: a word's letters and what lies between two words and two lines.
+_FONT_SIZE, _LETTER, _SPACE, _LINE = 11, 6.7, 12, 25
+
+
+def plot_explanation(
+    explanation: Explanation, sample: dict[str, Any], processor, path: str | Path, title: str | None = None
+) -> Path:
+    """
+    Draws what an answer came from: a heat map over each picture, coloured words, shaded sound and series, and a bar of
+    each modality's contribution to the whole answer and to each of its tokens, or classes.
+
+    Red added to the score and blue took from it, on one scale for all modalities, whose colours grow with the square
+    root so that small values show, too.
+
+    Args:
+        explanation ([`Explanation`]): of one sample, as [`explain`] gives it. Without positions, there are bars alone.
+        sample (`dict[str, Any]`): modality to the raw value that the processor was given. A picture is taken to have
+            been resized without cropping.
+        processor ([`CrossFuseProcessor`]): the model's.
+        path (`str` or `Path`): the PNG file, written whole or not at all. Its folder must exist.
+        title (`str`, *optional*): the answer by default.
+
+    Returns:
+        `Path`: the file.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        ValueError: if `sample` lacks a modality whose positions are explained, or a value can't be read.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForSequenceClassification, CrossFuseProcessor
+    >>> from modeling_crossfuse import explain, plot_explanation
+
+    >>> config = CrossFuseConfig(
+    ...     d_model=32,
+    ...     num_hidden_layers=1,
+    ...     modalities={"image": {"image_size": 16, "patch_size": 8}, "wrist": {"kind": "series", "num_channels": 2}},
+    ...     id2label={0: "rest", 1: "walk"},
+    ... )
+    >>> model, processor = CrossFuseForSequenceClassification(config), CrossFuseProcessor.from_config(config)
+    >>> sample = {"image": Image.new("RGB", (20, 20), "red"), "wrist": np.array([[0.5, 0.1], [0.2, 0.4]])}
+    >>> explanation = explain(model, processor(**sample, return_tensors="pt"), max_positions=4)[0]
+    >>> plot_explanation(explanation, sample, processor, "explanation.png").name
+    'explanation.png'
+    ```
+    """
+    # What was given as hidden states or embeddings can't be drawn.
+    drawn = [name for name, at in explanation.positions.items() if "length" not in at.edges or at.tokens is not None]
+    missing = [name for name in drawn if sample.get(name) is None]
+    if missing:
+        raise ValueError(f"`sample` lacks {missing[0]!r}, whose positions are explained")
+    colors = {name: _COLORS[i % len(_COLORS)] for i, name in enumerate(explanation.modalities)}
+    heights = {name: _panel_height(name, explanation.positions[name], processor) for name in drawn}
+    bars = _ROW * (len(explanation.targets) + 2)
+    height = _HEAD + max(_TITLE + bars, sum(heights.values()) + _TITLE * len(drawn)) + (_FOOT if drawn else _FOOT / 2)
+    figure = import_figure()(figsize=(_WIDTH, height), dpi=130, facecolor="white")
+    _draw_head(figure, explanation, title or _answer(explanation, processor))
+    # Beside the panels, if there are any.
+    left, right = (_LEFT + _COLUMN + 1.7, 10.2) if drawn else (2.5, 9.0)
+    place = (left / _WIDTH, (height - _HEAD - _TITLE - bars) / height, (right - left) / _WIDTH, bars / height)
+    _draw_bars(figure.add_axes(place), explanation, processor, colors)
+    if drawn:
+        _draw_panels(figure, explanation, sample, processor, heights, colors)
+    return save_figure(figure, path)
+
+
+def _draw_panels(figure, explanation, sample, processor, heights: dict[str, float], colors: dict[str, str]):
+    """The modalities, one below the other, so high in inches, and the bar that says what the colours mean."""
+    heat, total = _heat(explanation), figure.get_figheight()
+    _draw_color_bar(figure, heat)
+    top = total - _HEAD
+    for name, height in heights.items():
+        positions = explanation.positions[name]
+        label = f"{name}  {positions.answer_values.sum():+.2f}"
+        style = {"y": (top - _TITLE + 0.08) / total, "fontsize": 11, "fontweight": "bold", "va": "bottom"}
+        figure.text(_LEFT / _WIDTH, s="■", color=colors[name], **style)
+        figure.text((_LEFT + 0.2) / _WIDTH, s=label, color=INK, **style)
+        top -= _TITLE + height
+        place = (_LEFT / _WIDTH, top / total, _COLUMN / _WIDTH, height / total)
+        _DRAW[processor.modalities[name]["kind"]](figure, place, name, positions, sample[name], processor, heat)
+
+
+def _panel_height(name: str, positions: PositionValues, processor) -> float:
+    kind = processor.modalities[name]["kind"]
+    return _HEIGHTS[kind] if kind in _HEIGHTS else len(_lines(name, positions, processor)) * _LINE / 72
+
+
+def _answer(explanation: Explanation, processor) -> str:
+    if explanation.labels:
+        return ", ".join(explanation.labels)
+    return processor.tokenizer.decode(explanation.targets, skip_special_tokens=True).strip() or "(nothing)"
+
+
+def _heat(explanation: Explanation):
+    """Values to colours, zero in the middle."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import FuncNorm
+
+    def root(x):
+        return np.sign(x) * np.sqrt(np.abs(x))
+
+    def square(x):
+        return np.sign(x) * np.square(x)
+
+    largest = max(positions.answer_values.abs().max().item() for positions in explanation.positions.values())
+    largest = max(largest, 1e-6)
+    return ScalarMappable(FuncNorm((root, square), -largest, largest), _HEAT)
+
+
+def _draw_head(figure, explanation: Explanation, title: str):
+    style = {"ha": "center", "va": "center"}
+    height = figure.get_figheight()
+    title = fit_text(title, lines=1, width=80)
+    figure.text(0.5, 1 - 0.3 / height, title, fontsize=15, fontweight="bold", color=INK, **style)
+    kind = "score" if explanation.labels else "geometric mean of the tokens' probabilities"
+    scores = f"{kind}: {explanation.answer_score:.2f}, without any modality {explanation.answer_baseline:.2f}"
+    figure.text(0.5, 1 - 0.6 / height, scores, fontsize=10, color=QUIET, **style)
+
+
+def _draw_color_bar(figure, heat):
+    height = figure.get_figheight()
+    axes = figure.add_axes((_LEFT / _WIDTH, 0.48 / height, _COLUMN / _WIDTH, 0.1 / height))
+    bar = figure.colorbar(
+        heat, cax=axes, orientation="horizontal", format=lambda value, _: f"{value:+.2g}" if value else "0"
+    )
+    largest = heat.norm.vmax
+    bar.set_ticks([-largest, -largest / 4, 0, largest / 4, largest])
+    bar.set_label("what each position added to the score of the whole answer", fontsize=9, color=QUIET, labelpad=2)
+    axes.tick_params(labelsize=8.5, colors=QUIET)
+    bar.outline.set_visible(False)
+
+
+def _draw_bars(axes, explanation: Explanation, processor, colors: dict[str, str]):
+    """A row for the whole answer and one for each target: what helped to the right, what hindered to the left."""
+    names = explanation.labels or [processor.tokenizer.decode([token]).strip() for token in explanation.targets]
+    rows = torch.cat([explanation.answer_values[None], explanation.modality_values])
+    places = np.array([0.0, *range(2, len(rows) + 1)])  # with a gap after the whole answer
+    for sign in (1, -1):
+        start = np.zeros(len(rows))
+        for name, values in zip(explanation.modalities, rows.T.numpy()):
+            values = np.where(values * sign > 0, values, 0.0)
+            label = name if sign > 0 and (rows[:, explanation.modalities.index(name)] != 0).any() else None
+            axes.barh(places, values, left=start, height=0.72, color=colors[name], label=label)
+            start += values
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set(ylim=(places[-1] + 0.6, -0.6), yticks=places)
+    axes.set_yticklabels(["whole answer", *(fit_text(name, lines=1, width=18) for name in names)], fontsize=10)
+    axes.get_yticklabels()[0].set_fontweight("bold")
+    style = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center", "color": INK}
+    for row, score in zip(places, [explanation.answer_score, *explanation.scores.tolist()]):
+        axes.text(1.13, row, f"{score:.2f}", fontsize=9.5, **style)
+    axes.text(1.13, -1, "score", fontsize=9, **style | {"color": QUIET})
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0, colors=INK)
+    axes.tick_params(axis="x", labelsize=8.5, colors=QUIET)
+    axes.set_xlabel("Shapley values: what each modality added to the score", fontsize=9, color=QUIET)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, frameon=False, fontsize=10, handlelength=1.2)
+
+
+def _lines(name: str, positions: PositionValues, processor) -> list[list[tuple[float, str, float]]]:
+    """The tokens, or groups of tokens, of a text on lines: where each begins, in points, and what it added."""
+    tokenizer, lines, x = processor._sub_processor(name, "tokenizer"), [[]], 0.0
+    for (begin, end), value in zip(pairwise(positions.edges["length"]), positions.answer_values.tolist()):
+        text = tokenizer.decode(positions.tokens[begin:end]).strip()
+        if lines[-1] and x + _LETTER * len(text) > 72 * _COLUMN:
+            lines.append([])
+            x = 0.0
+        lines[-1].append((x, text, value))
+        x += _LETTER * len(text) + _SPACE
+    return lines
+
+
+def _draw_text(figure, place, name, positions, value, processor, heat):
+    from matplotlib.colors import to_hex
+
+    lines = _lines(name, positions, processor)
+    axes = figure.add_axes(place, xlim=(0, 72 * _COLUMN), ylim=(len(lines), 0))
+    axes.axis("off")
+    for row, line in enumerate(lines):
+        for x, text, added in line:
+            color = to_hex(heat.to_rgba(added))
+            box = {"facecolor": color, "edgecolor": "#DADCE0", "linewidth": 0.5, "boxstyle": "round,pad=0.25"}
+            style = {"fontsize": _FONT_SIZE, "family": "monospace", "va": "center", "color": readable_on(color)}
+            axes.text(x + _SPACE / 3, row + 0.5, text.replace("$", r"\$"), bbox=box, **style)
+
+
+def _draw_pictures(figure, place, name, positions, value, processor, heat):
+    kind, pictures = processor.modalities[name]["kind"], value
+    if kind == "video":
+        frames = positions.edges["frames"]
+        loaded = load_frames(name, value, frames[-1])
+        pictures = [loaded[min((begin + end) // 2, len(loaded) - 1)] for begin, end in pairwise(frames)]
+    elif not is_list(value):
+        pictures = list(value) if getattr(value, "ndim", 0) == 4 else [value]
+    pictures = [_load(name, picture, processor) for picture in pictures if picture is not None]
+    added = list(positions.answer_values.numpy())
+    if len(pictures) == 1:  # there is room for it without the heat map, too
+        pictures, added = pictures * 2, [None, *added]
+    left, bottom, width, height = place
+    each = min(1.05 * height * figure.get_figheight() / _WIDTH, width / len(pictures))
+    for index, (picture, values) in enumerate(zip(pictures, added)):
+        axes = figure.add_axes((left + index * each, bottom, each / 1.05, height), xticks=[], yticks=[], anchor="W")
+        _draw_picture(axes, picture, positions.edges, values, heat)
+
+
+def _load(name: str, picture: Any, processor) -> np.ndarray:
+    """A picture as `(height, width, 3)`, of 0 to 1."""
+    loaded = load_picture(name, picture, processor.modalities[name].get("num_channels", 3), do_rescale=True)
+    pixels = np.moveaxis(loaded, 0, -1) if isinstance(loaded, np.ndarray) else np.asarray(loaded.convert("RGB"))
+    pixels = pixels if pixels.shape[-1] == 3 else pixels.mean(-1, keepdims=True).repeat(3, axis=-1)
+    return (pixels / 255).clip(0, 1)
+
+
+def _draw_picture(axes, picture: np.ndarray, edges: dict[str, list[int]], added: np.ndarray | None, heat):
+    height, width = edges["height"][-1], edges["width"][-1]
+    style = {"extent": (0, width, height, 0), "aspect": picture.shape[0] / height * width / picture.shape[1]}
+    axes.spines[:].set_color("#DADCE0")
+    if added is None:
+        axes.imshow(picture, interpolation="lanczos", **style)
+        return
+    pale = 0.5 + 0.5 * picture.mean(-1)  # grey, so that every colour is the heat map's
+    axes.imshow(pale, cmap="gray", vmin=0, vmax=1, interpolation="lanczos", **style)
+    colors = heat.to_rgba(added)
+    colors[..., 3] = 0.8 * np.sqrt(2 * np.abs(heat.norm(added) - 0.5))  # what did nothing hides nothing
+    axes.pcolormesh(edges["width"], edges["height"], colors)
+
+
+def _draw_sound(figure, place, name, positions, value, processor, heat):
+    sound, rate = load_sound(name, value)
+    rate = rate or processor._sub_processor(name, "feature_extractor").sampling_rate
+    edges = next(iter(positions.edges.values()))
+    seconds = len(sound) / rate
+    per_second = positions_per_second(name, positions, processor) or edges[-1] / seconds
+    axes = figure.add_axes(place)
+    _shade(axes, [edge / per_second for edge in edges], positions, heat)
+    axes.plot(np.arange(len(sound)) / rate, sound, color=INK, linewidth=0.5)
+    axes.set(xlim=(0, seconds), yticks=[])
+    axes.xaxis.set_major_formatter("{x:g} s")
+
+
+def _draw_series(figure, place, name, positions, value, processor, heat):
+    edges = positions.edges["steps"]
+    steps = load_series(name, value, processor.modalities[name].get("num_channels", 1))[: edges[-1]]
+    axes = figure.add_axes(place)
+    _shade(axes, [edge - 0.5 for edge in edges], positions, heat)
+    axes.plot(steps, color=INK, linewidth=0.8, marker="." if len(steps) < 30 else None)
+    axes.set(xlim=(-0.5, edges[-1] - 0.5))
+
+
+def _shade(axes, edges: list[float], positions: PositionValues, heat):
+    for (begin, end), added in zip(pairwise(edges), positions.answer_values.tolist()):
+        axes.axvspan(begin, end, color=heat.to_rgba(added), linewidth=0)
+    axes.tick_params(labelsize=8, colors=QUIET)
+    axes.spines[:].set_color("#DADCE0")
+
+
+_DRAW = {
+    "text": _draw_text,
+    "image": _draw_pictures,
+    "video": _draw_pictures,
+    "audio": _draw_sound,
+    "series": _draw_series,
+}
+
+__all__ = ["plot_explanation"]

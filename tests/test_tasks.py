@@ -1,0 +1,260 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Classification, regression and retrieval by the programs: train, evaluate, predict, and the card."""
+
+import json
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig
+
+from modeling_crossfuse import CrossFuseDataCollator, CrossFuseForConditionalGeneration, CrossFuseProcessor
+from modeling_crossfuse.data import label_names, problem_type_of
+from modeling_crossfuse.training import build_model, number_labels, parse_recipe
+
+from .helpers import load_script, tiny_config
+
+
+COLOURS = ["blue", "green", "red"]
+FEATURES = datasets.Features(
+    {
+        "wrist": datasets.List(datasets.List(datasets.Value("float32"))),
+        "ankle": datasets.List(datasets.List(datasets.Value("float32"))),
+        "name": datasets.Value("string"),
+        "info": {"colour": datasets.Value("string")},
+        "class": datasets.ClassLabel(names=["red", "green", "blue"]),
+        "number": datasets.Value("int64"),
+        "tags": datasets.List(datasets.Value("string")),
+        "size": datasets.Value("float32"),
+        "sizes": datasets.List(datasets.Value("float32")),
+    }
+)
+
+
+def make_rows(count: int = 24) -> datasets.Dataset:
+    """Rows whose two series say what their label is."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for index in range(count):
+        label = index % 3
+        signal = np.eye(3)[label] * 4 + generator.normal(size=(3 + index % 2, 3)) * 0.3
+        rows.append(
+            {
+                "wrist": signal,
+                "ankle": signal[:, :2],
+                "name": COLOURS[label],
+                "info": {"colour": COLOURS[label]},
+                "class": 2 - label,
+                "number": label,
+                "tags": COLOURS[:label],
+                "size": float(label),
+                "sizes": [float(label), -1.0],
+            }
+        )
+    return datasets.Dataset.from_list(rows, features=FEATURES)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tasks")
+    (folder / "data").mkdir()
+    for split in ("train", "validation", "test"):
+        make_rows().to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+    modalities = {
+        "text": {"vocab_size": 280},
+        "wrist": {"kind": "series", "num_channels": 3},
+        "ankle": {"kind": "series", "num_channels": 2},
+    }
+    tiny_config(modalities=modalities, decoder={"vocab_size": 280}, initializer_range=0.05).save_pretrained(
+        folder / "config"
+    )
+    return folder
+
+
+def argv_of(folder, output_dir, task, target, *more) -> list[str]:
+    settings = {
+        "task": task,
+        "model": folder / "config",
+        "dataset": folder / "data",
+        "target": target,
+        "output_dir": output_dir,
+        "max_steps": 60,
+        "learning_rate": 3e-3,
+        "per_device_train_batch_size": 8,
+        "logging_steps": 20,
+        "save_strategy": "no",
+        "report_to": "none",
+        "vocab_size": 280,
+        "disable_tqdm": True,
+    }
+    flags = [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
+    return [*flags, "--inputs", "wrist=wrist", "ankle=ankle", *more]
+
+
+WITHOUT_TEXT = ("--model_overrides", json.dumps({"modalities": {"text": None}}))
+
+
+def evaluate(folder, model, target, *inputs, **flags):
+    argv = [str(model), "--dataset", str(folder / "data"), "--target", target, "--inputs", *inputs]
+    return load_script("evaluate").main([*argv, *(str(part) for item in flags.items() for part in item)])
+
+
+@pytest.mark.parametrize(
+    ("target", "problem_type", "metric"),
+    [
+        ("name", "single_label_classification", "accuracy"),
+        ("info.colour", "single_label_classification", "accuracy"),
+        ("class", "single_label_classification", "accuracy"),
+        ("number", "single_label_classification", "accuracy"),
+        ("tags", "multi_label_classification", "f1_micro"),
+        ("size", "regression", "r2"),
+        ("sizes", "regression", "rmse"),
+    ],
+)
+def test_classification_learns(folder, tmp_path, target, problem_type, metric):
+    output = tmp_path / "out"
+    argv = argv_of(folder, output, "classification", target, *WITHOUT_TEXT, "--eval_strategy", "steps")
+    assert load_script("train").main([*argv, "--eval_steps", "60"]) == str(output)
+    config = AutoConfig.from_pretrained(output)
+    assert config.architectures == ["CrossFuseForSequenceClassification"] and config.problem_type == problem_type
+    assert list(config.modalities) == ["wrist", "ankle"]
+    results = evaluate(folder, output, target, "wrist=wrist", "ankle=ankle")
+    assert results[0][metric] > 0.9 if metric != "rmse" else results[0][metric] < 0.3
+    card = (output / "README.md").read_text(encoding="utf-8")
+    assert "AutoModelForSequenceClassification" in card and "decoder" not in card
+    np.save(tmp_path / "wrist.npy", np.eye(3)[[1] * 4] * 4)
+    answers = load_script("predict").main([str(output), "--inputs", f"wrist={tmp_path / 'wrist.npy'}"])
+    expected = {
+        "name": "green",
+        "info.colour": "green",
+        "class": "green",
+        "number": "1",
+        "tags": ["blue"],
+        "size": pytest.approx(1, abs=0.5),
+        "sizes": pytest.approx([1, -1], abs=0.5),
+    }
+    assert answers == [expected[target]]
+
+
+def test_numbers_as_a_regression(folder, tmp_path):
+    overrides = json.dumps({"problem_type": "regression", "modalities": {"text": None}})
+    argv = argv_of(folder, tmp_path, "classification", "number", "--model_overrides", overrides)
+    recipe, _ = parse_recipe(argv, "")
+    assert number_labels(recipe, make_rows()) is None
+    model, _ = build_model(recipe, make_rows())
+    assert model.config.num_labels == 1 and model.config.problem_type == "regression"
+
+
+def test_fine_tuning_keeps_the_numbers_of_labels(folder, tmp_path):
+    argv = argv_of(folder, tmp_path / "out", "classification", "name", *WITHOUT_TEXT, "--max_steps", "1")
+    load_script("train").main(argv)
+    recipe, _ = parse_recipe([*argv, "--model", str(tmp_path / "out"), "--model_overrides", "{}"], "")
+    some = make_rows().filter(lambda row: row["name"] != "blue")
+    model, _ = build_model(recipe, some, number_labels(recipe, some))
+    assert model.config.id2label == {0: "blue", 1: "green", 2: "red"}
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_retrieval_learns(folder, tmp_path, loss, capsys):
+    argv = argv_of(folder, tmp_path, "retrieval", "name", "text=name")
+    overrides = json.dumps({"contrastive_loss": loss, "projection_dim": 16})
+    assert load_script("train").main([*argv, "--model_overrides", overrides]) == str(tmp_path)
+    results = evaluate(folder, tmp_path, "name", "wrist=wrist", "ankle=ankle")
+    assert results[0]["recall_at_1"] == 1.0 and results[0]["mrr"] == 1.0
+    assert "recall@1" in capsys.readouterr().out
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "(batch, 16)" in card and "get_fused_features" in card
+    with pytest.raises(SystemExit):
+        evaluate(folder, tmp_path, "name", "text=name")
+    assert "the candidates are what the modality 'text' is given" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--task", "guessing"], "guessing"),
+        (["--questions", '{"which": "name"}'], "`questions` and `answer_classifier` are for `task=generation`"),
+        (["--target", "wrist"], "has no labels"),
+        (["--target", "colour"], "no column 'colour'; the data set has wrist"),
+    ],
+)
+def test_what_is_refused(folder, tmp_path, argv, message, capsys):
+    full = [*argv_of(folder, tmp_path, "classification", "name"), *argv]
+    with pytest.raises((ValueError, SystemExit)) as error:
+        load_script("train").main(full)
+    assert message in str(error.value) + capsys.readouterr().err
+
+
+def test_evaluate_and_predict_refuse_a_model_without_a_head(folder, tmp_path, capsys):
+    config = tiny_config("wrist")
+    CrossFuseForConditionalGeneration(config).model.save_pretrained(tmp_path)
+    CrossFuseProcessor.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(SystemExit):
+        evaluate(folder, tmp_path, "name", "wrist=wrist")
+    assert "the model is a CrossFuseModel; expected one of" in capsys.readouterr().err
+
+
+def collator(**settings):
+    return CrossFuseDataCollator(CrossFuseProcessor.from_config(tiny_config("wrist")), {"wrist": "wrist"}, **settings)
+
+
+def test_labels_of_batches():
+    rows = [{**row, "wrist": np.ones((2, 3))} for row in make_rows(3)]
+    label2id = {"blue": 0, "green": 1, "red": 2}
+
+    def labels(target, problem_type):
+        return collator(target=target, problem_type=problem_type, label2id=label2id)(rows)["labels"]
+
+    assert labels("name", "single_label_classification").tolist() == [0, 1, 2]
+    assert labels("class", "single_label_classification").tolist() == [2, 1, 0]
+    assert labels("tags", "multi_label_classification").tolist() == [[0, 0, 0], [1, 0, 0], [1, 1, 0]]
+    assert torch.equal(labels("size", "regression"), torch.tensor([0.0, 1.0, 2.0]))
+    assert labels("sizes", "regression").shape == (3, 2)
+    rows[1]["name"] = None
+    assert labels("name", "single_label_classification").tolist() == [0, -100, 2]
+    assert "labels" not in (batch := collator(target="name", problem_type="retrieval", label2id=label2id)(rows))
+    assert batch["item_ids"].tolist() == [0, -100, 2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "row", "message"),
+    [
+        (
+            {"problem_type": "ranking", "target": "name"},
+            None,
+            "`problem_type='ranking'`; expected one of single_label",
+        ),
+        ({"problem_type": "regression"}, None, "needs `target`"),
+        ({"problem_type": "regression", "target": "name", "answer_ids": {"red": 0}}, None, "don't go with"),
+        ({"problem_type": "single_label_classification", "target": "name"}, {"name": "pink"}, "none of the 0 labels"),
+        ({"problem_type": "multi_label_classification", "target": "name"}, {"name": "pink"}, "expected a list"),
+        ({"problem_type": "regression", "target": "name"}, {"name": "pink"}, "other values than as many numbers"),
+        ({"problem_type": "regression", "target": "name"}, {"name": float("nan")}, "not finite"),
+    ],
+)
+def test_labels_that_are_refused(settings, row, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        collator(**settings)([{"wrist": np.ones((2, 3)), **(row or {})}])
+
+
+def test_label_names_and_problem_types():
+    rows = make_rows(6)
+    assert label_names(rows, "name") == label_names(rows, "info.colour") == COLOURS
+    assert label_names(rows, "class") == ["red", "green", "blue"]
+    assert label_names(rows, "number") == ["0", "1", "2"]
+    assert label_names(rows, "tags") == ["blue", "green"]
+    with pytest.raises(ValueError, match="has no labels; expected text, classes, numbers"):
+        problem_type_of(datasets.Image())
