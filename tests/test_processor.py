@@ -136,6 +136,19 @@ def test_features_refuse_another_sampling_rate_and_empty_clips():
         CrossFuseFeatureExtractor()([tone(), np.zeros(0)], sampling_rate=16_000)
 
 
+def test_the_processor_gives_what_its_feature_extractor_gives(processor):
+    clips = [tone(0.1), tone(0.2)]
+    expected = processor.feature_extractor(clips, sampling_rate=16_000, return_tensors="pt")
+    batch = processor(audio=clips, sampling_rate=16_000, return_tensors="pt")
+    assert torch.equal(batch["input_features"], expected["input_features"])
+    assert torch.equal(batch["feature_attention_mask"], expected["attention_mask"])
+
+
+def test_features_without_a_mask():
+    features = CrossFuseFeatureExtractor()(tone(), sampling_rate=16_000, return_attention_mask=False)
+    assert list(features) == ["input_features"]
+
+
 def test_feature_extractor_saves_and_loads(tmp_path):
     extractor = CrossFuseFeatureExtractor(feature_size=12, sampling_rate=8_000, n_fft=256, hop_length=80)
     extractor.save_pretrained(tmp_path)
