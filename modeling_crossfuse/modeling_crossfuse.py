@@ -712,6 +712,18 @@ class CrossFuseForSpeechSeq2Seq(CrossFuseForConditionalGeneration):
 
     Args:
         config ([`CrossFuseConfig`]): the config, with a modality `audio`.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForSpeechSeq2Seq
+
+    >>> config = CrossFuseConfig(d_model=32, num_hidden_layers=1, modalities={"audio": {"num_mel_bins": 8}})
+    >>> model = CrossFuseForSpeechSeq2Seq(config).eval()
+    >>> model.generate(torch.zeros(1, 8, 20), max_new_tokens=4, min_new_tokens=4).shape
+    torch.Size([1, 5])
+    ```
     """
 
     main_input_name = "input_features"

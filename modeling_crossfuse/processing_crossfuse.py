@@ -730,9 +730,9 @@ class CrossFuseProcessor(ProcessorMixin):
         if "image_processor" in saved:
             # The same pictures give the same numbers whether torchvision is there or not.
             ours = saved["image_processor"].get("image_processor_type") == CrossFuseVideoImageProcessor.__name__
-            loader = CrossFuseVideoImageProcessor if ours else AutoImageProcessor
+            loader, backend = (CrossFuseVideoImageProcessor, {}) if ours else (AutoImageProcessor, {"backend": "pil"})
             arguments["image_processor"] = loader.from_pretrained(
-                pretrained_model_name_or_path, **({} if ours else {"backend": "pil"}), **kwargs
+                pretrained_model_name_or_path, **{**backend, **kwargs}
             )
         if "video_processor" in saved:
             arguments["video_processor"] = AutoVideoProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
