@@ -18,6 +18,7 @@ import importlib
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
+    AutoImageProcessor,
     AutoModel,
     AutoModelForAudioClassification,
     AutoModelForImageClassification,
@@ -25,11 +26,14 @@ from transformers import (
     AutoModelForMultimodalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForSpeechSeq2Seq,
     AutoModelForTokenClassification,
     AutoModelForVideoClassification,
     AutoModelForZeroShotImageClassification,
     AutoProcessor,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .classification import CrossFuseForSequenceClassification, CrossFuseForTokenClassification
 from .configuration_crossfuse import CrossFuseConfig, CrossFuseDecoderConfig, CrossFuseFusionConfig
@@ -44,12 +48,15 @@ from .configuration_modalities import (
 )
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .fusion import CrossFuseFusion, Memory, Stream, register_fusion
+from .image_processing_crossfuse import CrossFuseVideoImageProcessor
 from .modeling_crossfuse import (
     CrossFuseEncoderModel,
     CrossFuseForConditionalGeneration,
+    CrossFuseForSpeechSeq2Seq,
     CrossFuseModel,
     CrossFusePreTrainedModel,
 )
+from .pipelines import AutoModelForCrossFuse, CrossFusePipeline
 from .processing_crossfuse import CrossFuseProcessor
 from .retrieval import CrossFuseForRetrieval
 
@@ -66,9 +73,11 @@ _LAZY = {
 }
 
 AutoConfig.register("crossfuse", CrossFuseConfig, exist_ok=True)
-AutoModel.register(CrossFuseConfig, CrossFuseModel, exist_ok=True)
+# Of several, a checkpoint's `architectures` tell; the first is for those that name none of them.
+AutoModel.register(CrossFuseConfig, (CrossFuseModel, CrossFuseEncoderModel), exist_ok=True)
 _HEADS = {
     CrossFuseForConditionalGeneration: (AutoModelForSeq2SeqLM, AutoModelForMultimodalLM, AutoModelForImageTextToText),
+    CrossFuseForSpeechSeq2Seq: (AutoModelForSpeechSeq2Seq,),
     CrossFuseForSequenceClassification: (
         AutoModelForSequenceClassification,
         AutoModelForImageClassification,
@@ -82,7 +91,17 @@ for head, auto_classes in _HEADS.items():
     for auto_class in auto_classes:
         auto_class.register(CrossFuseConfig, head, exist_ok=True)
 AutoFeatureExtractor.register(CrossFuseConfig, CrossFuseFeatureExtractor, exist_ok=True)
+AutoImageProcessor.register(
+    CrossFuseConfig,
+    image_processor_classes={"pil": CrossFuseVideoImageProcessor, "torchvision": CrossFuseVideoImageProcessor},
+    exist_ok=True,
+)
 AutoProcessor.register(CrossFuseConfig, CrossFuseProcessor, exist_ok=True)
+# The pipeline `automatic-speech-recognition` asks this table, which `register` does not write to, by class name.
+MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES["crossfuse"] = CrossFuseForSpeechSeq2Seq.__name__
+PIPELINE_REGISTRY.register_pipeline(
+    "crossfuse", pipeline_class=CrossFusePipeline, pt_model=AutoModelForCrossFuse, type="multimodal"
+)
 
 
 def __getattr__(name: str):
@@ -101,18 +120,21 @@ __all__ = [
     "CrossFuseForConditionalGeneration",
     "CrossFuseForRetrieval",
     "CrossFuseForSequenceClassification",
+    "CrossFuseForSpeechSeq2Seq",
     "CrossFuseForTokenClassification",
     "CrossFuseFusion",
     "CrossFuseFusionConfig",
     "CrossFuseImageConfig",
     "CrossFuseModalitiesConfig",
     "CrossFuseModel",
+    "CrossFusePipeline",
     "CrossFusePreTrainedModel",
     "CrossFuseProcessor",
     "CrossFuseSeriesConfig",
     "CrossFuseTextConfig",
     "CrossFuseTrainer",
     "CrossFuseVideoConfig",
+    "CrossFuseVideoImageProcessor",
     "CrossFuseWrappedEncoderConfig",
     "Explanation",
     "Memory",

@@ -39,6 +39,7 @@ from .configuration_crossfuse import CrossFuseConfig
 from .configuration_modalities import check_modality_name
 from .encoder_processors import is_same, load_processor
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
+from .image_processing_crossfuse import CrossFuseVideoImageProcessor
 from .media import (
     as_batch,
     fit_array,
@@ -267,7 +268,8 @@ class CrossFuseProcessor(ProcessorMixin):
         sounds = [part for part in config.modalities.values() if part.kind == "audio"]
         image_processor = feature_extractor = None
         if pictures:
-            image_processor = ViTImageProcessorPil(
+            has_images = any(part.kind == "image" for part in pictures)
+            image_processor = (ViTImageProcessorPil if has_images else CrossFuseVideoImageProcessor)(
                 size={"height": pictures[0].image_size, "width": pictures[0].image_size},
                 image_mean=[0.5] * pictures[0].num_channels,
                 image_std=[0.5] * pictures[0].num_channels,
@@ -612,8 +614,9 @@ class CrossFuseProcessor(ProcessorMixin):
                 do_resize=resize,
                 input_data_format="channels_first",
                 **options,
-            )["pixel_values"]
+            )
             # Image processors of video models take pictures for the frames of one video.
+            output = output["pixel_values_videos" if "pixel_values_videos" in output else "pixel_values"]
             output = output[0] if len(output) == 1 and np.ndim(output[0]) == 4 else output
             for row, picture in zip(rows, output):
                 pixels[row] = np.asarray(picture, dtype=np.float32)
@@ -726,8 +729,10 @@ class CrossFuseProcessor(ProcessorMixin):
         kwargs["subfolder"] = subfolder
         if "image_processor" in saved:
             # The same pictures give the same numbers whether torchvision is there or not.
-            arguments["image_processor"] = AutoImageProcessor.from_pretrained(
-                pretrained_model_name_or_path, **{"backend": "pil", **kwargs}
+            ours = saved["image_processor"].get("image_processor_type") == CrossFuseVideoImageProcessor.__name__
+            loader, backend = (CrossFuseVideoImageProcessor, {}) if ours else (AutoImageProcessor, {"backend": "pil"})
+            arguments["image_processor"] = loader.from_pretrained(
+                pretrained_model_name_or_path, **{**backend, **kwargs}
             )
         if "video_processor" in saved:
             arguments["video_processor"] = AutoVideoProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
