@@ -15,21 +15,8 @@
 
 import importlib
 
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
-    AutoModelForAudioClassification,
-    AutoModelForImageClassification,
-    AutoModelForImageTextToText,
-    AutoModelForMultimodalLM,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoModelForVideoClassification,
-    AutoModelForZeroShotImageClassification,
-    AutoProcessor,
-)
+import transformers
+from transformers import AutoConfig, AutoFeatureExtractor, AutoProcessor
 
 from .classification import CrossFuseForSequenceClassification, CrossFuseForTokenClassification
 from .configuration_crossfuse import CrossFuseConfig, CrossFuseDecoderConfig, CrossFuseFusionConfig
@@ -44,6 +31,7 @@ from .configuration_modalities import (
 )
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .fusion import CrossFuseFusion, Memory, Stream, register_fusion
+from .hub import __version__, model_classes, save_code
 from .modeling_crossfuse import (
     CrossFuseEncoderModel,
     CrossFuseForConditionalGeneration,
@@ -53,8 +41,6 @@ from .modeling_crossfuse import (
 from .processing_crossfuse import CrossFuseProcessor
 from .retrieval import CrossFuseForRetrieval
 
-
-__version__ = "0.1.0"
 
 # What needs more than torch and transformers, or time to import, is loaded when first used.
 _LAZY = {
@@ -66,21 +52,8 @@ _LAZY = {
 }
 
 AutoConfig.register("crossfuse", CrossFuseConfig, exist_ok=True)
-AutoModel.register(CrossFuseConfig, CrossFuseModel, exist_ok=True)
-_HEADS = {
-    CrossFuseForConditionalGeneration: (AutoModelForSeq2SeqLM, AutoModelForMultimodalLM, AutoModelForImageTextToText),
-    CrossFuseForSequenceClassification: (
-        AutoModelForSequenceClassification,
-        AutoModelForImageClassification,
-        AutoModelForVideoClassification,
-        AutoModelForAudioClassification,
-    ),
-    CrossFuseForTokenClassification: (AutoModelForTokenClassification,),
-    CrossFuseForRetrieval: (AutoModelForZeroShotImageClassification,),
-}
-for head, auto_classes in _HEADS.items():
-    for auto_class in auto_classes:
-        auto_class.register(CrossFuseConfig, head, exist_ok=True)
+for name, model_class in model_classes().items():
+    getattr(transformers, name).register(CrossFuseConfig, model_class, exist_ok=True)
 AutoFeatureExtractor.register(CrossFuseConfig, CrossFuseFeatureExtractor, exist_ok=True)
 AutoProcessor.register(CrossFuseConfig, CrossFuseProcessor, exist_ok=True)
 
@@ -117,7 +90,9 @@ __all__ = [
     "Explanation",
     "Memory",
     "Stream",
+    "__version__",
     "explain",
     "plot_explanation",
     "register_fusion",
+    "save_code",
 ]

@@ -35,6 +35,7 @@ from transformers.utils.hub import extract_commit_hash
 from .configuration_crossfuse import CrossFuseConfig
 from .configuration_modalities import KINDS, CrossFuseWrappedEncoderConfig, build_part, check_modality_name
 from .encoder_search import complete, infer_kind
+from .hub import warn_of_other_version
 
 
 # What every function that loads something from the Hub takes.
@@ -373,6 +374,8 @@ class EncodersMixin:
             _register_remote_encoders(pretrained_model_name_or_path, kwargs)
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if kwargs.get("trust_remote_code"):
+            warn_of_other_version(model.config)
         for encoder in model.get_encoder().encoders.children():
             encoder.apply_frozen()
         if getattr(model, "is_quantized", False) and not model._trains_quantized_weights():

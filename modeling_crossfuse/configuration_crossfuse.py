@@ -35,6 +35,9 @@ from .configuration_modalities import (
 )
 
 
+# What `config.json` means. A change that older releases would misread raises it.
+FORMAT_VERSION = 1
+
 # The fusion methods that a config may name; `register_fusion` adds to them.
 FUSION_TYPES = ["concat", "joint", "bottleneck", "latent"]
 
@@ -152,11 +155,13 @@ class CrossFuseConfig(LayerConfig):
         tie_word_embeddings (`bool`, defaults to `True`): whether the decoder's token embedding is also its output
             layer.
         pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id (`int`): special tokens of the answers.
+        format_version (`int`, *optional*): version of the format that the config is written in; the newest by default.
         src_vocab_size, tgt_vocab_size (`int`, *optional*): short forms of `modalities={"text": {"vocab_size": ...}}`
             and `decoder={"vocab_size": ...}` for a text-only model. They are not saved.
 
     Raises:
-        ValueError: if a key is unknown, or a modality, the fusion or the decoder is wrong in any way.
+        ValueError: if a newer release of CrossFuse wrote the config, if a key is unknown, or if a modality, the
+            fusion or the decoder is wrong in any way.
         huggingface_hub.errors.StrictDataclassError: as in every transformers config, if the value of another key has
             the wrong type or is out of range. Either message names the key, the value and what is allowed.
 
@@ -211,8 +216,12 @@ class CrossFuseConfig(LayerConfig):
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
     decoder_start_token_id: int | None = 1
+    format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs):
+        self._check_format()
+        # Of the code that a model from the Hub brings along.
+        self.crossfuse_version = kwargs.pop("crossfuse_version", None)
         src_vocab_size, tgt_vocab_size = kwargs.pop("src_vocab_size", None), kwargs.pop("tgt_vocab_size", None)
         refuse_unknown_keys(self, kwargs)
         self.modalities = self._build_modalities(src_vocab_size)
@@ -224,6 +233,16 @@ class CrossFuseConfig(LayerConfig):
             decoder_defaults["vocab_size"] = tgt_vocab_size
         self.decoder = self._build(CrossFuseDecoderConfig, self.decoder, decoder_defaults)
         super().__post_init__(**kwargs)
+
+    def _check_format(self):
+        """Before all else, since in a newer format there may be keys that are unknown here."""
+        version = self.format_version
+        if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+            raise ValueError(
+                f"`format_version={version!r}`: this CrossFuse reads configs of format 1 to {FORMAT_VERSION}. A newer "
+                "release wrote this one; upgrade with `pip install --upgrade crossfuse`"
+            )
+        self.format_version = FORMAT_VERSION
 
     def _shared(self) -> dict[str, Any]:
         return {"hidden_size": self.d_model, "dtype": self.dtype, **{key: getattr(self, key) for key in LAYER_FIELDS}}
@@ -352,7 +371,11 @@ class CrossFuseConfig(LayerConfig):
         # The base class would leave out of each part what equals the part's own default; a public format says it all.
         base = PreTrainedConfig().to_dict()
         output = self.to_dict()
-        output.pop("_name_or_path", None)  # where it was loaded from, which is nobody else's business
+        for key in (
+            "_name_or_path",  # where it was loaded from, which is nobody else's business
+            "auto_map",  # goes with the code: see `save_code`
+        ):
+            output.pop(key, None)
         kept = {key: value for key, value in output.items() if key not in base or value != base[key]}
         return {**kept, "transformers_version": output["transformers_version"]}
 

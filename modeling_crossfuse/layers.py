@@ -13,10 +13,13 @@
 # limitations under the License.
 """Positions, attention, feed-forward, and the one Transformer layer that every part of CrossFuse is made of."""
 
+import contextlib
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from huggingface_hub import ModelCard
 from torch import nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache, EncoderDecoderCache
@@ -26,6 +29,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_crossfuse import CrossFuseConfig
+from .hub import CodeToHubMixin
+from .model_card import write_model_card
 
 
 def sinusoidal_positions(position_ids: torch.Tensor, dim: int) -> torch.Tensor:
@@ -378,8 +383,8 @@ RECORDED = {
 }
 
 
-class CrossFusePreTrainedModel(PreTrainedModel):
-    """Base class of every CrossFuse model: initialisation, and what the layers support."""
+class CrossFusePreTrainedModel(CodeToHubMixin, PreTrainedModel):
+    """Base class of every CrossFuse model: initialisation, what the layers support, and what goes to the Hub."""
 
     config: CrossFuseConfig
     base_model_prefix = "model"
@@ -411,6 +416,12 @@ class CrossFusePreTrainedModel(PreTrainedModel):
             if part.config.vocab_size == size:
                 part.resize_token_embeddings(*arguments)
         return embeddings
+
+    def _make_card(self, folder: Path, repo_id: str, is_new: bool):
+        tags = ModelCard.load(folder / "README.md").data.tags if (folder / "README.md").is_file() else None
+        # Where this code came from the Hub, the template is missing, and the card stays transformers' own.
+        with contextlib.suppress(FileNotFoundError):
+            write_model_card(folder, self, model_id=repo_id, tags=tags or ())
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):

@@ -39,6 +39,7 @@ from .configuration_crossfuse import CrossFuseConfig
 from .configuration_modalities import check_modality_name
 from .encoder_processors import is_same, load_processor
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
+from .hub import CodeToHubMixin
 from .media import (
     as_batch,
     fit_array,
@@ -84,7 +85,7 @@ class _SubProcessorNames:
         return lambda: [name for name in possible + own if hasattr(instance, name)]
 
 
-class CrossFuseProcessor(ProcessorMixin):
+class CrossFuseProcessor(CodeToHubMixin, ProcessorMixin):
     r"""
     Turns raw samples of any mix of modalities into the tensors of a CrossFuse model.
 

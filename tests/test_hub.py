@@ -1,0 +1,188 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The whole loop with the Hub: the real client, and a server of the tests' own that speaks the Hub's protocol."""
+
+import json
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import HfApi, ModelCard, constants
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoProcessor
+
+from modeling_crossfuse import CrossFuseProcessor
+from modeling_crossfuse.training import train_tokenizer
+
+from .helpers import MODALITIES, run_python, tiny_config, tiny_model
+from .hub_server import TOKEN, serve
+
+
+CODE = {"modeling_crossfuse.py", "configuration_crossfuse.py", "processing_crossfuse.py"}
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub of its own for a test, which is logged in; its cache is empty."""
+    with serve() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)
+        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.endpoint)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield server
+
+
+@pytest.fixture
+def model():
+    modalities = {"text": {"vocab_size": 300}, "image": MODALITIES["image"]}
+    return tiny_model(tiny_config(modalities=modalities, decoder={"vocab_size": 300}))
+
+
+@pytest.fixture
+def processor(model):
+    return CrossFuseProcessor.from_config(
+        model.config, tokenizer=train_tokenizer(["what is it?", "a cat"], vocab_size=300)
+    )
+
+
+def weights_of(server, name: str = "me/fusion", revision: str = "main") -> bytes:
+    return server.repositories[name].files(revision)["model.safetensors"]
+
+
+def test_push_takes_all_in_one_commit(hub, model):
+    model.push_to_hub("fusion", tags=["emoji"])
+    repository = hub.repositories["me/fusion"]
+    assert repository.messages == ["Upload CrossFuseForConditionalGeneration"]
+    files = repository.files()
+    assert {"README.md", "config.json", "generation_config.json", "model.safetensors"} | CODE <= files.keys()
+    assert all(name.endswith((".json", ".md", ".py", ".safetensors")) for name in files)
+    config = json.loads(files["config.json"])
+    assert config["auto_map"]["AutoModelForSeq2SeqLM"] == "modeling_crossfuse.CrossFuseForConditionalGeneration"
+    assert "_name_or_path" not in config
+
+
+def test_loaded_by_id_and_revision(hub, model, processor):
+    model.push_to_hub("me/fusion")
+    processor.push_to_hub("me/fusion")
+    first = HfApi(endpoint=hub.endpoint).repo_info("me/fusion").sha
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    model.push_to_hub("me/fusion", revision="zero")
+    weights = AutoModelForSeq2SeqLM.from_pretrained("me/fusion").lm_head.weight
+    assert weights.abs().sum() > 0
+    assert torch.equal(AutoModelForSeq2SeqLM.from_pretrained("me/fusion", revision=first).lm_head.weight, weights)
+    assert AutoModelForSeq2SeqLM.from_pretrained("me/fusion", revision="zero").lm_head.weight.abs().sum() == 0
+    sample = {"text": ["what is it?"], "image": [Image.new("RGB", (9, 9), "red")], "return_tensors": "pt"}
+    expected, batch = processor(**sample), AutoProcessor.from_pretrained("me/fusion")(**sample)
+    assert all(torch.equal(batch[name], expected[name]) for name in expected)
+
+
+def test_card_of_a_push(hub, model, processor):
+    """Whichever goes first, the repository has one commit each and the card of the model, which is kept afterwards."""
+    processor.push_to_hub("me/fusion")
+    assert "README.md" not in hub.repositories["me/fusion"].files()
+    model.push_to_hub("me/fusion", tags=["emoji"])
+    card = ModelCard.load("me/fusion")
+    assert {"crossfuse", "emoji", "image", "text"} <= set(card.data.tags)
+    assert "trust_remote_code=True" in card.text
+    assert 'from_pretrained("me/fusion")' in card.text
+    card.text += "\nA word of its author.\n"
+    card.push_to_hub("me/fusion")
+    model.push_to_hub("me/fusion")
+    assert "A word of its author." in ModelCard.load("me/fusion", ignore_metadata_errors=False).text
+
+
+def test_saving_with_push_to_hub(hub, model, tmp_path):
+    """The other files of the folder stay where they are."""
+    folder = tmp_path / "fusion"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("private\n")
+    model.save_pretrained(folder, push_to_hub=True)
+    files = hub.repositories["me/fusion"].files()
+    assert CODE | {"config.json", "model.safetensors"} <= files.keys()
+    assert "notes.txt" not in files
+    assert "A CrossFuse model" in files["README.md"].decode()
+
+
+def test_a_processor_leaves_the_card_of_a_folder_alone(hub, processor, tmp_path):
+    folder = tmp_path / "fusion"
+    folder.mkdir()
+    (folder / "README.md").write_text("mine\n")
+    processor.save_pretrained(str(folder), push_to_hub=True)
+    assert (folder / "README.md").read_text() == "mine\n"
+    assert "README.md" not in hub.repositories["me/fusion"].files()
+
+
+def test_shards(hub, model):
+    model.push_to_hub("me/fusion", max_shard_size="50KB")
+    files = hub.repositories["me/fusion"].files()
+    assert len([name for name in files if name.startswith("model-0")]) > 2
+    loaded = AutoModelForSeq2SeqLM.from_pretrained("me/fusion")
+    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in model.state_dict().items())
+
+
+def test_private_repository(hub, model, monkeypatch):
+    model.push_to_hub("me/secret", private=True, token=TOKEN)
+    assert hub.repositories["me/secret"].private
+    AutoModel.from_pretrained("me/secret")
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", constants.HF_HUB_CACHE + "-of-another")
+    with pytest.raises(OSError, match="me/secret is not a local folder and is not a valid model identifier"):
+        AutoModel.from_pretrained("me/secret")
+    AutoModel.from_pretrained("me/secret", token=TOKEN)
+
+
+ELSEWHERE = """
+import torch, transformers
+from safetensors.torch import save_file
+
+model = transformers.AutoModelForSeq2SeqLM.from_pretrained("me/fusion", **trust)
+processor = transformers.AutoProcessor.from_pretrained("me/fusion", **trust)
+config = transformers.AutoConfig.from_pretrained("me/fusion", **trust)
+batch = processor(text=["what is it?"], return_tensors="pt")
+with torch.no_grad():
+    answers = {"logits": model(**batch, decoder_input_ids=torch.tensor([[1, 5]])).logits}
+base = transformers.AutoModel.from_pretrained("me/fusion", revision="main", **trust)
+save_file(answers, "answers.safetensors")
+if trust:
+    model.push_to_hub("me/again")  # fine-tuned, say, where CrossFuse is not installed
+    processor.push_to_hub("me/again")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("installed", [True, False])
+def test_from_another_process(installed, hub, model, processor, tmp_path):
+    """With an empty cache, by id, whether CrossFuse is installed there or not."""
+    model.push_to_hub("me/fusion")
+    processor.push_to_hub("me/fusion")
+    start = "import modeling_crossfuse\ntrust = {}" if installed else "trust = {'trust_remote_code': True}"
+    done = run_python(f"{start}\n{ELSEWHERE}", tmp_path, installed, HF_ENDPOINT=hub.endpoint, HF_TOKEN=TOKEN)
+    assert done.returncode == 0, done.stderr[-3000:]
+    batch = processor(text=["what is it?"], return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**batch, decoder_input_ids=torch.tensor([[1, 5]])).logits
+    assert torch.equal(load_file(tmp_path / "answers.safetensors")["logits"], logits)
+    assert TOKEN not in done.stdout + done.stderr
+    if not installed:
+        first, again = (hub.repositories[name].files() for name in ("me/fusion", "me/again"))
+        assert first.keys() == again.keys()
+        compared = [name for name in first if name == "config.json" or name.endswith((".py", ".safetensors"))]
+        assert {name: first[name] for name in compared} == {name: again[name] for name in compared}
