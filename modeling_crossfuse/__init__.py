@@ -16,7 +16,9 @@
 import importlib
 
 import transformers
-from transformers import AutoConfig, AutoFeatureExtractor, AutoProcessor
+from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoProcessor
+from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .classification import CrossFuseForSequenceClassification, CrossFuseForTokenClassification
 from .configuration_crossfuse import CrossFuseConfig, CrossFuseDecoderConfig, CrossFuseFusionConfig
@@ -32,12 +34,15 @@ from .configuration_modalities import (
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .fusion import CrossFuseFusion, Memory, Stream, register_fusion
 from .hub import __version__, model_classes, save_code
+from .image_processing_crossfuse import CrossFuseVideoImageProcessor
 from .modeling_crossfuse import (
     CrossFuseEncoderModel,
     CrossFuseForConditionalGeneration,
+    CrossFuseForSpeechSeq2Seq,
     CrossFuseModel,
     CrossFusePreTrainedModel,
 )
+from .pipelines import AutoModelForCrossFuse, CrossFusePipeline
 from .processing_crossfuse import CrossFuseProcessor
 from .retrieval import CrossFuseForRetrieval
 
@@ -52,10 +57,20 @@ _LAZY = {
 }
 
 AutoConfig.register("crossfuse", CrossFuseConfig, exist_ok=True)
-for name, model_class in model_classes().items():
-    getattr(transformers, name).register(CrossFuseConfig, model_class, exist_ok=True)
+for name, classes in model_classes().items():
+    getattr(transformers, name).register(CrossFuseConfig, classes if len(classes) > 1 else classes[0], exist_ok=True)
 AutoFeatureExtractor.register(CrossFuseConfig, CrossFuseFeatureExtractor, exist_ok=True)
+AutoImageProcessor.register(
+    CrossFuseConfig,
+    image_processor_classes={"pil": CrossFuseVideoImageProcessor, "torchvision": CrossFuseVideoImageProcessor},
+    exist_ok=True,
+)
 AutoProcessor.register(CrossFuseConfig, CrossFuseProcessor, exist_ok=True)
+# The pipeline `automatic-speech-recognition` asks this table, which `register` does not write to, by class name.
+MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES["crossfuse"] = CrossFuseForSpeechSeq2Seq.__name__
+PIPELINE_REGISTRY.register_pipeline(
+    "crossfuse", pipeline_class=CrossFusePipeline, pt_model=AutoModelForCrossFuse, type="multimodal"
+)
 
 
 def __getattr__(name: str):
@@ -74,18 +89,21 @@ __all__ = [
     "CrossFuseForConditionalGeneration",
     "CrossFuseForRetrieval",
     "CrossFuseForSequenceClassification",
+    "CrossFuseForSpeechSeq2Seq",
     "CrossFuseForTokenClassification",
     "CrossFuseFusion",
     "CrossFuseFusionConfig",
     "CrossFuseImageConfig",
     "CrossFuseModalitiesConfig",
     "CrossFuseModel",
+    "CrossFusePipeline",
     "CrossFusePreTrainedModel",
     "CrossFuseProcessor",
     "CrossFuseSeriesConfig",
     "CrossFuseTextConfig",
     "CrossFuseTrainer",
     "CrossFuseVideoConfig",
+    "CrossFuseVideoImageProcessor",
     "CrossFuseWrappedEncoderConfig",
     "Explanation",
     "Memory",

@@ -107,16 +107,18 @@ class CrossFuseForSequenceClassification(CrossFusePreTrainedEncoderHead):
         if labels is not None:
             _check_labels(labels, self.config)
         if encoder_outputs is None:
-            encoder_outputs = self.model(input_ids=input_ids, **kwargs)
-        attention = {key: kwargs[key] for key in ("output_attentions",) if key in kwargs}
-        pooled, weights = self.pooling(encoder_outputs.last_hidden_state, encoder_outputs.attention_mask, **attention)
+            encoder_outputs = self.model(input_ids=input_ids, return_dict=True, **kwargs)
+        output_attentions = kwargs.get("output_attentions", self.config.output_attentions)
+        pooled, weights = self.pooling(
+            encoder_outputs.last_hidden_state, encoder_outputs.attention_mask, output_attentions=output_attentions
+        )
         logits = self.classifier(self.dropout(pooled))
         return CrossFuseSequenceClassifierOutput(
             loss=None if labels is None else self._loss(logits.float(), labels),
             logits=logits,
             hidden_states=encoder_outputs.hidden_states,
             attentions=encoder_outputs.attentions,
-            cross_attentions=(weights,) if kwargs.get("output_attentions") and weights is not None else None,
+            cross_attentions=(weights,) if output_attentions and weights is not None else None,
             encoder_attention_mask=encoder_outputs.attention_mask,
             encoder_modality_ids=encoder_outputs.modality_ids,
         )
@@ -162,6 +164,19 @@ def _check_classes(labels: torch.LongTensor, num_labels: int, dims: int):
         )
 
 
+@dataclass
+class CrossFuseTokenClassifierOutput(TokenClassifierOutput):
+    """
+    [`~transformers.modeling_outputs.TokenClassifierOutput`] and what only CrossFuse has.
+
+    Args:
+        attention_mask (`torch.Tensor` of shape `(batch, positions)`): 1 for the positions that a sample has; 0 for
+            padding, and for all of a sample that lacks the labelled modality.
+    """
+
+    attention_mask: torch.Tensor | None = None
+
+
 class CrossFuseForTokenClassification(CrossFusePreTrainedEncoderHead):
     """
     CrossFuse with a classifier of each position of one stream: the tokens of a text, the steps of a series. The other
@@ -196,7 +211,8 @@ class CrossFuseForTokenClassification(CrossFusePreTrainedEncoderHead):
 
     def __init__(self, config: CrossFuseConfig):
         super().__init__(config)
-        self.modality_id = list(config.modalities).index(_labeled_modality(config))
+        self.labeled_modality = _labeled_modality(config)
+        self.modality_id = list(config.modalities).index(self.labeled_modality)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.d_model, config.num_labels)
         self.post_init()
@@ -204,7 +220,7 @@ class CrossFuseForTokenClassification(CrossFusePreTrainedEncoderHead):
     @can_return_tuple
     def forward(
         self, input_ids: torch.LongTensor | None = None, labels: torch.LongTensor | None = None, **kwargs
-    ) -> TokenClassifierOutput:
+    ) -> CrossFuseTokenClassifierOutput:
         r"""
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, length)`): values of the modality `text`, if there is one.
@@ -216,17 +232,20 @@ class CrossFuseForTokenClassification(CrossFusePreTrainedEncoderHead):
             ValueError: as [`CrossFuseMultimodalEncoder`] does, if no sample has the labelled modality, or the labels
                 have another shape than its stream.
         """
-        outputs = self.model(input_ids=input_ids, **kwargs)
+        outputs = self.model(input_ids=input_ids, return_dict=True, **kwargs)
         places = (outputs.modality_ids[0] == self.modality_id).nonzero().squeeze(1)
         if len(places) == 0:
-            name = list(self.config.modalities)[self.modality_id]
-            raise ValueError(f"no sample has the modality {name!r}, whose positions are to be labelled")
+            raise ValueError(
+                f"no sample has the modality {self.labeled_modality!r}, whose positions are to be labelled"
+            )
         logits = self.classifier(self.dropout(outputs.last_hidden_state[:, places]))
-        loss = None
-        if labels is not None:
-            loss = self._loss(logits, labels, outputs.attention_mask[:, places])
-        return TokenClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        mask = outputs.attention_mask[:, places]
+        return CrossFuseTokenClassifierOutput(
+            loss=None if labels is None else self._loss(logits, labels, mask),
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            attention_mask=mask,
         )
 
     def _loss(self, logits: torch.Tensor, labels: torch.LongTensor, mask: torch.Tensor) -> torch.Tensor:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoProcessor
 from transformers.utils import logging
@@ -72,6 +73,35 @@ def one_line(error: Exception) -> str:
     """What an error says, on one line: the first line that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+def read_input(kind: str, value: str) -> Any:
+    """
+    One modality's value, as the processor takes it.
+
+    Args:
+        kind (`str`): the modality's kind.
+        value (`str`): text itself, or the path of a file: a picture, sound or video, numbers (`.npy`), or a series
+            (`.npy`, or `.csv` with one line per step).
+
+    Raises:
+        ValueError: if there is no such file, or it holds no numbers.
+    """
+    if kind == "text":
+        return value
+    path = Path(value)
+    if not path.is_file():
+        raise ValueError(f"there is no file {value}")
+    if kind != "series" and path.suffix != ".npy":
+        return value  # the processor opens it
+    if path.suffix not in (".npy", ".csv"):
+        raise ValueError(f"{value} is no series: expected a .npy or .csv file")
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False)
+        return np.loadtxt(path, delimiter=",", ndmin=2, dtype=np.float32)
+    except (EOFError, ValueError) as error:
+        raise ValueError(f"{value} is not a table of numbers: {one_line(error)}") from error
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
@@ -169,5 +199,6 @@ __all__ = [
     "generation_options",
     "load_model",
     "one_line",
+    "read_input",
     "run_program",
 ]

@@ -354,6 +354,14 @@ class CrossFuseConfig(LayerConfig):
         self.decoder.vocab_size = value
 
     @property
+    def num_frames(self) -> int:
+        """Frames that the first modality of kind `video` samples; the pipeline `video-classification` asks for it."""
+        for part in self.modalities.values():
+            if part.kind == "video":
+                return part.num_frames
+        raise AttributeError("this CrossFuse model has no modality of kind 'video', so its config has no `num_frames`")
+
+    @property
     def use_cache(self) -> bool:
         return self.decoder.use_cache
 
@@ -362,8 +370,11 @@ class CrossFuseConfig(LayerConfig):
         self.decoder.use_cache = value
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
-        """The decoder's config; with `encoder=True`, that of the first modality of kind `text`, if there is one."""
-        if encoder and not decoder:
+        """
+        The decoder's config; with `encoder=True`, or of a model without a decoder (`is_encoder_decoder=False`), that
+        of the first modality of kind `text`, if there is one.
+        """
+        if (encoder and not decoder) or not self.is_encoder_decoder:
             return next((part for part in self.modalities.values() if part.kind == "text"), self)
         return self.decoder
 

@@ -347,7 +347,7 @@ _DECLARED = {
     "num_mel_bins": ("num_mel_bins", "input_feat_per_channel", "feature_projection_input_dim", "n_mels", "input_dim"),
     "patch_size": ("patch_size",),
     "spatial_merge_size": ("spatial_merge_size", "merge_kernel_size", "merge_size", "pooling_kernel_size"),
-    "temporal_patch_size": ("temporal_patch_size",),
+    "temporal_patch_size": ("temporal_patch_size", "patch_temporal"),
     "vocab_size": ("vocab_size",),
 }
 
@@ -366,6 +366,12 @@ class CrossFuseWrappedEncoderConfig(PreTrainedConfig):
             takes one, the mask.
         grid_arguments (`list[str]`, *optional*): arguments by which an encoder that takes pictures as patches learns
             how many there are.
+        constant_arguments (`list[str]`, *optional*): arguments that the encoder gets the same for all values of a
+            size, since a modality has nothing of the kind.
+        patch_layout (`list[str]`, *optional*): the axes of the patches that an encoder takes. Without it, they are the
+            usual ones for `grid_arguments` or, without these either, the encoder takes whole pictures.
+        one_by_one (`bool`, defaults to `False`): whether the encoder gets the samples of a batch one by one, since it
+            would give them back packed, each without its padding.
         encoder_layout (`list[str]`, *optional*): what the dimensions of the encoder's values are, after the batch.
         hidden_size (`int`, *optional*): width of what the encoder gives.
         source, revision (`str`, *optional*): the model on the Hub, or the folder, that the weights came from.
@@ -380,6 +386,9 @@ class CrossFuseWrappedEncoderConfig(PreTrainedConfig):
     values_argument: str | None = None
     mask_argument: str | None = None
     grid_arguments: list[str] | None = None
+    constant_arguments: list[str] | None = None
+    patch_layout: list[str] | None = None
+    one_by_one: bool = False
     encoder_layout: list[str] | None = None
     hidden_size: int | None = optional_positive_int(default=None)
     source: str | None = None
@@ -423,8 +432,13 @@ class CrossFuseWrappedEncoderConfig(PreTrainedConfig):
 
     @property
     def encodes_images(self) -> bool:
-        """Whether the encoder takes pictures; one of kind `video` then gets each frame by itself."""
-        return "height" in self.encoder_layout and "frames" not in self.encoder_layout
+        """Whether each picture is encoded by itself; an encoder of kind `video` then gets each frame so."""
+        return self.kind == "image" or (self.kind == "video" and "frames" not in self.encoder_layout)
+
+    @property
+    def takes_patches(self) -> bool:
+        """Whether the encoder takes pictures cut into patches."""
+        return self.patch_layout is not None or bool(self.grid_arguments)
 
     def _declared(self, field: str) -> Any:
         names = (name for name in _DECLARED[field] if getattr(self.encoder, name, None) is not None)

@@ -20,20 +20,16 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .configuration_modalities import CrossFuseWrappedEncoderConfig
+from .encoder_patches import patch_arguments
 
 
 # Where outputs carry hidden states, what fits better first.
 _OUTPUT_FIELDS = ("last_hidden_state", "encoder_last_hidden_state", "feature_maps", "hidden_states")
 
-# Arguments by which encoders take pictures cut into patches, and how many there are along each axis.
-GRID_ARGUMENTS = {
-    "grid_thw",
-    "image_grid_thw",
-    "merge_sizes",
-    "pixel_attention_mask",
-    "pixel_position_ids",
-    "spatial_shapes",
-}
+# Arguments by which encoders of packed sounds, one after the other, take the number of frames of each.
+LENGTHS_ARGUMENTS = ("feature_lens",)
+# Arguments that encoders get the same for all values of a size.
+CONSTANT_ARGUMENTS = ("bbox", "noise")
 
 
 def call_encoder(
@@ -52,6 +48,8 @@ def call_encoder(
         `tuple[torch.Tensor, torch.Tensor]`: hidden states `(batch, length, hidden_size)` and their mask
         `(batch, length)`.
     """
+    if config.one_by_one:
+        return _call_one_by_one(encoder, config, values, mask)
     argument, arguments = config.values_argument, {}
     if config.kind == "text" and values.is_floating_point():
         argument = "inputs_embeds"
@@ -59,16 +57,56 @@ def call_encoder(
         values = values.masked_fill(mask == 0, getattr(config.encoder, "pad_token_id", None) or 0)
     elif "frames" in config.encoder_layout and config.kind == "video":
         values, mask = _fill_frames(values, mask, config.num_frames or 0)
-    if config.grid_arguments:
-        arguments = _patch_arguments(values, config)
+    elif "frames" in config.encoder_layout and config.kind == "image":
+        values = values.unsqueeze(1).expand(-1, config.num_frames or config.temporal_patch_size, -1, -1, -1)
+    if config.constant_arguments:
+        arguments |= _constant_arguments(values, config)
+    if config.takes_patches:
+        arguments |= patch_arguments(values, config)
         values = arguments.pop("patches")
-    elif config.kind == "video" and config.encoder_layout[1] == "frames":
+    elif config.encoder_layout[1:2] == ["frames"] and config.kind in ("image", "video"):
         values = values.transpose(1, 2)
     if config.mask_argument is not None:
         arguments[config.mask_argument] = mask
     outputs = encoder(**{argument: values}, **arguments)
-    hidden_states = hidden_states_of(outputs, len(mask))
+    hidden_states = hidden_states_of(outputs, len(mask), padded=config.kind in ("text", "audio"))
     return hidden_states, _mask_of(encoder, config, outputs, mask, hidden_states.shape[1])
+
+
+def _constant_arguments(values: torch.Tensor, config: CrossFuseWrappedEncoderConfig) -> dict[str, torch.Tensor]:
+    """
+    `bbox`, where each token lies on a page, of a text that is on none; and `noise`, by which encoders that are trained
+    on pictures with patches left out sort the patches, such that these stay in their order.
+    """
+    arguments, device = {}, values.device
+    if "bbox" in config.constant_arguments:
+        arguments["bbox"] = torch.zeros(*values.shape[:2], 4, device=device)
+    if "noise" in config.constant_arguments:
+        patches = values.shape[-2] // config.patch_size * (values.shape[-1] // config.patch_size)
+        arguments["noise"] = torch.arange(patches, device=device).expand(len(values), -1)
+    return arguments
+
+
+def _call_one_by_one(
+    encoder: PreTrainedModel, config: CrossFuseWrappedEncoderConfig, values: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As [`call_encoder`], for sounds that an encoder gives back packed, without their padding."""
+    encoded = []
+    for sound, kept in zip(values, mask):
+        if config.mask_argument in LENGTHS_ARGUMENTS:
+            length = kept.sum()
+            sound = sound.narrow(config.encoder_layout.index("frames"), 0, int(length))
+            arguments = {config.values_argument: sound, config.mask_argument: length[None]}
+        else:
+            arguments = {config.values_argument: sound[None], config.mask_argument: kept[None]}
+        encoded.append(hidden_states_of(encoder(**arguments), 1)[0])
+    lengths = torch.tensor([len(states) for states in encoded], device=mask.device)
+    hidden_states = torch.nn.utils.rnn.pad_sequence(encoded, batch_first=True)
+    return hidden_states, _mask_of_lengths(lengths, hidden_states.shape[1])
+
+
+def _mask_of_lengths(lengths: torch.Tensor, length: int) -> torch.Tensor:
+    return (torch.arange(length, device=lengths.device) < lengths[:, None]).long()
 
 
 def _fill_frames(values: torch.Tensor, mask: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -81,10 +119,11 @@ def _fill_frames(values: torch.Tensor, mask: torch.Tensor, number: int) -> tuple
     return values[torch.arange(len(values), device=mask.device)[:, None], places], mask
 
 
-def hidden_states_of(outputs: Any, batch_size: int) -> torch.Tensor:
+def hidden_states_of(outputs: Any, batch_size: int, padded: bool = False) -> torch.Tensor:
     """
     The hidden states `(batch, length, width)` among an encoder's outputs. Feature maps `(batch, width, height, ...)`
-    become a sequence; where samples of equal length come packed one after the other, they are taken apart.
+    become a sequence; where samples of equal length come packed one after the other, they are taken apart, which can't
+    be done with those of any length that are `padded`.
 
     Raises:
         ValueError: if there are none.
@@ -98,7 +137,7 @@ def hidden_states_of(outputs: Any, batch_size: int) -> torch.Tensor:
         return found.unsqueeze(1)
     if found.dim() == 2 or found.shape[0] != batch_size:
         packed = found.flatten(0, -2)
-        if len(packed) % batch_size:
+        if len(packed) % batch_size or padded:
             raise ValueError(f"its hidden states of shape {tuple(found.shape)} are not those of {batch_size} samples")
         return packed.unflatten(0, (batch_size, -1))
     return found
@@ -129,67 +168,7 @@ def _mask_of(encoder, config, outputs: Any, mask: torch.Tensor, length: int) -> 
         if hasattr(encoder, name):
             lengths = getattr(encoder, name)(mask.sum(-1))
             lengths = lengths[-1] if isinstance(lengths, tuple) else lengths
-            return (torch.arange(length, device=mask.device) < lengths.clamp(min=1)[:, None]).long()
+            return _mask_of_lengths(lengths.clamp(min=1), length)
     # The encoder does not say: each position stands for its share of the values.
     places = torch.arange(length, device=mask.device) * mask.shape[1] // length
     return mask[:, places]
-
-
-def _patch_arguments(values: torch.Tensor, config: CrossFuseWrappedEncoderConfig) -> dict[str, torch.Tensor]:
-    """
-    Pictures `(batch, channels, height, width)` or frames `(batch, frames, channels, height, width)` as `patches`, and
-    the arguments that say how many there are.
-    """
-    make = _packed_patches if "thw" in "".join(config.grid_arguments) else _padded_patches
-    arguments = make(values, config)
-    return {name: arguments[name] for name in ["patches", *config.grid_arguments]}
-
-
-def _crop(values: torch.Tensor, config: CrossFuseWrappedEncoderConfig) -> tuple[torch.Tensor, int, int]:
-    """Pictures `(..., height, width)` cut to whole patches, which are merged, and the number of rows and columns."""
-    merge = config.spatial_merge_size
-    rows, columns = (length // config.patch_size // merge * merge for length in values.shape[-2:])
-    return values[..., : rows * config.patch_size, : columns * config.patch_size], rows, columns
-
-
-def _packed_patches(values: torch.Tensor, config: CrossFuseWrappedEncoderConfig) -> dict[str, torch.Tensor]:
-    """
-    Patches `(batch * patches, channels * frames * height * width)` of all samples, those that the encoder merges
-    beside each other, as Qwen2-VL (Wang et al., 2024) takes them, and their number along each axis `(batch, 3)`.
-    """
-    size, merge, frames = config.patch_size, config.spatial_merge_size, config.temporal_patch_size
-    values = values.unsqueeze(1) if values.dim() == 4 else values
-    lacking = -values.shape[1] % frames  # the last frame again, so that a picture is a film of equal frames
-    values = torch.cat([values, values[:, -1:].repeat(1, lacking, 1, 1, 1)], dim=1)
-    values, rows, columns = _crop(values, config)
-    batch, number, channels = values.shape[:3]
-    times = number // frames
-    patches = values.reshape(
-        batch, times, frames, channels, rows // merge, merge, size, columns // merge, merge, size
-    ).permute(0, 1, 4, 7, 5, 8, 3, 2, 6, 9)
-    grid = torch.tensor([times, rows, columns], device=values.device).expand(batch, -1)
-    return {
-        "patches": patches.reshape(-1, channels * frames * size * size),
-        "grid_thw": grid,
-        "image_grid_thw": grid,
-        "merge_sizes": torch.full_like(grid[:, 0], merge),
-    }
-
-
-def _padded_patches(values: torch.Tensor, config: CrossFuseWrappedEncoderConfig) -> dict[str, torch.Tensor]:
-    """
-    Patches `(batch, patches, height * width * channels)` of pictures, as SigLIP 2 (Tschannen et al., 2025) takes them,
-    all of which are kept, their number along each axis `(batch, 2)`, and the column and row of each.
-    """
-    size = config.patch_size
-    values, rows, columns = _crop(values, config)
-    batch, channels = values.shape[:2]
-    patches = values.reshape(batch, channels, rows, size, columns, size).permute(0, 2, 4, 3, 5, 1)
-    patches = patches.reshape(batch, rows * columns, size * size * channels)
-    places = torch.arange(rows * columns, device=values.device)
-    return {
-        "patches": patches,
-        "pixel_attention_mask": torch.ones(patches.shape[:2], dtype=torch.long, device=values.device),
-        "pixel_position_ids": torch.stack([places % columns, places // columns], dim=-1).expand(batch, -1, -1),
-        "spatial_shapes": torch.tensor([rows, columns], device=values.device).expand(batch, -1),
-    }

@@ -11,9 +11,8 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Finding an encoder within a model of transformers, learning how it is called, and building it again."""
+"""Finding an encoder within a model of transformers, and building it again."""
 
-import contextlib
 import copy
 import importlib
 import inspect
@@ -27,64 +26,46 @@ from torch import nn
 from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from .configuration_modalities import CrossFuseWrappedEncoderConfig
-from .encoder_calls import GRID_ARGUMENTS, call_encoder, hidden_states_of
+from .encoder_patches import GRID_ARGUMENTS
+from .encoder_probe import MASK_ARGUMENTS, DecoderError, declares_decoder, first_line, parameters_of, probe
 
 
-# What the models of transformers call the values and the mask of each kind, the more specific name first.
+# What the models of transformers call the values of each kind, the more specific name first.
 VALUES_ARGUMENTS = {
     "text": ("input_ids",),
     "image": ("pixel_values",),
     "video": ("pixel_values_videos", "pixel_values"),
     "audio": ("input_features", "input_values"),
 }
-_MASK_ARGUMENTS = {
-    "text": ("attention_mask",),
-    "image": (),
-    "video": (),
-    "audio": ("attention_mask", "input_features_mask", "feature_attention_mask", "padding_mask"),
-}
-# Orders in which encoders take the dimensions of their values.
-_LAYOUTS = {
-    "image": [["num_channels", "height", "width"]],
-    # The last: an encoder of pictures, which gets each frame by itself.
-    "video": [
-        ["frames", "num_channels", "height", "width"],
-        ["num_channels", "frames", "height", "width"],
-        ["num_channels", "height", "width"],
-    ],
-    "audio": [
-        ["samples"],
-        ["one", "samples"],
-        ["frames", "num_mel_bins"],
-        ["num_mel_bins", "frames"],
-        ["one", "frames", "num_mel_bins"],
-    ],
-}
-_LENGTHS = ("length", "frames", "samples")
-# Arguments by which a model continues what it has read: one that takes any of them may be a decoder.
-_CACHES = {"past_key_values", "cache_params", "state", "mems"}
+# Beginnings of the names of modules of transformers that have no models.
+_NO_MODELS = (
+    "configuration_",
+    "convert_",
+    "feature_extraction_",
+    "image_processing_",
+    "modular_",
+    "processing_",
+    "tokenization_",
+    "video_processing_",
+)
 
 
-class DecoderError(ValueError):
-    """A model that reads from left to right, to continue what it has read, is given as an encoder."""
-
-
-def _parameters(encoder: PreTrainedModel | type[PreTrainedModel]) -> dict[str, inspect.Parameter]:
-    parameters = dict(inspect.signature(encoder.forward).parameters)
-    parameters.pop("self", None)  # of a class
-    return parameters
+class JointError(ValueError):
+    """A model that takes the values of a kind only together with those of another is given as an encoder of one."""
 
 
 def _values_argument(encoder: PreTrainedModel, kind: str) -> str | None:
     """The argument by which a model takes values of a kind and nothing else, or None."""
-    parameters = _parameters(encoder)
+    if getattr(encoder.forward, "__func__", encoder.forward) is nn.Module.forward:  # it has none of its own
+        return None
+    parameters = parameters_of(encoder)
     names = VALUES_ARGUMENTS[kind]
     if kind in ("image", "video") and _grid_arguments(encoder):
         names = (*names, "hidden_states")
     name = next((name for name in names if name in parameters), None)
-    if name is None and kind != "text" and getattr(encoder, "main_input_name", None) in names:
+    if name is None and kind != "text" and _declares(encoder, kind):
         name = next(iter(parameters), None)  # `hidden_states`, in some
-    known = {name, *_MASK_ARGUMENTS[kind], *_grid_arguments(encoder)}
+    known = {name, *MASK_ARGUMENTS[kind], *_grid_arguments(encoder)}
     required = [
         key
         for key, parameter in parameters.items()
@@ -93,29 +74,33 @@ def _values_argument(encoder: PreTrainedModel, kind: str) -> str | None:
     return None if set(required) - known or any(key.startswith("decoder_") for key in parameters) else name
 
 
+def _declares(encoder: PreTrainedModel, kind: str) -> bool:
+    """Whether a model says that it is for values of a kind, whatever its argument is called."""
+    modalities = getattr(encoder, "input_modalities", ())
+    only = (modalities,) if isinstance(modalities, str) else tuple(modalities)
+    return getattr(encoder, "main_input_name", None) in VALUES_ARGUMENTS[kind] or only == (kind,)
+
+
 def _grid_arguments(encoder: PreTrainedModel | type[PreTrainedModel]) -> list[str]:
-    return sorted(GRID_ARGUMENTS & set(_parameters(encoder)))
-
-
-def made_up_values(encoder: nn.Module, config: CrossFuseWrappedEncoderConfig) -> torch.Tensor:
-    """Values of two samples that an encoder takes, as `forward` does."""
-    for layout, values in _made_up_values(config):
-        if layout != config.encoder_layout:
-            continue
-        with contextlib.suppress(Exception):  # of another size than it takes
-            _run(encoder, config, values)
-            break
-    if config.kind == "video":
-        values = values.unsqueeze(1) if config.encodes_images else values
-        values = values.transpose(1, 2) if config.encoder_layout[1] == "frames" else values
-    return values
+    return sorted(GRID_ARGUMENTS & set(parameters_of(encoder)))
 
 
 def _takes_only(encoder: PreTrainedModel, kind: str) -> bool:
     others = {name for names in VALUES_ARGUMENTS.values() for name in names} - set(VALUES_ARGUMENTS[kind])
     if kind == "image":
         others.remove("pixel_values_videos")
-    return not others & set(_parameters(encoder))
+    return not others & set(parameters_of(encoder))
+
+
+def _parts(model: PreTrainedModel) -> list[nn.Module]:
+    """The model and what within it has a config."""
+    return [module for module in model.modules() if isinstance(getattr(module, "config", None), PreTrainedConfig)]
+
+
+def _takes_jointly(model: PreTrainedModel, kind: str) -> bool:
+    """Whether a model takes values of a kind, but no part of it takes them, and no values of another kind."""
+    taking = [part for part in _parts(model) if set(VALUES_ARGUMENTS[kind]) & set(parameters_of(part))]
+    return bool(taking) and not any(_takes_only(part, kind) for part in taking)
 
 
 def _candidates(model: PreTrainedModel, kind: str) -> list[nn.Module]:
@@ -123,7 +108,7 @@ def _candidates(model: PreTrainedModel, kind: str) -> list[nn.Module]:
     The model and the parts of it that take values of a kind, from the outside in: those before all that take no other
     kind, as the towers of dual models do. A part that is no `PreTrainedModel` counts where it is in none that counts.
     """
-    within = [module for module in model.modules() if isinstance(getattr(module, "config", None), PreTrainedConfig)]
+    within = _parts(model)
     fitting = [module for module in within if _values_argument(module, kind) is not None]
     single = [module for module in fitting if _takes_only(module, kind)]
     inner = {id(part) for module in single for part in module.modules() if part is not module}
@@ -152,12 +137,16 @@ def find_encoder(model: PreTrainedModel, kind: str, where: str) -> tuple[PreTrai
     for candidate in _candidates(model, kind):
         try:
             _check_rebuilt(candidate)
-            return candidate, _probe(candidate, kind)
+            return candidate, probe(candidate, _declared_settings(candidate, kind))
         except ValueError as error:
-            errors.append(type(error)(f"{where} is no encoder of kind {kind!r}: {type(candidate).__name__} {error}"))
+            errors.append(_explain(error, candidate, kind, where))
+    if _takes_jointly(model, kind) and not any(isinstance(error, DecoderError) for error in errors):
+        raise JointError(
+            f"{where} is no encoder of kind {kind!r}: {type(model).__name__} takes it only together with another kind"
+        )
     if not errors:
         known = dict.fromkeys(name for names in VALUES_ARGUMENTS.values() for name in names)
-        taken = [name for name in known if name in _parameters(model)]
+        taken = [name for name in known if name in parameters_of(model)]
         expected = " or ".join(f"`{name}`" for name in VALUES_ARGUMENTS[kind])
         raise ValueError(
             f"{where} is no encoder of kind {kind!r}: {type(model).__name__} takes "
@@ -165,6 +154,23 @@ def find_encoder(model: PreTrainedModel, kind: str, where: str) -> tuple[PreTrai
             f"takes {expected}"
         )
     raise errors[0]
+
+
+def _declared_settings(encoder: PreTrainedModel, kind: str) -> CrossFuseWrappedEncoderConfig:
+    return CrossFuseWrappedEncoderConfig(
+        kind=kind,
+        encoder=_config_of(encoder),
+        architecture=type(encoder).__name__,
+        values_argument=_values_argument(encoder, kind),
+        grid_arguments=(_grid_arguments(encoder) or None) if kind in ("image", "video") else None,
+    )
+
+
+def _explain(error: ValueError, encoder: PreTrainedModel, kind: str, where: str) -> ValueError:
+    """The error for a part of a model that is no encoder; what fails and is a decoder is not expected to be one."""
+    if kind == "text" and declares_decoder(encoder):
+        error = DecoderError("reads from left to right, as a decoder does; expected an encoder")
+    return type(error)(f"{where} is no encoder of kind {kind!r}: {type(encoder).__name__} {error}")
 
 
 def _config_of(encoder: PreTrainedModel) -> PreTrainedConfig:
@@ -227,7 +233,7 @@ def _modeling_modules(configuration: str) -> Iterator[ModuleType]:
     if twin == name:
         return
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        if module.name.startswith("modeling_") and module.name != twin:
+        if module.name != twin and not module.name.startswith(_NO_MODELS):
             yield importlib.import_module(f"{package}.{module.name}")
 
 
@@ -244,8 +250,11 @@ def _check_rebuilt(encoder: PreTrainedModel):
         with torch.device("meta"):
             rebuilt = build_encoder(copy.deepcopy(encoder.config), type(encoder).__name__)
     except Exception as error:
-        raise ValueError(f"can't be built from its config alone ({_first_line(error)})") from error
+        raise ValueError(f"can't be built from its config alone ({first_line(error)})") from error
     own = encoder.state_dict()
+    buffers = [name for name, _ in encoder.named_buffers() if name not in own]
+    if buffers and not isinstance(encoder, PreTrainedModel):  # which, when it is loaded, makes them again
+        raise ValueError(f"has a buffer that is not saved, `{buffers[0]}`")
     parameters = dict(rebuilt.named_parameters())
     if any(key not in own for key in parameters) or any(
         value.shape != own[key].shape for key, value in rebuilt.state_dict().items() if key in own
@@ -278,116 +287,3 @@ def _take(weight: torch.Tensor, dtype: torch.dtype, copied: bool) -> torch.Tenso
     elif copied:
         taken = taken.clone()
     return nn.Parameter(taken, requires_grad=False) if isinstance(weight, nn.Parameter) else taken
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def _probe(encoder: PreTrainedModel, kind: str) -> dict[str, Any]:
-    """Runs an encoder on made-up values to learn how it takes them and what it gives."""
-    settings = CrossFuseWrappedEncoderConfig(
-        kind=kind,
-        encoder=_config_of(encoder),
-        architecture=type(encoder).__name__,
-        values_argument=_values_argument(encoder, kind),
-        grid_arguments=_grid_arguments(encoder) or None,
-    )
-    masks = [name for name in _MASK_ARGUMENTS[kind] if name in _parameters(encoder)][:1]
-    if getattr(encoder.config, "feat_extract_norm", None) == "group":
-        masks = []  # it was trained without, since its norm is over all that is there, padding included
-    training, reasons = encoder.training, []
-    encoder.eval()
-    try:
-        for layout, values in _made_up_values(settings):
-            for mask_argument in [*masks, None]:
-                settings.encoder_layout, settings.mask_argument = layout, mask_argument
-                try:
-                    settings.hidden_size = _run(encoder, settings, values)
-                except Exception as error:
-                    reasons.append(_first_line(error))
-                    continue
-                if kind == "text" and _is_decoder(encoder, values):
-                    raise DecoderError("reads from left to right, as a decoder does; expected an encoder")
-                return {
-                    "architecture": settings.architecture,
-                    "values_argument": settings.values_argument,
-                    "mask_argument": mask_argument,
-                    "grid_arguments": settings.grid_arguments,
-                    "encoder_layout": layout,
-                    "hidden_size": settings.hidden_size,
-                }
-    finally:
-        encoder.train(training)
-    raise ValueError(f"fails on values of kind {kind!r} ({'; '.join(dict.fromkeys(reasons))})")
-
-
-@torch.no_grad()
-def _run(encoder: PreTrainedModel, settings: CrossFuseWrappedEncoderConfig, values: torch.Tensor) -> int:
-    """The width of what an encoder gives for made-up values."""
-    parameter = next(encoder.parameters())
-    values = values.to(device=parameter.device, dtype=parameter.dtype if values.is_floating_point() else None)
-    axis = next((1 + place for place, name in enumerate(settings.encoder_layout) if name in _LENGTHS), 1)
-    mask = torch.ones(values.shape[0], values.shape[axis], dtype=torch.long, device=values.device)
-    if settings.kind == "audio":
-        mask[-1, -mask.shape[1] // 4 :] = 0
-    if settings.kind == "video" and axis == 2:
-        values = values.transpose(1, 2)  # as `forward` takes it
-    hidden_states, _ = call_encoder(encoder, settings, values, mask)
-    return hidden_states.shape[-1]
-
-
-@torch.no_grad()
-def _is_decoder(encoder: PreTrainedModel, tokens: torch.Tensor) -> bool:
-    """Whether a model that can continue a text takes no notice, at the first tokens, of the last one."""
-    if not _CACHES & set(_parameters(encoder)):
-        return False
-    changed = tokens.clone()
-    changed[:, -1] = torch.where(tokens[:, -1] == tokens[:, 0], tokens[:, 1], tokens[:, 0])
-    first, second = (
-        hidden_states_of(encoder(input_ids=ids.to(encoder.device)), len(ids))[:, :-1] for ids in (tokens, changed)
-    )
-    return torch.equal(first, second)
-
-
-def _made_up_values(config: CrossFuseWrappedEncoderConfig) -> Iterator[tuple[list[str], torch.Tensor]]:
-    """Two samples in each layout that an encoder may take, of the sizes that its config declares."""
-    generator = torch.Generator().manual_seed(0)
-    if config.kind == "text":
-        vocab_size = config.vocab_size or 256
-        # The last tokens of a vocabulary, no two neighbours alike; the first are special ones.
-        yield ["length"], vocab_size - 1 - torch.arange(32).view(2, 16) % max(2, min(50, vocab_size - 10))
-        return
-    height, width = _picture_size(config)
-    sizes = {
-        "one": 1,
-        "num_channels": config.num_channels if isinstance(config.num_channels, int) else 3,
-        "height": height,
-        "width": width,
-        "frames": config.num_frames or 8,
-        "num_mel_bins": config.num_mel_bins or 80,
-        "samples": 8_000,
-    }
-    for frames in _numbers_of_frames(config) if config.kind == "audio" else [sizes["frames"]]:
-        sizes["frames"] = frames
-        for layout in _LAYOUTS[config.kind]:
-            yield layout, torch.randn(2, *(sizes[axis] for axis in layout), generator=generator)
-
-
-def _numbers_of_frames(config: CrossFuseWrappedEncoderConfig) -> list[int]:
-    """A few frames of sound and, for encoders that take clips of one length only, the number that they declare."""
-    positions = getattr(config.encoder, "max_source_positions", None)
-    declared = 2 * positions if positions else getattr(config.encoder, "max_length", None)
-    return [256] if declared is None else [256, declared]
-
-
-def _picture_size(config: CrossFuseWrappedEncoderConfig) -> tuple[int, int]:
-    size = config.image_size
-    if config.grid_arguments and config.patch_size:  # of any size, so of a small one
-        size = 4 * config.patch_size * config.spatial_merge_size
-    if isinstance(size, dict):
-        size = (size.get("height", 224), size.get("width", 224))
-    if isinstance(size, (list, tuple)):
-        return int(size[0]), int(size[-1])
-    return int(size or 224), int(size or 224)

@@ -77,12 +77,12 @@ class CrossFuseFeatureExtractor(SequenceFeatureExtractor):
     >>> batch = extractor([np.zeros(16_000), np.zeros(8_000)], sampling_rate=16_000, return_tensors="pt")
     >>> batch["input_features"].shape
     torch.Size([2, 80, 101])
-    >>> batch["feature_attention_mask"].sum(-1)
+    >>> batch["attention_mask"].sum(-1)
     tensor([101,  51])
     ```
     """
 
-    model_input_names = ["input_features", "feature_attention_mask"]
+    model_input_names = ["input_features", "attention_mask"]
 
     def __init__(
         self,
@@ -116,6 +116,7 @@ class CrossFuseFeatureExtractor(SequenceFeatureExtractor):
         max_length: int | None = None,
         truncation: bool | None = None,
         pad_to_multiple_of: int | None = None,
+        return_attention_mask: bool | None = None,
         return_tensors: str | None = None,
     ) -> BatchFeature:
         """
@@ -127,11 +128,13 @@ class CrossFuseFeatureExtractor(SequenceFeatureExtractor):
             max_length (`int`, *optional*): frames to keep of a clip.
             truncation (`bool`, *optional*): whether longer clips are cut; `True` where `max_length` is given.
             pad_to_multiple_of (`int`, *optional*): pads the number of frames to a multiple.
+            return_attention_mask (`bool`, *optional*): whether to return the mask; the extractor's own setting, `True`
+                unless it was made with another, by default.
             return_tensors (`str`, *optional*): `"pt"`, or NumPy arrays otherwise.
 
         Returns:
-            [`BatchFeature`]: `input_features` `(batch, feature_size, frames)` and `feature_attention_mask`
-            `(batch, frames)`.
+            [`BatchFeature`]: `input_features` `(batch, feature_size, frames)` and `attention_mask` `(batch, frames)`,
+            which models take as `feature_attention_mask`.
 
         Raises:
             ValueError: if a clip is empty, has more than one channel or another sampling rate.
@@ -155,7 +158,9 @@ class CrossFuseFeatureExtractor(SequenceFeatureExtractor):
         for row, clip in enumerate(frames):
             features[row, :, : clip.shape[1]] = clip
             mask[row, : clip.shape[1]] = 1
-        tensors = {"input_features": features, "feature_attention_mask": mask}
+        tensors = {"input_features": features}
+        if self.return_attention_mask if return_attention_mask is None else return_attention_mask:
+            tensors["attention_mask"] = mask
         return BatchFeature(tensors if return_tensors == "pt" else {key: x.numpy() for key, x in tensors.items()})
 
 

@@ -16,6 +16,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
@@ -28,60 +29,88 @@ logger = logging.get_logger(__name__)
 
 __version__ = "0.1.0"
 
-# Not a class, as those of the models are below: its files need Pillow, which a model does without.
-_PROCESSOR = "processing_crossfuse.CrossFuseProcessor"
+# Parts of a processor that may be ours. Not the classes themselves: what they import, a model does without.
+_SUB_PROCESSORS = {
+    "feature_extractor": ("AutoFeatureExtractor", "feature_extraction_crossfuse.CrossFuseFeatureExtractor"),
+    "image_processor": ("AutoImageProcessor", "image_processing_crossfuse.CrossFuseVideoImageProcessor"),
+}
 
 
-def model_classes() -> dict[str, type]:
+def model_classes() -> dict[str, tuple[type, ...]]:
     """
-    The model that each Auto class stands for, by the Auto class's name.
+    The models that each Auto class stands for, by the Auto class's name. Of several, the `architectures` of a
+    checkpoint tell; the first is for those that name none of them.
 
     Example:
 
     ```python
     >>> from modeling_crossfuse.hub import model_classes
 
-    >>> model_classes()["AutoModelForSeq2SeqLM"].__name__
-    'CrossFuseForConditionalGeneration'
+    >>> [model.__name__ for model in model_classes()["AutoModelForSeq2SeqLM"]]
+    ['CrossFuseForConditionalGeneration']
     ```
     """
     # Imported here, since these modules import this one. transformers reads the lines, too: with any model, the code
     # of all of them is loaded from a repository, so that it can be saved whole again.
     from .classification import CrossFuseForSequenceClassification, CrossFuseForTokenClassification
-    from .modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseModel
+    from .modeling_crossfuse import (
+        CrossFuseEncoderModel,
+        CrossFuseForConditionalGeneration,
+        CrossFuseForSpeechSeq2Seq,
+        CrossFuseModel,
+    )
     from .retrieval import CrossFuseForRetrieval
 
     return {
-        "AutoModel": CrossFuseModel,
-        "AutoModelForSeq2SeqLM": CrossFuseForConditionalGeneration,
-        "AutoModelForMultimodalLM": CrossFuseForConditionalGeneration,
-        "AutoModelForImageTextToText": CrossFuseForConditionalGeneration,
-        "AutoModelForSequenceClassification": CrossFuseForSequenceClassification,
-        "AutoModelForImageClassification": CrossFuseForSequenceClassification,
-        "AutoModelForVideoClassification": CrossFuseForSequenceClassification,
-        "AutoModelForAudioClassification": CrossFuseForSequenceClassification,
-        "AutoModelForTokenClassification": CrossFuseForTokenClassification,
-        "AutoModelForZeroShotImageClassification": CrossFuseForRetrieval,
+        "AutoModel": (CrossFuseModel, CrossFuseEncoderModel),
+        "AutoModelForSeq2SeqLM": (CrossFuseForConditionalGeneration,),
+        "AutoModelForMultimodalLM": (CrossFuseForConditionalGeneration,),
+        "AutoModelForImageTextToText": (CrossFuseForConditionalGeneration,),
+        "AutoModelForSpeechSeq2Seq": (CrossFuseForSpeechSeq2Seq,),
+        "AutoModelForSequenceClassification": (CrossFuseForSequenceClassification,),
+        "AutoModelForImageClassification": (CrossFuseForSequenceClassification,),
+        "AutoModelForVideoClassification": (CrossFuseForSequenceClassification,),
+        "AutoModelForAudioClassification": (CrossFuseForSequenceClassification,),
+        "AutoModelForTokenClassification": (CrossFuseForTokenClassification,),
+        "AutoModelForZeroShotImageClassification": (CrossFuseForRetrieval,),
     }
 
 
-def _auto_maps() -> dict[str, dict[str, str]]:
-    """For each file of a saved model or processor: the Auto classes, and where the code of theirs is."""
-    models = {name: f"{model.__module__.split('.')[-1]}.{model.__name__}" for name, model in model_classes().items()}
-    return {
-        "config.json": {"AutoConfig": "configuration_crossfuse.CrossFuseConfig", **models},
-        "processor_config.json": {"AutoProcessor": _PROCESSOR},
-    }
+def _reference(classes: tuple[type, ...], architectures: list[str]) -> str:
+    """Where the code of a model is, as an `auto_map` says it."""
+    model = next((model for model in classes if model.__name__ in architectures), classes[0])
+    return f"{model.__module__.split('.')[-1]}.{model.__name__}"
 
 
-def _code_files(auto_maps: dict[str, dict[str, str]]) -> list[Path]:
-    """The files of the code that the Auto classes need, as far as they are here."""
+def _describe_code(settings: dict[str, Any]):
+    """Puts what leads to the code into the settings of a model."""
+    architectures = settings.get("architectures") or []
+    models = {name: _reference(classes, architectures) for name, classes in model_classes().items()}
+    settings["auto_map"] = {"AutoConfig": "configuration_crossfuse.CrossFuseConfig", **models}
+    settings["crossfuse_version"] = __version__
+
+
+def _describe_processor_code(settings: dict[str, Any]):
+    """Puts what leads to the code into the settings of a processor, and of those of its parts that are ours."""
+    settings["auto_map"] = {"AutoProcessor": "processing_crossfuse.CrossFuseProcessor"}
+    for part, (auto_class, reference) in _SUB_PROCESSORS.items():
+        own = settings.get(part) or {}
+        if own.get(f"{part}_type") == reference.split(".")[1]:
+            own["auto_map"] = {auto_class: reference}
+
+
+# What is saved of a model or a processor, and the module that all of its code is reached from.
+_SAVED = {
+    "config.json": ("modeling_crossfuse", _describe_code),
+    "processor_config.json": ("processing_crossfuse", _describe_processor_code),
+}
+
+
+def _code_files() -> set[Path]:
+    """The files of the code, as far as they are here: a model that came from the Hub came without the processor's."""
     here = Path(__file__).parent
-    modules = {reference.split(".")[0] for auto_map in auto_maps.values() for reference in auto_map.values()}
-    roots = [here / f"{module}.py" for module in sorted(modules)]
-    # A model that was loaded with its code from the Hub came without the processor's.
-    roots = [root for root in roots if root.exists()]
-    return sorted({*roots, *(Path(file) for root in roots for file in get_relative_import_files(root))})
+    roots = [here / f"{module}.py" for module, _ in _SAVED.values() if (here / f"{module}.py").exists()]
+    return {*roots, *(Path(file) for root in roots for file in get_relative_import_files(root))}
 
 
 def save_code(folder: str | Path):
@@ -110,16 +139,15 @@ def save_code(folder: str | Path):
     True
     ```
     """
-    folder, auto_maps = Path(folder), _auto_maps()
-    saved = [folder / name for name in auto_maps if (folder / name).is_file()]
-    for file in _code_files(auto_maps) if saved else ():
+    folder = Path(folder)
+    saved = [name for name in _SAVED if (folder / name).is_file()]
+    for file in _code_files() if saved else ():
         shutil.copyfile(file, folder / file.name)
-    for path in saved:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        settings["auto_map"] = auto_maps[path.name]
-        if path.name == "config.json":
-            settings["crossfuse_version"] = __version__
-        write_whole(path, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    for name in saved:
+        settings = json.loads((folder / name).read_text(encoding="utf-8"))
+        describe = _SAVED[name][1]
+        describe(settings)
+        write_whole(folder / name, json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
 def warn_of_other_version(config):

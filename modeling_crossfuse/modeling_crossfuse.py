@@ -349,7 +349,7 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             feature_attention_mask (`torch.Tensor` of shape `(batch, frames)`): its mask.
             modality_mask (`torch.Tensor` of shape `(batch, num_modalities)`): 1 where a sample has a modality.
             decoder_input_ids (`torch.LongTensor` of shape `(batch, target_length)`): tokens of the answer, shifted
-                right.
+                right. Defaults to one token a sample, `config.decoder_start_token_id`.
             encoder_outputs ([`CrossFuseEncoderOutput`]): a memory from before, instead of the modalities.
             kwargs: tensors of the other modalities, named as `config.modalities.tensor_names` says.
 
@@ -368,10 +368,13 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
                 input_features=input_features,
                 feature_attention_mask=feature_attention_mask,
                 modality_mask=modality_mask,
+                return_dict=True,
                 **kwargs,
             )
         elif not isinstance(encoder_outputs, BaseModelOutput):
             encoder_outputs = CrossFuseEncoderOutput(*encoder_outputs)
+        if decoder_input_ids is None and decoder_inputs_embeds is None and past_key_values is None:
+            decoder_input_ids = self._start_tokens(encoder_outputs.last_hidden_state)
         tensor_names = self.config.modalities.tensor_names
         encoder_attention_mask = getattr(encoder_outputs, "attention_mask", None)
         decoder_outputs = self.decoder(
@@ -383,6 +386,7 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             encoder_attention_mask=encoder_attention_mask,
             past_key_values=past_key_values,
             use_cache=use_cache,
+            return_dict=True,
             **{key: value for key, value in kwargs.items() if key not in tensor_names},
         )
         return CrossFuseModelOutput(
@@ -398,6 +402,11 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             encoder_attention_mask=encoder_attention_mask,
             encoder_modality_ids=getattr(encoder_outputs, "modality_ids", None),
         )
+
+    def _start_tokens(self, memory: torch.Tensor) -> torch.LongTensor | None:
+        """The token that every answer starts with, `(batch, 1)`, if the config knows one."""
+        token = self.config.decoder_start_token_id
+        return None if token is None else torch.full((len(memory), 1), token, device=memory.device)
 
 
 class CrossFuseEncoderModel(EncodersMixin, CrossFusePreTrainedModel):
@@ -435,7 +444,9 @@ class CrossFuseEncoderModel(EncodersMixin, CrossFusePreTrainedModel):
 
     def resize_token_embeddings(self, *args, **kwargs) -> nn.Module:
         """Resizes the vocabulary of the first text encoder."""
-        return self.encoder.resize_token_embeddings(*args, **kwargs)
+        embeddings = self.encoder.resize_token_embeddings(*args, **kwargs)
+        self.vocab_size = embeddings.weight.shape[0]  # where transformers' own models have it, too
+        return embeddings
 
     @can_return_tuple
     def forward(self, input_ids: torch.LongTensor | None = None, **kwargs) -> CrossFuseEncoderOutput:
@@ -444,7 +455,7 @@ class CrossFuseEncoderModel(EncodersMixin, CrossFusePreTrainedModel):
             input_ids (`torch.LongTensor` of shape `(batch, length)`): values of the modality `text`, if there is one.
             kwargs: the other inputs of [`CrossFuseMultimodalEncoder`].
         """
-        return self.encoder(input_ids=input_ids, **kwargs)
+        return self.encoder(input_ids=input_ids, return_dict=True, **kwargs)
 
 
 class CrossFusePreTrainedEncoderHead(EncodersMixin, CrossFusePreTrainedModel):
@@ -466,7 +477,9 @@ class CrossFusePreTrainedEncoderHead(EncodersMixin, CrossFusePreTrainedModel):
 
     def resize_token_embeddings(self, *args, **kwargs) -> nn.Module:
         """Resizes the vocabulary of the first text encoder."""
-        return self.model.resize_token_embeddings(*args, **kwargs)
+        embeddings = self.model.resize_token_embeddings(*args, **kwargs)
+        self.vocab_size = embeddings.weight.shape[0]  # where transformers' own models have it, too
+        return embeddings
 
 
 def shift_tokens_right(labels: torch.Tensor, pad_token_id: int, decoder_start_token_id: int) -> torch.Tensor:
@@ -608,6 +621,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
         # The decoder's input is shifted already: as `shift_labels`, the loss does not shift again.
@@ -691,9 +705,34 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         )
 
 
+class CrossFuseForSpeechSeq2Seq(CrossFuseForConditionalGeneration):
+    """
+    [`CrossFuseForConditionalGeneration`] whose main input is sound: what the pipeline `automatic-speech-recognition`
+    loads from a checkpoint of it, and hands `input_features` `(batch, num_mel_bins, frames)`.
+
+    Args:
+        config ([`CrossFuseConfig`]): the config, with a modality `audio`.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForSpeechSeq2Seq
+
+    >>> config = CrossFuseConfig(d_model=32, num_hidden_layers=1, modalities={"audio": {"num_mel_bins": 8}})
+    >>> model = CrossFuseForSpeechSeq2Seq(config).eval()
+    >>> model.generate(torch.zeros(1, 8, 20), max_new_tokens=4, min_new_tokens=4).shape
+    torch.Size([1, 5])
+    ```
+    """
+
+    main_input_name = "input_features"
+
+
 __all__ = [
     "CrossFuseEncoderModel",
     "CrossFuseForConditionalGeneration",
+    "CrossFuseForSpeechSeq2Seq",
     "CrossFuseModel",
     "CrossFusePreTrainedModel",
 ]

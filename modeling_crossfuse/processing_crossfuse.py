@@ -40,6 +40,7 @@ from .configuration_modalities import check_modality_name
 from .encoder_processors import is_same, load_processor
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .hub import CodeToHubMixin
+from .image_processing_crossfuse import CrossFuseVideoImageProcessor
 from .media import (
     as_batch,
     fit_array,
@@ -268,7 +269,8 @@ class CrossFuseProcessor(CodeToHubMixin, ProcessorMixin):
         sounds = [part for part in config.modalities.values() if part.kind == "audio"]
         image_processor = feature_extractor = None
         if pictures:
-            image_processor = ViTImageProcessorPil(
+            has_images = any(part.kind == "image" for part in pictures)
+            image_processor = (ViTImageProcessorPil if has_images else CrossFuseVideoImageProcessor)(
                 size={"height": pictures[0].image_size, "width": pictures[0].image_size},
                 image_mean=[0.5] * pictures[0].num_channels,
                 image_std=[0.5] * pictures[0].num_channels,
@@ -613,8 +615,9 @@ class CrossFuseProcessor(CodeToHubMixin, ProcessorMixin):
                 do_resize=resize,
                 input_data_format="channels_first",
                 **options,
-            )["pixel_values"]
+            )
             # Image processors of video models take pictures for the frames of one video.
+            output = output["pixel_values_videos" if "pixel_values_videos" in output else "pixel_values"]
             output = output[0] if len(output) == 1 and np.ndim(output[0]) == 4 else output
             for row, picture in zip(rows, output):
                 pixels[row] = np.asarray(picture, dtype=np.float32)
@@ -706,6 +709,8 @@ class CrossFuseProcessor(CodeToHubMixin, ProcessorMixin):
     def to_dict(self) -> dict[str, Any]:
         """As in any processor; `modalities` is a list, since JSON files with sorted keys lose a dict's order."""
         output = super().to_dict()
+        for settings in (output, *(part for part in output.values() if isinstance(part, dict))):
+            settings.pop("auto_map", None)  # goes with the code: see `save_code`
         output["modalities"] = [
             {"name": name, **settings, **self._own_sub_processors(name)}
             for name, settings in output["modalities"].items()
@@ -727,8 +732,10 @@ class CrossFuseProcessor(CodeToHubMixin, ProcessorMixin):
         kwargs["subfolder"] = subfolder
         if "image_processor" in saved:
             # The same pictures give the same numbers whether torchvision is there or not.
-            arguments["image_processor"] = AutoImageProcessor.from_pretrained(
-                pretrained_model_name_or_path, **{"backend": "pil", **kwargs}
+            ours = saved["image_processor"].get("image_processor_type") == CrossFuseVideoImageProcessor.__name__
+            loader, backend = (CrossFuseVideoImageProcessor, {}) if ours else (AutoImageProcessor, {"backend": "pil"})
+            arguments["image_processor"] = loader.from_pretrained(
+                pretrained_model_name_or_path, **{**backend, **kwargs}
             )
         if "video_processor" in saved:
             arguments["video_processor"] = AutoVideoProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)

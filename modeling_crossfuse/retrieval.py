@@ -116,6 +116,7 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderHead):
             if module.logit_bias is not None:
                 init.constant_(module.logit_bias, bias)
 
+    @can_return_tuple
     def get_fused_features(self, input_ids: torch.LongTensor | None = None, **kwargs) -> BaseModelOutputWithPooling:
         r"""
         One vector for each sample, of all modalities that are given.
@@ -128,7 +129,7 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderHead):
             [`~transformers.modeling_outputs.BaseModelOutputWithPooling`]: `pooler_output`
             `(batch, projection_dim)`, of length 1, and the memory as `last_hidden_state`.
         """
-        outputs = self.model(input_ids=input_ids, **kwargs)
+        outputs = self.model(input_ids=input_ids, return_dict=True, **kwargs)
         pooled, _ = self.pooling(outputs.last_hidden_state, outputs.attention_mask)
         return BaseModelOutputWithPooling(
             last_hidden_state=outputs.last_hidden_state,
@@ -173,31 +174,31 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderHead):
     ) -> CrossFuseRetrievalOutput:
         r"""
         Compares the samples of both groups. A batch to train on has as many of one as of the other, and samples at the
-        same place belong together; those that lack a group count in neither. To compare 2 pictures with 1,000 names,
-        give `return_loss=False`.
+        same place belong together; those that lack a group count in neither.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, length)`): values of the modality `text`, if there is one.
             item_ids (`torch.LongTensor` of shape `(batch,)`, *optional*): numbers of what the samples are about;
                 samples with the same number belong together, too. All are different by default.
-            return_loss (`bool`, defaults to `True`): whether to compute the loss.
+            return_loss (`bool`, defaults to `True`): whether to compute the loss. In evaluation mode there is none
+                where the groups have different numbers of samples, as in zero-shot classification.
             kwargs: the other inputs of [`CrossFuseMultimodalEncoder`].
 
         Raises:
-            ValueError: as [`CrossFuseMultimodalEncoder`] does, or if a group is not given, or, with `return_loss`, the
-                groups have different numbers of samples.
+            ValueError: as [`CrossFuseMultimodalEncoder`] does, or if a group is not given, or, in
+                training and with `return_loss`, the groups have different numbers of samples.
         """
         tensors = {"input_ids": input_ids, **kwargs}
         (first, has_first), (second, has_second) = self._embed(0, tensors), self._embed(1, tensors)
         loss = None
-        if return_loss:
-            if len(first) != len(second):
-                raise ValueError(
-                    f"{self._described(0)} has {len(first)} samples and {self._described(1)} {len(second)}; expected "
-                    "as many, or `return_loss=False`"
-                )
+        if return_loss and self.training and len(first) != len(second):
+            raise ValueError(
+                f"{self._described(0)} has {len(first)} samples and {self._described(1)} {len(second)}; expected "
+                "as many, or `return_loss=False`"
+            )
+        if return_loss and len(first) == len(second):
             loss = self._loss(first, second, has_first & has_second, item_ids)
-        logits = self._logits(first, second)
+        logits = self.compare(first, second)
         per_image = {}
         with_images = [any(self.config.modalities[name].kind == "image" for name in group) for group in self.groups]
         if sum(with_images) == 1:
@@ -216,20 +217,21 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderHead):
             raise ValueError(f"{self._described(group)} is not given; with one group only, use `get_fused_features`")
         rows = read_present(read_inputs(given, modalities), tensors.get("modality_mask"), modalities).any(1)
         if rows.all():
-            return self.get_fused_features(**tensors).pooler_output, rows
+            return self.get_fused_features(return_dict=True, **tensors).pooler_output, rows
         if not rows.any():
             raise ValueError(f"no sample has a modality of {self._described(group)}")
         of_samples = [*modalities.tensor_names, "modality_mask"]
         tensors = {
             key: value[rows] if key in of_samples and value is not None else value for key, value in tensors.items()
         }
-        embeds = self.get_fused_features(**tensors).pooler_output
+        embeds = self.get_fused_features(return_dict=True, **tensors).pooler_output
         return embeds.new_zeros(len(rows), embeds.shape[1]).index_copy(0, rows.nonzero().squeeze(1), embeds), rows
 
     def _described(self, group: int) -> str:
         return f"the group of {', '.join(self.groups[group])}"
 
-    def _logits(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    def compare(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Logits `(first_batch, second_batch)`, the scaled cosines, of vectors that [`get_fused_features`] gives."""
         logits = first @ second.t() * self.logit_scale.clamp(max=_LARGEST_LOGIT_SCALE).exp()
         return logits if self.logit_bias is None else logits + self.logit_bias
 
@@ -246,7 +248,7 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderHead):
             all_items = _gather(item_ids[paired], sizes)
         items = all_items.split(sizes)[rank]
         belong = (items[:, None] == all_items[None]).float()
-        forth, back = self._logits(first, all_second).float(), self._logits(second, all_first).float()
+        forth, back = self.compare(first, all_second).float(), self.compare(second, all_first).float()
         if self.config.contrastive_loss == "sigmoid":
             total = -nn.functional.logsigmoid((2 * belong - 1) * forth).sum()
         else:

@@ -23,16 +23,13 @@ A data set: --dataset with --columns, which maps modalities to columns. Each row
 
 import argparse
 import json
-from pathlib import Path
-
-import numpy as np
 
 from modeling_crossfuse.command_line import (
     add_generation_arguments,
     check_arguments,
     generation_options,
     load_model,
-    one_line,
+    read_input,
     run_program,
 )
 from modeling_crossfuse.data import load_rows, parse_mapping
@@ -83,25 +80,6 @@ def _check_args(args: argparse.Namespace):
     if args.inputs is not None and (args.columns or args.question or args.output):
         raise ValueError("--columns, --question and --output go with --dataset; ask a question as --inputs text=...")
     check_arguments(args)
-
-
-def read_input(kind: str, value: str):
-    """One modality's value on the command line, as the processor takes it."""
-    if kind == "text":
-        return value
-    path = Path(value)
-    if not path.is_file():
-        raise ValueError(f"there is no file {value}")
-    if path.suffix == ".npy":
-        return np.load(path, allow_pickle=False)
-    if kind == "series":
-        if path.suffix != ".csv":
-            raise ValueError(f"{value} is no series: expected a .npy or .csv file")
-        try:
-            return np.loadtxt(path, delimiter=",", ndmin=2, dtype=np.float32)
-        except ValueError as error:
-            raise ValueError(f"{value} is not a table of numbers: {one_line(error)}") from error
-    return value
 
 
 def predict_sample(args: argparse.Namespace, model, processor) -> list[str]:

@@ -35,6 +35,8 @@ VOCABULARY_MAP = {"<image>": 100, "<|image|>": 101, "<|extra_200|>": 102, "IMGIM
 VOCABULARY_MAP["<|visual token 000000|>"] = 104
 PICTURE = 64
 EXPERTS = 4
+QUERIES = 8
+SIDE = 4
 GROUPS = 32
 LAYERS = 2
 MOST_LAYERS = 5
@@ -44,6 +46,9 @@ DERIVED = re.compile(r"^(_.*|id2label|label2id|architectures|transformers_versio
 # The first pattern that finds something in a field's name says what the field holds; "keep" protects from the rest.
 ROLES = [
     ("keep", r"^(max|min)_depth|^depth_(co|div|mul|conf|sep)|feat_extract_layers|max_window_layers|depthwise_padding"),
+    ("keep", r"^pos_emb_width$|^subsampling_conv_channels$|^global_attention_blocks$"),
+    ("queries", r"^num_queries$"),
+    ("side", r"^axial_pos_shape$"),
     ("keep", r"^((num|in|audio|input|num_input|patch_embed_input)_)?(channels|chans)(_out)?$|mel|^input_(dim|feat)"),
     ("keep", r"projection_input_dim|model_in_dim|^(act|state|query)_dim|pos_dim|^max_(action|state)_dim|proj_layers"),
     ("zero", r"^(num_kv_shared_layers|num_nextn_predict_layers|merge_index)$"),
@@ -85,6 +90,7 @@ COMPLETIONS: dict[str, Callable[[SimpleNamespace, int], Any]] = {
     "indexer_head_dim": lambda config, layers: config.head_dim,
     "indexer_budget": lambda config, layers: 64,
     "indexer_compress_ratio": lambda config, layers: 16,
+    "default_language": lambda config, layers: config.languages[0],
     "downsample_rate": lambda config, layers: "1/2",
     "deepstack_layer_map": lambda config, layers: [(layers - 1, 0)],
 }
@@ -163,6 +169,14 @@ class Shrinking:
 
     def chosen(self, value: Any) -> Any:
         return min(value, EXPERTS // 2) if self.level.experts and is_int(value) else value
+
+    def queries(self, value: Any) -> Any:
+        """Of detectors, which choose so many from the positions of a picture."""
+        return min(value, QUERIES) if is_int(value) else value
+
+    def side(self, value: Any) -> Any:
+        """Of a square of positions, all of which a text has to fill in training: those of a made-up text."""
+        return SIDE if is_int(value) else value
 
     def one(self, value: Any) -> Any:
         return min(value, 1) if self.level.experts and is_int(value) else value

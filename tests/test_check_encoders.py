@@ -46,6 +46,7 @@ EXPECTED = {
         ("video", "works", "Qwen2VisionTransformerPretrainedModel"),
     },
     "resnet": {("image", "works", "ResNetModel")},
+    "vilt": {("text", "no own encoder", ""), ("image", "no own encoder", "")},
     "siglip2": {("text", "works", "Siglip2TextModel"), ("image", "works", "Siglip2VisionModel")},
     "wav2vec2": {("audio", "works", "Wav2Vec2Model")},
     "whisper": {("text", "decoder only", ""), ("audio", "works", "WhisperEncoder")},
@@ -77,13 +78,15 @@ def test_the_page(script):
     rows = [
         ("bert", "text", "works", "BertModel"),
         ("llama", "text", "decoder only", ""),
+        ("fuyu", "image", "no own encoder", ""),
         ("odd", "image", "fails", "a | b"),
     ]
     page = script.to_markdown(rows)
     assert "| bert | text | works | BertModel |" in page
     assert r"| odd | image | fails | a \| b |" in page
-    assert "| text | 1 | 0 | 100.0 % | 1 |" in page
-    assert "| all | 1 | 1 | 50.0 % |  |" in page
+    assert "| text | 1 | 0 | 100.0 % | 1 | 0 |" in page
+    assert "| image | 0 | 1 | 0.0 % | 0 | 1 |" in page
+    assert "| all | 1 | 1 | 50.0 % |  |  |" in page
 
 
 def test_the_page_in_the_repository_covers_every_type(script):
@@ -93,7 +96,8 @@ def test_the_page_in_the_repository_covers_every_type(script):
     page = PAGE.read_text(encoding="utf-8")
     if f"transformers {transformers.__version__} " not in page:
         pytest.skip("the page is of another version of transformers")
-    row = r"^\| (\S+) \| (?:text|image|video|audio|) \| (?:works|fails|decoder only|not built) "
+    results = "works|fails|decoder only|no own encoder|not built|out of memory"
+    row = rf"^\| (\S+) \| (?:text|image|video|audio|) \| (?:{results}) "
     listed = set(re.findall(row, page, re.MULTILINE))
     silent = set(script.all_types()) - listed  # those that take no values of any kind: time series and the like
     assert not listed - set(script.all_types())

@@ -195,6 +195,15 @@ def test_a_mask_of_text_without_text_is_ignored():
     assert_same(logits_of(model, {**inputs, "attention_mask": torch.ones(2, 5)}), logits_of(model, inputs))
 
 
+@pytest.mark.parametrize("modalities", [("audio",), ("text", "audio")])
+def test_a_text_mask_without_text_may_not_leave_anything_out(modalities):
+    model = tiny_model(tiny_config(*modalities))
+    inputs = {"input_features": torch.randn(2, 6, 6)}
+    assert_same(logits_of(model, {**inputs, "attention_mask": torch.ones(2, 6)}), logits_of(model, inputs))
+    with pytest.raises(ValueError, match="`attention_mask` is"):
+        logits_of(model, {**inputs, "attention_mask": torch.tensor([[1] * 6, [1] * 3 + [0] * 3])})
+
+
 # What missing costs
 
 

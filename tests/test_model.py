@@ -469,10 +469,15 @@ def test_pooled_output_leaves_the_targets_padding_out():
     assert_same(outputs.pooler_output[1], outputs.last_hidden_state[1].mean(0))
 
 
-def test_neither_labels_nor_decoder_inputs():
+@pytest.mark.parametrize("model_class", [CrossFuseModel, CrossFuseForConditionalGeneration])
+def test_neither_labels_nor_decoder_inputs(model_class):
     config = tiny_config()
+    model, inputs = tiny_model(config, model_class), tiny_inputs(config)
+    start = torch.full((2, 1), config.decoder_start_token_id)
+    assert_same(model(**inputs)[0], model(**inputs, decoder_input_ids=start)[0])
+    model.config.decoder_start_token_id = None
     with pytest.raises(ValueError, match="decoder_input_ids"):
-        tiny_model(config)(**tiny_inputs(config))
+        model(**inputs)
 
 
 # The loss

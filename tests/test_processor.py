@@ -87,7 +87,7 @@ def test_features_have_the_frames_and_bands_they_should():
     extractor = CrossFuseFeatureExtractor(feature_size=40)
     batch = extractor([tone(1.0), tone(0.25)], sampling_rate=16_000, return_tensors="pt")
     assert batch["input_features"].shape == (2, 40, 101)
-    assert batch["feature_attention_mask"].sum(1).tolist() == [101, 26]
+    assert batch["attention_mask"].sum(1).tolist() == [101, 26]
     assert batch["input_features"][1, :, 26:].abs().max() == 0
 
 
@@ -123,7 +123,7 @@ def test_features_can_be_cut_and_padded():
     cut = extractor(tone(1.0), sampling_rate=16_000, max_length=30)
     assert cut["input_features"].shape == (1, 4, 30)
     padded = extractor(tone(0.1), sampling_rate=16_000, padding="max_length", max_length=30)
-    assert padded["input_features"].shape == (1, 4, 30) and padded["feature_attention_mask"].sum() == 11
+    assert padded["input_features"].shape == (1, 4, 30) and padded["attention_mask"].sum() == 11
     assert extractor(tone(0.1), sampling_rate=16_000, pad_to_multiple_of=8)["input_features"].shape[-1] == 16
     with pytest.raises(ValueError, match="max_length"):
         extractor(tone(0.1), sampling_rate=16_000, padding="max_length")
@@ -134,6 +134,19 @@ def test_features_refuse_another_sampling_rate_and_empty_clips():
         CrossFuseFeatureExtractor()(tone(), sampling_rate=8_000)
     with pytest.raises(ValueError, match="clip 1"):
         CrossFuseFeatureExtractor()([tone(), np.zeros(0)], sampling_rate=16_000)
+
+
+def test_the_processor_gives_what_its_feature_extractor_gives(processor):
+    clips = [tone(0.1), tone(0.2)]
+    expected = processor.feature_extractor(clips, sampling_rate=16_000, return_tensors="pt")
+    batch = processor(audio=clips, sampling_rate=16_000, return_tensors="pt")
+    assert torch.equal(batch["input_features"], expected["input_features"])
+    assert torch.equal(batch["feature_attention_mask"], expected["attention_mask"])
+
+
+def test_features_without_a_mask():
+    features = CrossFuseFeatureExtractor()(tone(), sampling_rate=16_000, return_attention_mask=False)
+    assert list(features) == ["input_features"]
 
 
 def test_feature_extractor_saves_and_loads(tmp_path):

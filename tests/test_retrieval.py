@@ -109,8 +109,20 @@ def test_compares_any_number_of_names():
     inputs = {**tiny_inputs(model.config, 5), "pixel_values": torch.randn(2, 3, 8, 8)}
     outputs = model(**inputs, return_loss=False)
     assert outputs.logits.shape == (2, 5) and outputs.loss is None
+    assert model(**inputs).loss is None
+    model.train()
     with pytest.raises(ValueError, match="the group of image has 2 samples and the group of text 5; expected as many"):
         model(**inputs)
+
+
+def test_outputs_are_tuples_on_request():
+    model = retriever("text", "image")
+    inputs, features = tiny_inputs(model.config), model.get_fused_features(**tiny_inputs(model.config))
+    logits = model(**inputs).logits
+    assert_same(model.get_text_features(**inputs, return_dict=False)[0], model.get_text_features(**inputs)[0])
+    model.config.return_dict = False
+    assert_same(model.get_fused_features(**inputs)[1], features.pooler_output)
+    assert_same(model(**inputs)[1], logits)
 
 
 def test_without_pairs_the_loss_is_zero():

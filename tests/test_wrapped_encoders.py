@@ -24,13 +24,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from transformers import (
+    CONFIG_MAPPING,
     ASTConfig,
     AutoModel,
     AutoModelForSeq2SeqLM,
     BertConfig,
     BertForMaskedLM,
+    BrosConfig,
     CLIPConfig,
+    CsmConfig,
+    GraniteSpeechEncoderConfig,
     LlamaConfig,
+    Qwen3MoeConfig,
     ResNetConfig,
     RobertaConfig,
     Seq2SeqTrainer,
@@ -38,12 +43,20 @@ from transformers import (
     SwinConfig,
     T5Config,
     T5EncoderModel,
+    TimesformerConfig,
     VideoMAEConfig,
+    ViltConfig,
     ViTConfig,
+    ViTMAEConfig,
     Wav2Vec2Config,
     Wav2Vec2ForCTC,
     WhisperConfig,
+    XCLIPConfig,
 )
+from transformers.models.csm.modeling_csm import CsmBackboneModel
+from transformers.models.granite_speech.modeling_granite_speech import GraniteSpeechCTCEncoder
+from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniAudioEncoderConfig
+from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
 
 from modeling_crossfuse import (
     CrossFuseConfig,
@@ -51,6 +64,8 @@ from modeling_crossfuse import (
     CrossFuseModel,
     CrossFuseWrappedEncoderConfig,
 )
+from modeling_crossfuse.encoder_probe import DecoderError
+from modeling_crossfuse.encoder_search import JointError
 
 from .helpers import FUSIONS, assert_same, count_calls, take_rows, tiny_labels
 from .test_saving import assert_equal_states
@@ -732,3 +747,151 @@ def test_a_wrapped_config_by_itself():
     config = CrossFuseWrappedEncoderConfig(kind="text", encoder=BERT, architecture="BertModel")
     assert CrossFuseWrappedEncoderConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
     assert (config.vocab_size, config.frozen) == (99, False)
+
+
+# Sounds: encoders that give them back packed, and frames of another width than the mel bands
+
+
+SOUND = {
+    "d_model": 32,
+    "encoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 37,
+    "num_mel_bins": 16,
+    "output_dim": 24,
+}
+SOUNDS = {
+    "qwen3_asr_encoder": ({**SOUND, "downsample_hidden_size": 8}, "input_features_mask", True, (2, 16, 200)),
+    "muse_spark_audio": ({"hidden_sizes": [8] * 4}, None, False, (2, 3840)),
+    "fun_asr_nano_encoder": (
+        {**SIZES, "num_mel_bins": 8, "num_timestamp_prediction_layers": 1, "num_hidden_layers": 2},
+        "input_features_mask",
+        False,
+        (2, 30, 56),
+    ),
+    "granite_speech5_encoder": ({**SIZES, "num_mel_bins": 6, "vocab_size": 50}, "attention_mask", False, (2, 32, 24)),
+}
+
+
+@pytest.mark.parametrize("model_type", SOUNDS)
+def test_sounds_of_different_lengths(model_type):
+    fields, mask_argument, one_by_one, shape = SOUNDS[model_type]
+    model = compose({"audio": source_model(CONFIG_MAPPING[model_type](**fields))})
+    part = model.config.modalities["audio"]
+    assert (part.mask_argument, part.one_by_one) == (mask_argument, one_by_one)
+    names = model.config.modalities.value_name("audio"), model.config.modalities.mask_name("audio")
+    axis = 1 + next(i for i, name in enumerate(part.layout) if name in ("frames", "samples"))
+    mask = torch.ones(2, shape[axis], dtype=torch.long)
+    mask[1, shape[axis] // 2 :] = 0
+    inputs = dict(zip(names, (values_of(shape), mask)))
+    together = logits_of(model, inputs)
+    assert torch.isfinite(together).all()
+    assert_same(logits_of(model, take_rows(inputs, slice(1)), slice(1)), together[:1])
+    if mask_argument is not None:
+        inputs[names[0]].narrow(axis, shape[axis] // 2, shape[axis] // 2)[1] = 9.0
+        assert_same(logits_of(model, inputs), together)
+
+
+def test_packed_sounds():
+    """Of a part of a model that is no type of its own: sounds one after the other, with their lengths."""
+    config = Qwen2_5OmniAudioEncoderConfig(**SOUND, n_window=10, max_source_positions=20)
+    torch.manual_seed(0)
+    model = compose({"audio": Qwen2_5OmniAudioEncoder(config)})
+    mask = torch.ones(2, 40, dtype=torch.long)
+    mask[1, 20:] = 0
+    sounds = values_of((2, 16, 40))
+    with torch.no_grad():
+        states, kept = model.get_encoder().encode_modality("audio", sounds, mask)
+        packed = torch.cat([sounds[0], sounds[1, :, :20]], dim=1)
+        expected = wrapped(model, "audio")(packed, feature_lens=torch.tensor([40, 20])).last_hidden_state
+    assert kept.sum(1).tolist() == [10, 5]
+    assert_same(torch.cat([states[0], states[1, :5]]), expected)
+
+
+# Encoders that need more than values, or take another kind of them
+
+
+def test_a_picture_for_an_encoder_of_films():
+    config = TimesformerConfig(image_size=16, patch_size=8, num_frames=2, **SIZES)
+    model = compose({"image": source_model(config)})
+    pictures = values_of((2, 3, 16, 16))
+    with torch.no_grad():
+        states, _ = model.get_encoder().encode_modality("image", pictures[:, None], torch.ones(2, 1, dtype=torch.long))
+        expected = wrapped(model, "image")(pictures[:, None].expand(-1, 2, -1, -1, -1)).last_hidden_state
+    assert_same(states, expected)
+
+
+def test_frames_that_are_pictures_of_a_batch():
+    """X-CLIP's tower takes the frames of a film as pictures of a batch, and lets them exchange messages."""
+    vision = {**SIZES, "image_size": 16, "patch_size": 8, "num_frames": 4, "mit_hidden_size": 32}
+    config = XCLIPConfig(text_config={**SIZES, **TOKENS}, vision_config=vision)
+    model = compose({"image": source_model(config)})
+    pictures = values_of((2, 3, 16, 16))
+    with torch.no_grad():
+        states, _ = model.get_encoder().encode_modality("image", pictures[:, None], torch.ones(2, 1, dtype=torch.long))
+        expected = wrapped(model, "image")(pictures.repeat_interleave(4, 0)).last_hidden_state
+    assert_same(states, expected.flatten(0, 1).unflatten(0, (2, -1)))
+
+
+def test_texts_that_are_on_no_page():
+    config = BrosConfig(vocab_size=99, **{**SIZES, "hidden_size": 64})
+    model, inputs = compose({"text": source_model(config)}), {"input_ids": values_of((2, 6))}
+    assert model.config.modalities["text"].constant_arguments == ["bbox"]
+    with torch.no_grad():
+        states, _ = model.get_encoder().encode_modality("text", inputs["input_ids"], torch.ones(2, 6).long())
+        expected = wrapped(model, "text")(**inputs, bbox=torch.zeros(2, 6, 4)).last_hidden_state
+    assert_same(states, expected)
+
+
+def test_patches_that_pretraining_would_mix():
+    config = ViTMAEConfig(image_size=16, patch_size=8, **SIZES)
+    model, pictures = compose({"image": source_model(config)}), values_of((2, 3, 16, 16))
+    assert model.config.modalities["image"].constant_arguments == ["noise"]
+    inputs = {"pixel_values": pictures}
+    assert torch.equal(logits_of(model, inputs), logits_of(model, inputs))
+    with torch.no_grad():
+        encoder = wrapped(model, "image")
+        states = encoder(pictures, noise=torch.arange(4.0).expand(2, -1))
+        assert torch.equal(states.ids_restore, torch.arange(4).expand(2, -1))
+
+
+def test_an_encoder_whose_first_argument_is_called_hidden_states():
+    config = GraniteSpeechEncoderConfig(
+        input_dim=16,
+        hidden_dim=32,
+        num_layers=2,
+        num_heads=2,
+        dim_head=16,
+        output_dim=10,
+        context_size=8,
+        max_pos_emb=8,
+    )
+    torch.manual_seed(0)
+    model = compose({"audio": GraniteSpeechCTCEncoder(config)})
+    part = model.config.modalities["audio"]
+    assert (part.values_argument, part.layout) == ("hidden_states", ("frames", "num_mel_bins"))
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_what_is_taken_only_together_is_refused(kind):
+    config = ViltConfig(vocab_size=99, image_size=16, patch_size=8, **SIZES)
+    with pytest.raises(JointError, match="ViltModel takes it only together with another kind"):
+        compose({kind: config})
+
+
+def test_a_decoder_with_experts_is_called_a_decoder():
+    """What its experts add up may differ in the last digits; a change of the last token makes none beyond these."""
+    config = Qwen3MoeConfig(vocab_size=99, head_dim=16, num_experts=4, moe_intermediate_size=16, **SIZES)
+    torch.manual_seed(0)
+    model = AutoModel.from_config(config)
+    noise = iter([1e-7, 0.0, 2e-7, 1e-7])
+    model.norm.register_forward_hook(lambda module, args, output: output + next(noise))
+    with pytest.raises(DecoderError, match="reads from left to right"):
+        compose({"text": model})
+
+
+def test_a_decoder_that_fails_is_called_a_decoder():
+    """Its tokens are of several codebooks, but its attention says that it is causal."""
+    sizes = {**SIZES, "codebook_size": 20, "num_codebooks": 4, "head_dim": 16, "num_key_value_heads": 1}
+    with pytest.raises(DecoderError, match="reads from left to right"):
+        compose({"text": CsmBackboneModel(CsmConfig(vocab_size=99, **sizes))})

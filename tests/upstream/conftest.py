@@ -23,10 +23,13 @@ collect_ignore = ["transformers_tests"]
 # Many upstream tests ask these tables by class name what a class is for, and pass without testing anything where it is
 # not listed. `AutoModel.register` does not write to them.
 _NAMES = {
-    "MODEL_MAPPING_NAMES": "CrossFuseModel",
+    "MODEL_MAPPING_NAMES": ("CrossFuseModel", "CrossFuseEncoderModel"),
     "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES": "CrossFuseForConditionalGeneration",
     "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES": "CrossFuseForConditionalGeneration",
     "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES": "CrossFuseForConditionalGeneration",
+    "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES": "CrossFuseForSequenceClassification",
+    "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES": "CrossFuseForTokenClassification",
+    "MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES": "CrossFuseForRetrieval",
 }
 
 

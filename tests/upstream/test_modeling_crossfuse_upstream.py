@@ -20,7 +20,15 @@ import torch
 from transformers import BertConfig, ViTConfig
 from transformers.modeling_outputs import Seq2SeqLMOutput, Seq2SeqModelOutput
 
-from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration, CrossFuseModel
+from modeling_crossfuse import (
+    CrossFuseConfig,
+    CrossFuseEncoderModel,
+    CrossFuseForConditionalGeneration,
+    CrossFuseForRetrieval,
+    CrossFuseForSequenceClassification,
+    CrossFuseForTokenClassification,
+    CrossFuseModel,
+)
 
 from .transformers_tests.generation.test_utils import GenerationTesterMixin
 from .transformers_tests.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor
@@ -236,3 +244,103 @@ class CrossFuseWrappedModelTest(CrossFuseTesterMixin, unittest.TestCase):
     additional_model_inputs = ("pixel_values", "wrist_values")
 
     test_attention_outputs_without_own_entries = CrossFuseTextModelTest.test_attention_outputs_without_own_entries
+
+
+class EncoderTester(TextTester):
+    """Text alone, for models without a decoder."""
+
+    def get_config(self):
+        config = super().get_config()
+        config.is_encoder_decoder = False
+        return config
+
+    def prepare_config_and_inputs_for_common(self):
+        config, inputs = super().prepare_config_and_inputs_for_common()
+        inputs.pop("decoder_input_ids")
+        return config, inputs
+
+
+class FusedEncoderTester(EncoderTester):
+    """Text, images, videos and audio without layers of their own, in a joint fusion."""
+
+    lengths = {"text": TextTester.seq_length, "image": 4, "video": 4, "audio": 3}
+    encoder_seq_length = sum(lengths.values())
+
+    def get_config(self):
+        return CrossFuseConfig(
+            d_model=self.hidden_size,
+            num_hidden_layers=0,
+            num_attention_heads=self.num_attention_heads,
+            modalities={
+                "text": {"vocab_size": self.vocab_size},
+                "image": {"image_size": 16, "patch_size": 8},
+                "video": {"image_size": 16, "patch_size": 8},
+                "audio": {"num_mel_bins": 8},
+            },
+            fusion={"type": "joint", "num_layers": self.num_hidden_layers},
+            decoder={"vocab_size": self.vocab_size},
+            projection_dim=self.hidden_size,
+            is_encoder_decoder=False,
+        )
+
+    def prepare_config_and_inputs_for_common(self):
+        config, inputs = super().prepare_config_and_inputs_for_common()
+        inputs |= {
+            "pixel_values": floats_tensor([self.batch_size, 3, 16, 16]),
+            "pixel_values_videos": floats_tensor([self.batch_size, 2, 3, 16, 16]),
+            "input_features": floats_tensor([self.batch_size, 8, 12]),
+        }
+        return config, inputs
+
+
+class CrossFuseEncoderTesterMixin(ModelTesterMixin):
+    all_model_classes = (
+        CrossFuseEncoderModel,
+        CrossFuseForSequenceClassification,
+        CrossFuseForTokenClassification,
+    )
+    _is_composite = True
+    model_tester_class = None
+
+    def setUp(self):
+        self.model_tester = self.model_tester_class(self)
+
+
+class CrossFuseTextEncoderTest(CrossFuseEncoderTesterMixin, unittest.TestCase):
+    model_tester_class = EncoderTester
+
+
+class CrossFuseFusedEncoderTest(CrossFuseEncoderTesterMixin, unittest.TestCase):
+    model_tester_class = FusedEncoderTester
+    additional_model_inputs = ("pixel_values", "pixel_values_videos", "input_features")
+
+    @unittest.skip(
+        "It counts hidden states from the end by `config.num_hidden_layers`. That is the number of each encoder's "
+        "layers here; the hidden states are those of all encoders and of the fusion."
+    )
+    def test_can_capture_specific_layers_hidden_states(self):
+        pass
+
+
+class CrossFuseRetrievalTest(CrossFuseEncoderTesterMixin, unittest.TestCase):
+    model_tester_class = FusedEncoderTester
+    all_model_classes = (CrossFuseForRetrieval,)
+    additional_model_inputs = ("pixel_values", "pixel_values_videos", "input_features")
+
+    @unittest.skip("Its outputs are vectors, as CLIP's; `test_get_*_features_attentions` test attentions")
+    def test_attention_outputs(self):
+        pass
+
+    @unittest.skip("Its outputs are vectors, as CLIP's; `test_get_*_features_hidden_states` test hidden states")
+    def test_hidden_states_output(self):
+        pass
+
+    @unittest.skip("Its outputs are vectors, as CLIP's, without hidden states and attentions")
+    def test_retain_grad_hidden_states_attentions(self):
+        pass
+
+    @unittest.skip("It reads `config.text_config`; CrossFuse's modalities have names of the user's choice")
+    def test_get_text_features_output_0(self):
+        pass
+
+    test_get_text_features_output_2 = test_get_text_features_output_0

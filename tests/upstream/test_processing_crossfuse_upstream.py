@@ -44,3 +44,11 @@ class CrossFuseProcessorTest(ProcessorTesterMixin, unittest.TestCase):
     @classmethod
     def _setup_feature_extractor(cls):
         return CrossFuseFeatureExtractor()
+
+    @unittest.skip(
+        "It compares what the feature extractor and the processor give by one name. The one's `attention_mask` is "
+        "the other's `feature_attention_mask`, as in Qwen2AudioProcessor, whose `attention_mask` is that of texts. "
+        "`test_the_processor_gives_what_its_feature_extractor_gives` compares both."
+    )
+    def test_subprocessor_defaults_3_audio(self):
+        pass

@@ -1,0 +1,344 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""`pipeline("crossfuse", ...)`: raw samples of any mix of modalities in; text, labels, numbers or vectors out."""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sized
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import GenerationConfig, Pipeline
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
+from transformers.pipelines.pt_utils import PipelineIterator
+
+from .classification import CrossFuseForSequenceClassification, CrossFuseForTokenClassification
+from .configuration_crossfuse import CrossFuseConfig
+from .modeling_crossfuse import (
+    CrossFuseEncoderModel,
+    CrossFuseForConditionalGeneration,
+    CrossFuseForSpeechSeq2Seq,
+    CrossFuseModel,
+)
+from .retrieval import CrossFuseForRetrieval
+
+
+# What the pipeline gets from a model, and which arguments of a call change it.
+_HEADS = {
+    CrossFuseForConditionalGeneration: "text",
+    CrossFuseForSequenceClassification: "labels",
+    CrossFuseForTokenClassification: "positions",
+    CrossFuseForRetrieval: "embeddings",
+}
+_PARAMETERS = {
+    "labels": ("top_k", "function_to_apply"),
+    "positions": (),
+    "embeddings": ("candidate_labels", "candidates", "top_k", "return_tensors"),
+}
+_FUNCTIONS = {
+    "sigmoid": torch.sigmoid,
+    "softmax": partial(torch.softmax, dim=-1),
+    "none": lambda logits: logits,
+}
+# Candidates that are embedded at once.
+_CANDIDATES_PER_BATCH = 32
+
+
+class AutoModelForCrossFuse(_BaseAutoModelClass):
+    """Loads a checkpoint as the class that its `config.json` names in `architectures`."""
+
+    _model_mapping = _LazyAutoMapping(OrderedDict(), OrderedDict())
+
+
+AutoModelForCrossFuse.register(
+    CrossFuseConfig,
+    (*_HEADS, CrossFuseForSpeechSeq2Seq, CrossFuseModel, CrossFuseEncoderModel),
+    exist_ok=True,
+)
+
+
+class CrossFusePipeline(Pipeline):
+    """
+    The pipeline of any CrossFuse model with a head. It takes a dict of modalities, and gives for each sample what
+    the head is for:
+
+    - [`CrossFuseForConditionalGeneration`]: `[{"generated_text": str}, ...]`, one for each returned sequence.
+    - [`CrossFuseForSequenceClassification`]: `[{"label": str, "score": float}, ...]`, the best first; the numbers of a
+      regression stay in the order of `config.id2label`.
+    - [`CrossFuseForTokenClassification`]: `[{"index": int, "label": str, "score": float}, ...]` for the positions that
+      the sample has, with `"word"` where they are a text's tokens.
+    - [`CrossFuseForRetrieval`]: `projection_dim` floats or, given candidates, `[{"label": ..., "score": float},
+      ...]`, the best first.
+
+    Load it by `pipeline("crossfuse", model="folder or Hub id")`, or with the objects
+    `pipeline("crossfuse", model=model, processor=processor)`.
+
+    Args:
+        model ([`CrossFusePreTrainedModel`]): one of those above.
+        processor ([`CrossFuseProcessor`]): the model's processor.
+        kwargs: those of every [`~transformers.Pipeline`], and of a call, as its defaults.
+
+    Raises:
+        TypeError: if the model is none of those above.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from transformers import pipeline
+    >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForSequenceClassification, CrossFuseProcessor
+
+    >>> config = CrossFuseConfig(
+    ...     d_model=32,
+    ...     num_hidden_layers=1,
+    ...     modalities={"image": {"image_size": 16, "patch_size": 8}, "wrist": {"kind": "series", "num_channels": 6}},
+    ...     id2label={0: "rest", 1: "walk", 2: "run"},
+    ... )
+    >>> model, processor = CrossFuseForSequenceClassification(config), CrossFuseProcessor.from_config(config)
+    >>> classifier = pipeline("crossfuse", model=model, processor=processor)
+    >>> sample = {"image": Image.new("RGB", (40, 30)), "wrist": np.zeros((5, 6))}
+    >>> sorted(answer["label"] for answer in classifier(sample))
+    ['rest', 'run', 'walk']
+    >>> # the second sample has no picture
+    >>> answers = classifier([sample, {"wrist": np.ones((8, 6))}], batch_size=2, top_k=1)
+    >>> [len(answer) for answer in answers]
+    [1, 1]
+    ```
+    """
+
+    _load_processor = True
+    _load_tokenizer = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+
+    _pipeline_calls_generate = True
+    # Make sure the docstring of `__call__` is updated when it changes.
+    _default_generation_config = GenerationConfig(max_new_tokens=256)
+
+    def __call__(self, inputs: dict[str, Any] | list[dict[str, Any]] | Iterable[dict[str, Any]], **kwargs: Any) -> Any:
+        """
+        Args:
+            inputs (`dict[str, Any]`, or a list, a `torch.utils.data.Dataset` or a generator of them): the name of each
+                modality to a value that [`CrossFuseProcessor`] takes for one sample. A modality that is left out or
+                `None` is missing; samples of a batch may lack different ones.
+            batch_size (`int`, *optional*, defaults to 1): samples of a list, a dataset or a generator that go through
+                the model at once.
+            processor_kwargs (`dict`, *optional*): options of the processor's call.
+            generate_kwargs (`dict`, *optional*): those of `generate`, for a model that generates. They may be given by
+                themselves, too. Where neither they nor the model's generation config set any, `max_new_tokens=256`.
+            skip_special_tokens (`bool`, *optional*, defaults to `True`): whether the text is without special tokens.
+            top_k (`int`, *optional*): how many labels or candidates to return; all by default. For a model that
+                generates, it is `generate`'s.
+            function_to_apply (`str`, *optional*): `"sigmoid"`, `"softmax"` or `"none"`, for a classifier. Defaults to
+                `"none"` for a regression, `"sigmoid"` for several labels or a single one, and `"softmax"` otherwise.
+            candidate_labels (`list[str]`, *optional*): what [`CrossFuseForRetrieval`] chooses from: zero-shot
+                classification.
+            candidates (`list[dict[str, Any]]`, *optional*): a sample for each of `candidate_labels`, such as a
+                picture; the labels as texts by default. Without `candidate_labels`, a label is its place in this list.
+            return_tensors (`bool`, *optional*, defaults to `False`): whether embeddings are tensors instead of lists.
+
+        Returns:
+            a sample's output, as listed above, or a list of them for a list; an iterator over them for a dataset
+            or a generator.
+
+        Raises:
+            TypeError: if a sample is not a dict, or an argument is not for this model.
+            ValueError: as [`CrossFuseProcessor`] does, if a modality is unknown or a sample has none, and if an
+                argument's value can't be used.
+        """
+        return super().__call__(inputs, **kwargs)
+
+    @property
+    def head(self) -> str:
+        """What the model's head is for: `"text"`, `"labels"`, `"positions"` or `"embeddings"`."""
+        for model_class, head in _HEADS.items():
+            if isinstance(self.model, model_class):
+                return head
+        raise TypeError(
+            f"`model` is {type(self.model).__name__}, which has no head; expected one of "
+            f"{', '.join(model_class.__name__ for model_class in _HEADS)}"
+        )
+
+    def _sanitize_parameters(self, processor_kwargs: dict[str, Any] | None = None, **kwargs):
+        preprocess_params = {} if processor_kwargs is None else {"processor_kwargs": processor_kwargs}
+        if self.head == "text":
+            postprocess_params = {key: kwargs.pop(key) for key in ("skip_special_tokens",) if key in kwargs}
+            return preprocess_params, {**(kwargs.pop("generate_kwargs", None) or {}), **kwargs}, postprocess_params
+        self._check_parameters(**kwargs)
+        labels, candidates = kwargs.pop("candidate_labels", None), kwargs.pop("candidates", None)
+        if labels is None and candidates is None:
+            return preprocess_params, {}, kwargs
+        labels, candidates = _pair_candidates(labels, candidates)
+        # Once, for all samples of the call.
+        forward_params = {"candidate_embeds": self._embed(candidates, processor_kwargs)}
+        return preprocess_params, forward_params, {**kwargs, "labels": labels}
+
+    def _check_parameters(self, top_k: int | None = None, function_to_apply: str | None = None, **kwargs):
+        given = {"top_k": top_k, "function_to_apply": function_to_apply, **kwargs}
+        for key, value in given.items():
+            if value is not None and key not in _PARAMETERS[self.head]:
+                known = ("batch_size", "num_workers", "processor_kwargs", *_PARAMETERS[self.head])
+                raise TypeError(
+                    f"`{key}` is no argument for {type(self.model).__name__}; expected one of {', '.join(known)}"
+                )
+        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+            raise ValueError(f"`top_k={top_k!r}`; expected an integer of at least 1, or None for all")
+        if function_to_apply not in (None, *_FUNCTIONS):
+            raise ValueError(f"`function_to_apply={function_to_apply!r}`; expected one of {', '.join(_FUNCTIONS)}")
+
+    def preprocess(self, sample: dict[str, Any], processor_kwargs: dict[str, Any] | None = None) -> BatchFeature:
+        """One sample to the model's tensors, a batch of one."""
+        return self._encode([sample], processor_kwargs)
+
+    def _encode(self, samples: list[dict[str, Any]], processor_kwargs: dict[str, Any] | None = None) -> BatchFeature:
+        names = self.processor.modalities
+        for sample in samples:
+            if not isinstance(sample, dict):
+                raise TypeError(
+                    f"a sample is {type(sample).__name__}; expected a dict of modalities, with any of "
+                    f"{', '.join(names)}, or a list, a `torch.utils.data.Dataset` or a generator of such dicts"
+                )
+            for name in sample:
+                self.processor._modality_of(name)  # an option of the processor would be taken for one otherwise
+        given = dict.fromkeys(name for sample in samples for name in sample)
+        modalities = {name: [sample.get(name) for sample in samples] for name in given}
+        return self.processor(**modalities, return_tensors="pt", **(processor_kwargs or {}))
+
+    def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
+        # The base class pads and joins the tensors of single samples, which must have the same names; these may lack
+        # different modalities, and their processor knows how to make a batch of them.
+        if not isinstance(inputs, Sized):
+            inputs, num_workers = PipelineIterator(inputs, lambda sample: sample, {}), min(num_workers, 1)
+        loader = DataLoader(
+            inputs,
+            num_workers=num_workers,
+            batch_size=batch_size,
+            collate_fn=partial(self._encode, **preprocess_params),
+        )
+        outputs = PipelineIterator(loader, self.forward, forward_params, loader_batch_size=batch_size)
+        return PipelineIterator(outputs, self.postprocess, postprocess_params)
+
+    def _forward(self, model_inputs: BatchFeature, **forward_params) -> dict[str, torch.Tensor]:
+        return getattr(self, f"_forward_{self.head}")(model_inputs, **forward_params)
+
+    def postprocess(self, model_outputs: dict[str, torch.Tensor], **postprocess_params) -> Any:
+        """One sample's tensors, a batch of one, to its output."""
+        outputs = {name: tensor[0] for name, tensor in model_outputs.items()}
+        return getattr(self, f"_postprocess_{self.head}")(outputs, **postprocess_params)
+
+    def _forward_text(self, model_inputs: BatchFeature, **generate_kwargs) -> dict[str, torch.Tensor]:
+        sequences = self.model.generate(**model_inputs, **self._prepare_generate_kwargs(generate_kwargs))
+        sequences = sequences if isinstance(sequences, torch.Tensor) else sequences.sequences
+        return {"sequences": sequences.unflatten(0, (len(model_inputs["modality_mask"]), -1))}
+
+    def _postprocess_text(self, outputs, skip_special_tokens: bool = True) -> list[dict[str, str]]:
+        texts = self.processor.batch_decode(outputs["sequences"], skip_special_tokens=skip_special_tokens)
+        return [{"generated_text": text} for text in texts]
+
+    def _forward_labels(self, model_inputs: BatchFeature) -> dict[str, torch.Tensor]:
+        return {"logits": self.model(return_dict=True, **model_inputs).logits}
+
+    def _postprocess_labels(self, outputs, top_k: int | None = None, function_to_apply: str | None = None):
+        config = self.model.config
+        if function_to_apply is None:
+            several = config.problem_type == "multi_label_classification" or config.num_labels == 1
+            function_to_apply = "sigmoid" if several else "softmax"
+            function_to_apply = "none" if config.problem_type == "regression" else function_to_apply
+        scores = _FUNCTIONS[function_to_apply](outputs["logits"].float())
+        labels = [config.id2label[index] for index in range(config.num_labels)]
+        return _rank(labels, scores, top_k, keep_order=config.problem_type == "regression")
+
+    def _forward_positions(self, model_inputs: BatchFeature) -> dict[str, torch.Tensor]:
+        outputs = self.model(return_dict=True, **model_inputs)
+        tensors = {"logits": outputs.logits, "mask": outputs.attention_mask}
+        modalities, name = self.model.config.modalities, self.model.labeled_modality
+        tokens = model_inputs.get(modalities.value_name(name))
+        if modalities[name].kind == "text" and tokens.shape == outputs.attention_mask.shape:
+            tensors["tokens"] = tokens
+        return tensors
+
+    def _postprocess_positions(self, outputs) -> list[dict[str, Any]]:
+        scores, classes = outputs["logits"].float().softmax(-1).max(-1)
+        words = {}
+        if "tokens" in outputs:
+            tokenizer = self.processor._sub_processor(self.model.labeled_modality, "tokenizer")
+            words = dict(enumerate(tokenizer.convert_ids_to_tokens(outputs["tokens"].tolist())))
+        return [
+            {
+                "index": index,
+                "label": self.model.config.id2label[classes[index].item()],
+                "score": scores[index].item(),
+                **({"word": words[index]} if words else {}),
+            }
+            for index in outputs["mask"].nonzero().flatten().tolist()
+        ]
+
+    def _forward_embeddings(self, model_inputs: BatchFeature, candidate_embeds: torch.Tensor | None = None):
+        embeds = self.model.get_fused_features(return_dict=True, **model_inputs).pooler_output
+        if candidate_embeds is None:
+            return {"embeds": embeds}
+        return {"logits": self.model.compare(embeds, candidate_embeds.to(embeds.device))}
+
+    def _postprocess_embeddings(
+        self, outputs, labels: list[Any] | None = None, top_k: int | None = None, return_tensors: bool = False
+    ) -> Any:
+        if labels is None:
+            return outputs["embeds"] if return_tensors else outputs["embeds"].tolist()
+        function = _FUNCTIONS[self.model.config.contrastive_loss]
+        return _rank(labels, function(outputs["logits"].float()), top_k)
+
+    def _embed(self, samples: list[dict[str, Any]], processor_kwargs: dict[str, Any] | None) -> torch.Tensor:
+        """Vectors of candidates, `(len(samples), projection_dim)`."""
+        starts = range(0, len(samples), _CANDIDATES_PER_BATCH)
+        batches = (self._encode(samples[start : start + _CANDIDATES_PER_BATCH], processor_kwargs) for start in starts)
+        return torch.cat([self.forward(batch)["embeds"] for batch in batches])
+
+    def save_pretrained(self, save_directory: str, **kwargs):
+        """
+        Saves the model and its processor, from which `pipeline("crossfuse", model=save_directory)` makes it again.
+
+        Args:
+            save_directory (`str`): a folder, made if there is none.
+            kwargs: those of [`~transformers.PreTrainedModel.save_pretrained`].
+        """
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
+
+
+def _pair_candidates(labels: list[str] | None, candidates: list[dict[str, Any]] | None) -> tuple[list, list]:
+    """A label and a sample for each candidate, where either may have been left out."""
+    if isinstance(labels, str) or isinstance(candidates, (str, dict)):
+        raise TypeError("`candidate_labels` and `candidates` are lists, of texts and of dicts of modalities")
+    candidates = [{"text": label} for label in labels] if candidates is None else list(candidates)
+    labels = list(range(len(candidates)) if labels is None else labels)
+    if len(labels) != len(candidates) or not labels:
+        raise ValueError(
+            f"`candidate_labels` has {len(labels)} and `candidates` has {len(candidates)}; expected as many, and at "
+            "least one"
+        )
+    return labels, candidates
+
+
+def _rank(
+    labels: list[Any], scores: torch.Tensor, top_k: int | None, keep_order: bool = False
+) -> list[dict[str, Any]]:
+    order = range(len(labels)) if keep_order else scores.argsort(descending=True).tolist()
+    return [{"label": labels[index], "score": scores[index].item()} for index in order[:top_k]]
+
+
+__all__ = ["CrossFusePipeline"]
