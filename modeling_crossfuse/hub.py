@@ -118,7 +118,8 @@ def save_code(folder: str | Path):
     Puts the code of CrossFuse into the folder of a saved model, processor or both, and into their files which Auto
     class needs what of it. From then on, `trust_remote_code=True` loads them where CrossFuse is not installed.
 
-    `push_to_hub` does so by itself, and so does every `save_pretrained` after `register_for_auto_class`.
+    `push_to_hub` does so by itself, and so does `save_pretrained` of a class after `register_for_auto_class`, and of a
+    model or a processor whose `saves_code` is true.
 
     Args:
         folder (`str` or `Path`): the folder. One that holds neither, as that of an adapter, is left as it is.
@@ -161,11 +162,19 @@ def warn_of_other_version(config):
 
 
 class CodeToHubMixin:
-    """Makes `push_to_hub` of a model or a processor take the code along, in the same commit."""
+    """
+    Makes `push_to_hub` of a model or a processor take the code along, in the same commit.
+
+    Args:
+        saves_code (`bool`, defaults to `False`): whether `save_pretrained` takes it along, too.
+    """
+
+    saves_code: bool = False
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         saved = super().save_pretrained(save_directory, *args, **kwargs)
-        if self._auto_class is not None:  # transformers has copied the code of this class alone
+        # Of a registered class, transformers has copied the code of this class alone.
+        if self.saves_code or self._auto_class is not None:
             save_code(save_directory)
         return saved
 

@@ -14,20 +14,30 @@
 """The whole loop with the Hub: the real client, and a server of the tests' own that speaks the Hub's protocol."""
 
 import json
+import time
+from dataclasses import replace
 
 import huggingface_hub
 import pytest
 import torch
-from huggingface_hub import HfApi, ModelCard, constants
+from huggingface_hub import HfApi, ModelCard, constants, snapshot_download
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoProcessor
+from transformers import (
+    AutoModel,
+    AutoModelForSeq2SeqLM,
+    AutoProcessor,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+)
 
-from modeling_crossfuse import CrossFuseProcessor
+from modeling_crossfuse import CrossFuseDataCollator, CrossFuseProcessor, CrossFuseTrainer
+from modeling_crossfuse.model_card import write_model_card
 from modeling_crossfuse.training import train_tokenizer
 
-from .helpers import MODALITIES, run_python, tiny_config, tiny_model
-from .hub_server import TOKEN, serve
+from .helpers import MODALITIES, load_script, run_python, tiny_config, tiny_model
+from .hub_server import TOKEN, Fault, serve
 
 
 CODE = {"modeling_crossfuse.py", "configuration_crossfuse.py", "processing_crossfuse.py"}
@@ -186,3 +196,188 @@ def test_from_another_process(installed, hub, model, processor, tmp_path):
         assert first.keys() == again.keys()
         compared = [name for name in first if name == "config.json" or name.endswith((".py", ".safetensors"))]
         assert {name: first[name] for name in compared} == {name: again[name] for name in compared}
+
+
+push_to_hub = load_script("push_to_hub").main
+
+
+@pytest.fixture
+def saved(model, processor, tmp_path):
+    """A folder of a trained model, and what may lie in it beside."""
+    folder = tmp_path / "saved"
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    write_model_card(folder, model, processor, metrics={"exact_match": 0.5}, dataset="me/emoji")
+    for name in ("optimizer.pt", "training_args.bin", "trainer_state.json"):
+        (folder / name).write_text("no one's business")
+    return folder
+
+
+def test_script(hub, saved, capsys):
+    commit = push_to_hub([str(saved), "me/fusion", "--private", "--message", "First"])
+    repository = hub.repositories["me/fusion"]
+    assert repository.messages == ["First"] and repository.private
+    assert commit.oid == repository.branches["main"]
+    assert commit.oid in capsys.readouterr().out
+    files = repository.files()
+    assert {"README.md", "config.json", "model.safetensors", "processor_config.json", "tokenizer.json"} <= files.keys()
+    assert files.keys() >= CODE
+    assert not {"optimizer.pt", "training_args.bin", "trainer_state.json"} & files.keys()
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.eval_results[0].metric_value == 0.5
+    assert 'from_pretrained("me/fusion")' in card.text
+
+
+def test_script_onto_a_branch(hub, saved):
+    push_to_hub([str(saved), "me/fusion", "--revision", "experiment"])
+    repository = hub.repositories["me/fusion"]
+    assert repository.files() == {}
+    assert "model.safetensors" in repository.files("experiment")
+
+
+def test_script_removes_weights_of_before(hub, model, saved):
+    """Left where they are, shards and their index would stay beside the new weights, or be read in their place."""
+    model.push_to_hub("me/fusion", max_shard_size="50KB")
+    push_to_hub([str(saved), "me/fusion"])
+    weights = [name for name in hub.repositories["me/fusion"].files() if "safetensors" in name]
+    assert weights == ["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "change", "message"),
+    [
+        ("me/a/b", lambda folder: None, "me/a/b"),
+        ("me/fusion", lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+        ("me/fusion", lambda folder: (folder / "config.json").write_text("{"), "config.json"),
+        ("me/fusion", lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
+        ("me/fusion", lambda folder: (folder / "README.md").write_text("---\nlicense: [a]\n---\n"), "license"),
+    ],
+)
+def test_script_refuses(repo_id, change, message, hub, saved, capsys):
+    """On one line, and nothing has been pushed."""
+    change(saved)
+    with pytest.raises(SystemExit, match="2"):
+        push_to_hub([str(saved), repo_id])
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("push_to_hub.py: error: ") and message in error
+    assert not any(repository.messages for repository in hub.repositories.values())
+
+
+@pytest.mark.parametrize("token", ["hf_another", None])
+def test_script_without_the_right(token, hub, saved, capsys, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(saved / "no-token"))
+    with pytest.raises(SystemExit, match="2"):
+        push_to_hub([str(saved), "me/fusion", *(["--token", token] if token else [])])
+    error = capsys.readouterr().err
+    assert "the push to me/fusion failed: " in error and "401" in error
+    assert "hf_another" not in error
+    assert not hub.repositories
+
+
+FAULTS = {
+    "creation refused": Fault("repos/create", 500),
+    "upload refused": Fault("PUT /lfs/", 403),
+    "upload breaks off": Fault("PUT /lfs/", times=9),
+    "commit refused": Fault("/commit/", 500),
+    "gone before the commit": Fault("/commit/"),
+    "slow, then gone": Fault("/commit/", delay=0.3),
+    "gone after the commit": Fault("/commit/", after=True),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_interrupted_push(fault, hub, model, saved, capsys, monkeypatch):
+    """The repository has the old model or the new one, whole; and the next push completes."""
+    monkeypatch.setattr("time.sleep", lambda seconds, sleep=time.sleep: sleep(min(seconds, 0.3)))  # between attempts
+    push_to_hub([str(saved), "me/fusion"])
+    repository = hub.repositories["me/fusion"]
+    before = dict(repository.files())
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    model.save_pretrained(saved)
+    hub.faults.append(replace(fault))
+    with pytest.raises(SystemExit, match="2"):
+        push_to_hub([str(saved), "me/fusion", "--message", "Second"])
+    assert "Run it again" in capsys.readouterr().err
+    new = (saved / "model.safetensors").read_bytes()
+    assert repository.files() == before or repository.files() == {**before, "model.safetensors": new}
+    assert AutoModelForSeq2SeqLM.from_pretrained("me/fusion").config.architectures  # it loads
+    hub.faults.clear()
+    push_to_hub([str(saved), "me/fusion", "--message", "Third"])
+    assert repository.files() == {**before, "model.safetensors": new}
+    assert AutoModelForSeq2SeqLM.from_pretrained("me/fusion").lm_head.weight.abs().sum() == 0
+
+
+def test_passing_faults_are_overcome(hub, saved):
+    hub.faults += [Fault("preupload", 503), Fault("objects/batch", 503), Fault("PUT /lfs/", 500)]
+    push_to_hub([str(saved), "me/fusion"])
+    assert not hub.faults
+    assert "model.safetensors" in hub.repositories["me/fusion"].files()
+
+
+class Patience(TrainerCallback):
+    """Waits for pushes, which read the folder that the next save writes to: these steps take milliseconds."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if self.trainer.push_in_progress is not None:
+            self.trainer.push_in_progress.wait_until_done()
+
+    on_train_end = on_step_begin
+
+
+def make_trainer(trainer_class, model, processor, folder, **settings):
+    rows = [{"question": "what is it?", "answer": answer} for answer in ("a cat", "what", "it", "is a")]
+    patience = Patience()
+    patience.trainer = trainer_class(
+        model=model,
+        args=Seq2SeqTrainingArguments(
+            str(folder),
+            max_steps=4,
+            save_steps=2,
+            per_device_train_batch_size=2,
+            remove_unused_columns=False,
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+            push_to_hub=True,
+            **{"hub_model_id": "me/trained", "hub_token": TOKEN, "hub_strategy": "checkpoint", **settings},
+        ),
+        data_collator=CrossFuseDataCollator(processor, inputs={"text": "question"}, target="answer"),
+        train_dataset=rows,
+        processing_class=processor,
+        callbacks=[patience],
+    )
+    return patience.trainer
+
+
+@pytest.mark.parametrize("trainer_class", [Seq2SeqTrainer, CrossFuseTrainer])
+def test_trainer_pushes(trainer_class, hub, model, processor, tmp_path, monkeypatch):
+    """With checkpoints, from which a training elsewhere goes on as if it had never ended."""
+    monkeypatch.delenv("HF_TOKEN")
+    trainer = make_trainer(trainer_class, model, processor, tmp_path / "first")
+    trainer.train()
+    trainer.push_to_hub()
+    repository = hub.repositories["me/trained"]
+    assert any("step 2" in message for message in repository.messages)
+    files = repository.files()
+    assert {"config.json", "model.safetensors", "processor_config.json", "README.md"} <= files.keys()
+    loaded = AutoModelForSeq2SeqLM.from_pretrained("me/trained")
+    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in model.state_dict().items())
+    if trainer_class is CrossFuseTrainer:
+        assert files.keys() >= CODE
+        assert "A CrossFuse model" in files["README.md"].decode()
+        middle = next(commit for commit in repository.commits.values() if "last-checkpoint/config.json" in commit)
+        assert middle.keys() >= CODE
+        assert "auto_map" in json.loads(middle["config.json"])
+        assert not any(
+            TOKEN.encode() in content for commit in repository.commits.values() for content in commit.values()
+        )
+
+    middle = next(oid for oid, commit in repository.commits.items() if "last-checkpoint/config.json" in commit)
+    checkpoint = snapshot_download("me/trained", revision=middle, allow_patterns="last-checkpoint/*")
+    again = AutoModelForSeq2SeqLM.from_pretrained(f"{checkpoint}/last-checkpoint")
+    resumed = make_trainer(trainer_class, again, processor, tmp_path / "second", hub_model_id="me/resumed")
+    resumed.train(resume_from_checkpoint=f"{checkpoint}/last-checkpoint")
+    assert resumed.state.global_step == 4
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in model.state_dict().items())
