@@ -21,6 +21,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from .configuration_modalities import (
     LAYER_FIELDS,
+    MAX_MODALITIES,
     CrossFuseModalitiesConfig,
     LayerConfig,
     PartConfig,
@@ -31,6 +32,7 @@ from .configuration_modalities import (
     positive_float,
     positive_int,
     probability,
+    refuse_huge,
     refuse_unknown_keys,
 )
 
@@ -220,6 +222,7 @@ class CrossFuseConfig(LayerConfig):
 
     def __post_init__(self, **kwargs):
         self._check_format()
+        refuse_huge("", {**self.__dict__, **kwargs})
         # Of the code that a model from the Hub brings along.
         self.crossfuse_version = kwargs.pop("crossfuse_version", None)
         src_vocab_size, tgt_vocab_size = kwargs.pop("src_vocab_size", None), kwargs.pop("tgt_vocab_size", None)
@@ -266,6 +269,8 @@ class CrossFuseConfig(LayerConfig):
             modalities = {"text": {} if src_vocab_size is None else {"vocab_size": src_vocab_size}}
         if not modalities:
             raise ValueError("`modalities` is empty; expected at least one modality")
+        if len(modalities) > MAX_MODALITIES:
+            raise ValueError(f"`modalities` has {len(modalities):,} entries; expected at most {MAX_MODALITIES:,}")
         inherited = ("num_hidden_layers", "modality_dropout")
         defaults = {**self._shared(), **{key: getattr(self, key) for key in inherited}}
         parts = {

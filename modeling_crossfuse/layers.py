@@ -15,6 +15,7 @@
 
 import contextlib
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -383,6 +384,20 @@ RECORDED = {
 }
 
 
+def refuse_missing_weights(model: PreTrainedModel, checkpoint_files: list[str] | None):
+    """
+    Raises a `ValueError` if a model is large and next to none of it can be in the files, before memory is taken for
+    what they lack: a config that came with them may ask for anything.
+    """
+    wanted = sum(parameter.numel() for parameter in model.parameters())
+    stored = sum(os.path.getsize(file) for file in checkpoint_files or ())
+    if checkpoint_files and wanted > max(2**26, 16 * stored):
+        raise ValueError(
+            f"the config asks for {wanted:,} weights, but the files with weights have {stored:,} bytes; they are not "
+            "this model's. To begin with random weights, build the model from its config"
+        )
+
+
 class CrossFusePreTrainedModel(CodeToHubMixin, PreTrainedModel):
     """Base class of every CrossFuse model: initialisation, what the layers support, and what goes to the Hub."""
 
@@ -416,6 +431,11 @@ class CrossFusePreTrainedModel(CodeToHubMixin, PreTrainedModel):
             if part.config.vocab_size == size:
                 part.resize_token_embeddings(*arguments)
         return embeddings
+
+    @staticmethod
+    def _load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs):
+        refuse_missing_weights(model, checkpoint_files)
+        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)
 
     def _make_card(self, folder: Path, repo_id: str, is_new: bool):
         tags = ModelCard.load(folder / "README.md").data.tags if (folder / "README.md").is_file() else None

@@ -249,7 +249,7 @@ def test_script_removes_weights_of_before(hub, model, saved):
         ("me/a/b", lambda folder: None, "me/a/b"),
         ("me/fusion", lambda folder: (folder / "config.json").unlink(), "has no config.json"),
         ("me/fusion", lambda folder: (folder / "config.json").write_text("{"), "config.json"),
-        ("me/fusion", lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
+        ("me/fusion", lambda folder: (folder / "model.safetensors").unlink(), "no weights in safetensors"),
         ("me/fusion", lambda folder: (folder / "README.md").write_text("---\nlicense: [a]\n---\n"), "license"),
     ],
 )
