@@ -11,31 +11,32 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Raw inputs made worse on purpose: pictures half hidden, sound in noise."""
+"""Raw inputs made worse on purpose, by a level from 0 to 1 that every kind of modality has."""
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from .media import load_sound
+from .media import is_list, load_frames, load_picture, load_series, load_sound
 
 
-def cover(picture: Image.Image, share: float = 0.5) -> Image.Image:
+def cover(picture: Image.Image | np.ndarray, level: float) -> Image.Image | np.ndarray:
     """
     Hides the right part of a picture behind white.
 
     Args:
-        picture (`PIL.Image.Image`): left as it is.
-        share (`float`, defaults to 0.5): share of the width that is hidden, from 0 to 1.
+        picture (`PIL.Image.Image`, or `np.ndarray` of shape `(channels, height, width)` from 0 to 255): left as it is.
+        level (`float`): share of the width that is hidden, from 0 to 1.
 
     Returns:
-        `PIL.Image.Image`: an RGB picture of the same size.
+        `PIL.Image.Image` or `np.ndarray`: a picture of the same size and mode.
 
     Raises:
-        ValueError: if `share` is not between 0 and 1.
+        ValueError: if `level` is not between 0 and 1.
 
     Example:
 
@@ -43,96 +44,173 @@ def cover(picture: Image.Image, share: float = 0.5) -> Image.Image:
     >>> from PIL import Image
     >>> from modeling_crossfuse.degradation import cover
 
-    >>> half = cover(Image.new("RGB", (4, 1), "red"))
+    >>> half = cover(Image.new("RGB", (4, 1), "red"), level=0.5)
     >>> [half.getpixel((x, 0)) for x in range(4)]
     [(255, 0, 0), (255, 0, 0), (255, 255, 255), (255, 255, 255)]
     ```
     """
-    if not 0 <= share <= 1:
-        raise ValueError(f"`share={share}` is not between 0 and 1")
-    covered = picture.convert("RGB")
-    width, height = covered.size
-    hidden = round(width * share)
-    if hidden:
-        ImageDraw.Draw(covered).rectangle((width - hidden, 0, width, height), fill="white")
+    _check_level(level)
+    covered = picture.copy()
+    width = covered.width if isinstance(covered, Image.Image) else covered.shape[-1]
+    kept = width - round(width * level)
+    if isinstance(covered, np.ndarray):
+        covered[..., kept:] = 255
+    elif kept < width:
+        covered.paste("white", (kept, 0, *covered.size))
     return covered
 
 
-def add_noise(clip: np.ndarray, snr_db: float, generator: np.random.Generator) -> np.ndarray:
+def hide_characters(text: str, level: float, generator: np.random.Generator) -> str:
     """
-    Adds white noise to a waveform.
+    Hides characters of a text behind `_`; those hidden at one level are hidden at every higher one, too.
 
     Args:
-        clip (`np.ndarray` of shape `(samples,)`): the waveform, left as it is.
-        snr_db (`float`): signal-to-noise ratio in dB, both as mean power over the clip: at 0 the noise is as strong as
-            the signal. Silence stays silent.
-        generator (`np.random.Generator`): draws the noise.
-
-    Returns:
-        `np.ndarray` of shape `(samples,)`: float32, not clipped.
+        text (`str`): the text.
+        level (`float`): share of its characters that is hidden, from 0 to 1.
+        generator (`np.random.Generator`): draws which.
 
     Raises:
-        ValueError: if the clip has not one dimension, or `snr_db` is not finite.
+        ValueError: if `level` is not between 0 and 1.
 
     Example:
 
     ```python
     >>> import numpy as np
-    >>> from modeling_crossfuse.degradation import add_noise
+    >>> from modeling_crossfuse.degradation import hide_characters
+
+    >>> hide_characters("what is it?", level=0.5, generator=np.random.default_rng(0)).count("_")
+    6
+    ```
+    """
+    _check_level(level)
+    hidden = set(generator.permutation(len(text))[: round(len(text) * level)].tolist())
+    return "".join("_" if place in hidden else character for place, character in enumerate(text))
+
+
+def mix_noise(
+    values: np.ndarray, level: float, generator: np.random.Generator, mean: Any = 0.0, std: Any = None
+) -> np.ndarray:
+    """
+    Mixes a signal with white Gaussian noise, in the proportion `1 - level` to `level`, and keeps its strength. The
+    signal-to-noise ratio is `20 * log10((1 - level) / level)` dB: 0 dB at level 0.5, nothing but noise at level 1.
+
+    Args:
+        values (`np.ndarray`): the signal, left as it is.
+        level (`float`): share of the amplitude that is noise, from 0 to 1.
+        generator (`np.random.Generator`): draws the noise.
+        mean, std (`float` or array that broadcasts to `values`, *optional*): of the signal and the noise; by default 0
+            and the signal's root mean square.
+
+    Returns:
+        `np.ndarray`: float32, of the same shape.
+
+    Raises:
+        ValueError: if `level` is not between 0 and 1.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from modeling_crossfuse.degradation import mix_noise
 
     >>> clip = np.sin(np.arange(16_000) / 10)
-    >>> noise = add_noise(clip, snr_db=0, generator=np.random.default_rng(0)) - clip
-    >>> round(float((noise**2).mean() / (clip**2).mean()), 4)
+    >>> noisy = mix_noise(clip, level=0.5, generator=np.random.default_rng(0))
+    >>> round(float((noisy**2).mean() / (clip**2).mean()), 1)
     1.0
     ```
     """
-    clip = np.asarray(clip, dtype=np.float64)
-    if clip.ndim != 1:
-        raise ValueError(f"`clip` has shape {clip.shape}; expected (samples,)")
-    if not np.isfinite(snr_db):
-        raise ValueError(f"`snr_db={snr_db}` is not a finite number")
-    if clip.size == 0:
-        return clip.astype(np.float32)
-    noise = generator.standard_normal(clip.shape)
-    power = (clip**2).mean() / 10 ** (snr_db / 10)
-    return (clip + noise * np.sqrt(power / (noise**2).mean())).astype(np.float32)
+    _check_level(level)
+    values = np.asarray(values, dtype=np.float64)
+    if std is None:
+        std = np.sqrt((values**2).mean()) if values.size else 0.0
+    noise = std * generator.standard_normal(values.shape)
+    mixed = (1 - level) * (values - mean) + level * noise
+    return (mean + mixed / np.hypot(1 - level, level)).astype(np.float32)
+
+
+def _check_level(level: float):
+    if not 0 <= level <= 1:
+        raise ValueError(f"`level={level}` is not between 0 and 1")
 
 
 @dataclass
 class Degradation:
     """
-    Makes raw inputs worse, each time in the same way: the noise of a clip depends on `seed` and the clip alone.
+    Makes raw inputs worse, each time in the same way: what is drawn depends on `seed` and the input alone. A level
+    from 0, which changes nothing, to 1, which leaves nothing, is for each kind:
+
+    | kind | level |
+    | --- | --- |
+    | image, video | share of the width that is hidden, see [`cover`] |
+    | text | share of the characters that is hidden, see [`hide_characters`] |
+    | audio | share of the amplitude that is noise, see [`mix_noise`]; the noise is as strong as the clip |
+    | series | the same; the noise has the mean and standard deviation that the processor knows of each channel |
 
     Args:
-        cover (`float`, *optional*): share of every picture to hide, see [`cover`].
-        noise_db (`float`, *optional*): signal-to-noise ratio of every clip in dB, see [`add_noise`].
-        seed (`int`, defaults to 0): of the noise.
+        modalities (`Mapping[str, dict]`): name of each modality to its settings, as
+            [`CrossFuseProcessor`]`.modalities` has them.
+        level (`float`): how much worse.
+        seed (`int`, defaults to 0): of what is drawn.
+
+    Raises:
+        ValueError: if `level` is not between 0 and 1.
+
+    Example:
+
+    ```python
+    >>> from PIL import Image
+    >>> from modeling_crossfuse.degradation import Degradation
+
+    >>> degrade = Degradation({"eye": {"kind": "image"}, "text": {"kind": "text"}}, level=1.0)
+    >>> degrade("eye", Image.new("RGB", (4, 1), "red")).getpixel((0, 0)), degrade("text", "left")
+    ((255, 255, 255), '____')
+    ```
     """
 
-    cover: float | None = None
-    noise_db: float | None = None
+    modalities: Mapping[str, dict[str, Any]]
+    level: float
     seed: int = 0
 
-    def __call__(self, kind: str, value: Any) -> Any:
+    def __post_init__(self):
+        _check_level(self.level)
+
+    def __call__(self, name: str, value: Any) -> Any:
         """
-        `value`, a raw input of a modality of that kind, made worse; kinds other than image and audio stay as they are.
+        A raw input of the modality of that name made worse; None, for a missing one, stays None.
 
         Raises:
-            ValueError: if it can't be read, or a setting is out of range.
+            ValueError: if it can't be read.
         """
-        if value is None:
-            return None
-        if kind == "image" and self.cover is not None:
-            if isinstance(value, list):
-                return [self(kind, picture) for picture in value]
-            if not isinstance(value, Image.Image):
-                raise ValueError(f"a picture to cover is {type(value).__name__}; expected a PIL image")
-            return cover(value, self.cover)
-        if kind == "audio" and self.noise_db is not None:
-            sound, sampling_rate = load_sound("a sound to add noise to", value)
-            generator = np.random.default_rng([self.seed, zlib.crc32(sound.tobytes())])
-            return {"array": add_noise(sound, self.noise_db, generator), "sampling_rate": sampling_rate}
-        return value
+        if value is None or self.level == 0:
+            return value
+        settings = self.modalities[name]
+        return getattr(self, f"_degrade_{settings['kind']}")(f"`{name}`", settings, value)
+
+    def _generator(self, content: bytes) -> np.random.Generator:
+        return np.random.default_rng([self.seed, zlib.crc32(content)])
+
+    def _degrade_image(self, where: str, settings: dict[str, Any], value: Any) -> Any:
+        if is_list(value):
+            return [self._degrade_image(where, settings, picture) for picture in value]
+        picture = load_picture(where, value, settings.get("num_channels", 3), do_rescale=True)
+        return cover(picture, self.level)
+
+    def _degrade_video(self, where: str, settings: dict[str, Any], value: Any) -> list[Any]:
+        frames = load_frames(where, value, settings.get("num_frames"))
+        return [self._degrade_image(where, settings, frame) for frame in frames]
+
+    def _degrade_text(self, where: str, settings: dict[str, Any], value: str) -> str:
+        return hide_characters(value, self.level, self._generator(value.encode()))
+
+    def _degrade_audio(self, where: str, settings: dict[str, Any], value: Any) -> dict[str, Any]:
+        sound, sampling_rate = load_sound(where, value)
+        noisy = mix_noise(sound, self.level, self._generator(sound.tobytes()))
+        return {"array": noisy, "sampling_rate": sampling_rate}
+
+    def _degrade_series(self, where: str, settings: dict[str, Any], value: Any) -> np.ndarray:
+        series = load_series(where, value, settings.get("num_channels", 1))
+        mean, std = (np.asarray(settings.get(key, default)) for key, default in (("mean", 0.0), ("std", 1.0)))
+        return mix_noise(series, self.level, self._generator(series.tobytes()), mean, std)
 
 
-__all__ = ["Degradation", "add_noise", "cover"]
+__all__ = ["Degradation", "cover", "hide_characters", "mix_noise"]

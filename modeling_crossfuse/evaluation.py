@@ -40,8 +40,8 @@ def text_modality(config) -> str:
 class _Samples(Dataset):
     """What the model is given of each row, by modality, and made worse where that is asked for."""
 
-    def __init__(self, rows, inputs: dict[str, str], kinds: dict[str, str], degrade):
-        self.rows, self.inputs, self.kinds, self.degrade = rows, inputs, kinds, degrade
+    def __init__(self, rows, inputs: dict[str, str], degrade):
+        self.rows, self.inputs, self.degrade = rows, inputs, degrade
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -51,9 +51,7 @@ class _Samples(Dataset):
         sample = {name: get_column(row, column) for name, column in self.inputs.items()}
         if self.degrade is None:
             return sample
-        return {
-            name: None if value is None else self.degrade(self.kinds[name], value) for name, value in sample.items()
-        }
+        return {name: None if value is None else self.degrade(name, value) for name, value in sample.items()}
 
 
 def _batches(config, processor, rows, inputs, question, degrade, batch_size) -> DataLoader:
@@ -69,8 +67,7 @@ def _batches(config, processor, rows, inputs, question, degrade, batch_size) -> 
             columns[asked] = [question] * len(samples)
         return processor(**columns, return_tensors="pt")
 
-    kinds = {name: config.modalities[name].kind for name in inputs}
-    samples = _Samples(select_columns(rows, inputs.values()), inputs, kinds, degrade)
+    samples = _Samples(select_columns(rows, inputs.values()), inputs, degrade)
     return DataLoader(samples, batch_size=batch_size, collate_fn=collate)
 
 
@@ -114,8 +111,8 @@ def predict(
         inputs (`dict[str, str]`): modality to column; dots lead into structs. A row's `None` is a missing modality.
         question (`str`, *optional*): asked of every sample, as the first modality of kind `text`.
         batch_size (`int`, defaults to 64): samples per batch.
-        degrade (`Callable[[str, Any], Any]`, *optional*): takes a kind and a raw value and returns a worse one, such
-            as [`~modeling_crossfuse.degradation.Degradation`].
+        degrade (`Callable[[str, Any], Any]`, *optional*): takes a modality's name and a raw value and returns a worse
+            one, such as [`~modeling_crossfuse.degradation.Degradation`].
         progress (`bool`, defaults to `True`): whether to show a progress bar.
         generate_kwargs: as `model.generate` takes them; a model that does not generate does not read them.
 

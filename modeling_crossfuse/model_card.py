@@ -29,7 +29,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 
 # What the metrics give, the names that people know it by, and how many digits say enough.
-_METRICS = {
+METRICS = {
     "exact_match": ("exact match", 3),
     "cer": ("CER", 3),
     "chrf": ("chrF", 1),
@@ -210,7 +210,7 @@ def _named_results(metrics: dict[str, Any] | None) -> dict[str, dict[str, float]
     """Evaluations by name, each with the metrics that a card shows; a single one has the name ''."""
     metrics = metrics or {}
     named = {key: value for key, value in metrics.items() if isinstance(value, dict)} or {"": metrics}
-    shown = {name: {key: values[key] for key in _METRICS if key in values} for name, values in named.items()}
+    shown = {name: {key: values[key] for key in METRICS if key in values} for name, values in named.items()}
     return {name: values for name, values in shown.items() if values}
 
 
@@ -274,7 +274,7 @@ def _card_data(name, model, dataset, split, results, license, language, tags) ->
                 dataset_name=dataset or "unknown",
                 dataset_split=split,
                 metric_type=key,
-                metric_name=f"{_METRICS[key][0]} ({evaluation})" if evaluation else _METRICS[key][0],
+                metric_name=f"{METRICS[key][0]} ({evaluation})" if evaluation else METRICS[key][0],
                 metric_value=round(float(value), 4),
             )
             for evaluation, values in results.items()
@@ -373,16 +373,16 @@ def _sampling_rate(processor) -> int:
 
 
 def _result_header(results: dict[str, dict[str, float]]) -> list[str]:
-    keys = [key for key in _METRICS if any(key in values for values in results.values())]
-    return [*(["given"] if any(results) else []), *(_METRICS[key][0] for key in keys)]
+    keys = [key for key in METRICS if any(key in values for values in results.values())]
+    return [*(["given"] if any(results) else []), *(METRICS[key][0] for key in keys)]
 
 
 def _result_rows(results: dict[str, dict[str, float]]) -> list[list[str]]:
-    keys = [key for key in _METRICS if any(key in values for values in results.values())]
+    keys = [key for key in METRICS if any(key in values for values in results.values())]
     return [
         [
             *([name] if any(results) else []),
-            *(f"{values[key]:.{_METRICS[key][1]}f}" if key in values else "" for key in keys),
+            *(f"{values[key]:.{METRICS[key][1]}f}" if key in values else "" for key in keys),
         ]
         for name, values in results.items()
     ]

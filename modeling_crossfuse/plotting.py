@@ -11,12 +11,13 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Pictures of what a model answers."""
+"""Pictures of what a model answers, and of how good its answers are."""
 
 import io
+import itertools
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,4 +187,136 @@ def readable_on(color: str) -> str:
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
 
 
-__all__ = ["plot_answers"]
+# Okabe and Ito's colours again, and a marker for each: lines that lie on one another are told apart by it.
+_CURVES = (
+    ("#0072B2", "o"),
+    ("#E69F00", "s"),
+    ("#009E73", "^"),
+    ("#CC79A7", "D"),
+    ("#56B4E9", "v"),
+    ("#D55E00", "X"),
+    ("#000000", "P"),
+)
+
+
+def plot_bars(values: Mapping[str, Mapping[str, float]], path: str | Path, label: str, title: str = "") -> Path:
+    """
+    Draws horizontal bars: a metric for each subset of the modalities, by one model or several.
+
+    Args:
+        values (`Mapping[str, Mapping[str, float]]`): model to subset to the metric. All models have the same
+            subsets. Values from 0 to 1 are shown in per cent.
+        path (`str` or `Path`): the PNG file, written whole or not at all. Its folder must exist.
+        label (`str`): name of the metric.
+        title (`str`, defaults to `""`): stands above.
+
+    Returns:
+        `Path`: the file.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        ValueError: if there is nothing to draw.
+
+    Example:
+
+    ```python
+    >>> import tempfile
+    >>> from modeling_crossfuse.plotting import plot_bars
+
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     plot_bars({"joint": {"image": 0.6, "image + audio": 0.9}}, f"{folder}/bars.png", "accuracy").name
+    'bars.png'
+    ```
+    """
+    are_shares = _are_shares(values)
+    subsets = list(next(iter(values.values())))
+    thickness = 0.8 / len(values)
+    height = 1.2 + len(subsets) * max(0.34, 0.2 * len(values))
+    figure, axes = _axes(height, title)
+    for index, ((model, metric), (color, _)) in enumerate(zip(values.items(), itertools.cycle(_CURVES))):
+        places = [place + (index - (len(values) - 1) / 2) * thickness for place in range(len(subsets))]
+        bars = axes.barh(places, [metric[subset] for subset in subsets], 0.92 * thickness, color=color, label=model)
+        axes.bar_label(bars, fmt="{:.1%}" if are_shares else "{:.3g}", padding=3, fontsize=8, color=QUIET)
+    axes.set_yticks(range(len(subsets)), subsets)
+    axes.set(ylim=(len(subsets) - 0.5, -0.5), xlabel=label)
+    if are_shares:
+        axes.set_xlim(0, 1.1)
+    _finish(axes, axes.xaxis, len(values), are_shares)
+    return save_figure(figure, path)
+
+
+def plot_curves(
+    curves: Mapping[str, Mapping[float, float]], path: str | Path, label: str, x_label: str, title: str = ""
+) -> Path:
+    """
+    Draws a curve for each model: a metric over what makes the task harder.
+
+    Args:
+        curves (`Mapping[str, Mapping[float, float]]`): model to, say, the level of corruption to the metric.
+            Values from 0 to 1 are shown in per cent.
+        path (`str` or `Path`): the PNG file, written whole or not at all. Its folder must exist.
+        label (`str`): name of the metric.
+        x_label (`str`): what the metric is drawn over.
+        title (`str`, defaults to `""`): stands above.
+
+    Returns:
+        `Path`: the file.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        ValueError: if there is nothing to draw.
+
+    Example:
+
+    ```python
+    >>> import tempfile
+    >>> from modeling_crossfuse.plotting import plot_curves
+
+    >>> curves = {"concat": {0.0: 0.9, 0.5: 0.7}, "joint": {0.0: 0.9, 0.5: 0.8}}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     plot_curves(curves, f"{folder}/curves.png", "accuracy", "corruption").name
+    'curves.png'
+    ```
+    """
+    are_shares = _are_shares(curves)
+    figure, axes = _axes(4.2, title)
+    for (model, points), (color, marker) in zip(curves.items(), itertools.cycle(_CURVES)):
+        axes.plot(
+            list(points), list(points.values()), color=color, marker=marker, ms=6, lw=2, mec="white", label=model
+        )
+    axes.set(xlabel=x_label, ylabel=label)
+    if are_shares:
+        axes.set_ylim(0, 1.03)
+    _finish(axes, axes.yaxis, len(curves), are_shares)
+    return save_figure(figure, path)
+
+
+def _are_shares(values: Mapping[str, Mapping[Any, float]]) -> bool:
+    """Whether all values lie between 0 and 1; raises a `ValueError` if they can't be drawn."""
+    if not values or not all(values.values()):
+        raise ValueError("there is nothing to draw; expected at least one model with at least one value")
+    return all(0 <= value <= 1 for metric in values.values() for value in metric.values())
+
+
+def _axes(height: float, title: str):
+    figure = import_figure()(figsize=(6.4, height), dpi=130, facecolor="white", layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=12, fontweight="bold", color=INK, pad=12)
+    return figure, axes
+
+
+def _finish(axes, metric_axis, count: int, are_shares: bool):
+    """Per cents and a grid along the metric, no frame, and a legend where there are several models."""
+    from matplotlib.ticker import PercentFormatter
+
+    if are_shares:
+        metric_axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    metric_axis.grid(color="#E8EAED")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(length=0, labelsize=9.5)
+    if count > 1:
+        axes.figure.legend(loc="outside lower center", ncols=min(count, 4), frameon=False, fontsize=9.5)
+
+
+__all__ = ["plot_answers", "plot_bars", "plot_curves"]

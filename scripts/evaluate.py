@@ -13,14 +13,20 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-Measures how good a CrossFuse model's answers are: exact match, character error rate and chrF over a data set's split.
+Measures how good the answers of one or several models are over a data set's split, and how that changes where
+modalities are missing or corrupted.
 
 Each input of the model that is named in --inputs is read from a column; leave one out to see what the model makes of
-the others. Pictures and speech can be made worse on purpose, in the same way in every run.
+the others, or let --missing all try every combination. --corruption makes all inputs worse, in the same way in every
+run. A level from 0, nothing, to 1, nothing left, is for pictures and videos the share of the width that is hidden, for
+text the share of the characters, and for sound and series the share of the amplitude that is noise: 0.5 is 0 dB.
 """
 
 import argparse
+import itertools
 import json
+from collections import Counter
+from pathlib import Path
 
 from modeling_crossfuse.command_line import (
     add_generation_arguments,
@@ -33,16 +39,20 @@ from modeling_crossfuse.command_line import (
 from modeling_crossfuse.data import load_rows, parse_mapping
 from modeling_crossfuse.degradation import Degradation
 from modeling_crossfuse.evaluation import check_inputs, evaluate_rows, subsets
-from modeling_crossfuse.model_card import write_whole
+from modeling_crossfuse.model_card import METRICS, write_whole
+from modeling_crossfuse.plotting import plot_bars, plot_curves
 
 
 EPILOG = """
 examples:
   name the pictures of the test split:
     python scripts/evaluate.py checkpoints/emoji --dataset data/emoji --inputs image=picture --target name
-  pictures alone, speech alone and both, half the picture hidden and the speech in noise as loud as itself:
+  from pictures alone, from speech alone and from both:
     python scripts/evaluate.py checkpoints/emoji --dataset data/emoji --inputs image=picture audio=speech \\
-        --target name --subsets --cover 0.5 --noise_db 0 --output results.json
+        --target name --missing all
+  two models under growing corruption; the curves are drawn in results.png:
+    python scripts/evaluate.py outputs/concat outputs/joint --dataset data/emoji --inputs image=picture audio=speech \\
+        --target name --corruption 0 0.25 0.5 0.75 1 --output results.json
   ask a question; its answers stand in a column inside a struct:
     python scripts/evaluate.py checkpoints/emoji --dataset data/emoji --inputs image=picture \\
         --question "name in French" --target names.fr
@@ -55,7 +65,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="evaluate.py", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", metavar="MODEL", help="folder of a saved model, or its id on the Hub")
+    parser.add_argument("models", metavar="MODEL", nargs="+", help="folders of saved models, or their ids on the Hub")
     parser.add_argument("--dataset", required=True, help="folder of a data set, or its id on the Hub")
     parser.add_argument("--split", default="test", help="split to evaluate on (default: test)")
     parser.add_argument(
@@ -65,26 +75,41 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--target", required=True, metavar="COLUMN", help="column of the right answers, such as names.fr"
     )
     parser.add_argument(
-        "--subsets", action="store_true", help="evaluate every combination of the inputs, not just all"
+        "--missing",
+        choices=("none", "all"),
+        default="none",
+        help="which inputs to leave out: none, or every combination of them, one after the other (default: none)",
     )
-    parser.add_argument("--cover", type=float, metavar="SHARE", help="hide this share of each picture, from the right")
     parser.add_argument(
-        "--noise_db", type=float, metavar="DB", help="add white noise to speech at this signal-to-noise ratio in dB"
+        "--corruption",
+        nargs="+",
+        type=float,
+        default=[0.0],
+        metavar="LEVEL",
+        help="make the inputs worse, to one level from 0 to 1 after the other (default: 0)",
     )
     add_generation_arguments(parser)
-    parser.add_argument("--output", metavar="FILE", help="write the results to this JSON file, too")
+    parser.add_argument(
+        "--output", metavar="FILE", help="write the results to this JSON file, too, and draw them beside it"
+    )
     args = parser.parse_args(argv)
     check_arguments(args)
-    if args.cover is not None and not 0 <= args.cover <= 1:
-        raise ValueError(f"--cover is {args.cover}; expected a share from 0 to 1")
+    for level in args.corruption:
+        if not 0 <= level <= 1:
+            raise ValueError(f"--corruption is {level}; expected levels from 0 to 1")
+    repeated = [name for name, count in Counter(args.models).items() if count > 1]
+    if repeated:
+        raise ValueError(f"the model {repeated[0]} is given twice")
     return args
 
 
-def evaluate_subsets(args: argparse.Namespace, model, processor, rows, inputs: dict[str, str]) -> list[dict]:
-    """The metrics of all inputs together or, with --subsets, of every combination of them."""
-    degrade = Degradation(cover=args.cover, noise_db=args.noise_db)
+def evaluate_model(args: argparse.Namespace, name: str, rows, inputs: dict[str, str]) -> list[dict]:
+    """The metrics of a model at each level of corruption, of all inputs together or of every combination of them."""
+    model, processor = load_model(name, args.device)
+    check_inputs(model.config, rows, inputs, args.target)
+    combinations = list(subsets(list(inputs))) if args.missing == "all" else [tuple(inputs)]
     results = []
-    for names in subsets(list(inputs)) if args.subsets else [tuple(inputs)]:
+    for level, names in itertools.product(args.corruption, combinations):
         chosen = {name: inputs[name] for name in names}
         metrics = evaluate_rows(
             model,
@@ -94,54 +119,96 @@ def evaluate_subsets(args: argparse.Namespace, model, processor, rows, inputs: d
             args.target,
             question=args.question,
             batch_size=args.batch_size,
-            degrade=degrade,
+            degrade=Degradation(processor.modalities, level),
             **generation_options(args),
         )
-        results.append({"inputs": chosen, **metrics})
+        results.append({"model": name, "corruption": level, "inputs": chosen, **metrics})
     return results
 
 
 def results_table(results: list[dict]) -> str:
-    """The results as text for the terminal."""
-    header = ["inputs", "exact match", "CER", "chrF", "samples", "samples/s"]
+    """The results as text for the terminal; what all of them share is left out."""
+    described = [
+        {"model": result["model"], "corruption": f"{result['corruption']:g}", "inputs": " + ".join(result["inputs"])}
+        for result in results
+    ]
+    varying = [key for key in described[0] if key == "inputs" or len({row[key] for row in described}) > 1]
+    columns = {name: METRICS[name] for name in results[0] if name in METRICS}
+    header = [*varying, *(title for title, _ in columns.values()), "samples", "samples/s"]
     rows = [
         [
-            " + ".join(result["inputs"]),
-            f"{result['exact_match']:.3f}",
-            f"{result['cer']:.3f}",
-            f"{result['chrf']:.1f}",
+            *(row[key] for key in varying),
+            *(f"{result[name]:.{digits}f}" for name, (_, digits) in columns.items()),
             f"{result['num_samples']:,}",
             f"{result['samples_per_second']:.1f}",
         ]
-        for result in results
+        for row, result in zip(described, results)
     ]
-    return format_table(header, rows, right=range(1, len(header)))
+    return format_table(header, rows, right=range(len(varying), len(header)))
+
+
+def short_names(models: list[str]) -> dict[str, str]:
+    """The last part of each model's path or id, unless two have the same."""
+    models = list(dict.fromkeys(models))
+    names = [Path(model).name for model in models]
+    return dict(zip(models, names if len(set(names)) == len(names) else models))
+
+
+def draw(results: list[dict], output: Path) -> list[Path]:
+    """
+    Draws beside the JSON file `output` what there is several of: the metric of each combination of inputs, at the
+    lowest level of corruption, as bars; the metric of all inputs at each level as curves.
+    """
+    metric = next(name for name in results[0] if name in METRICS)
+    label = METRICS[metric][0]
+    combinations = {tuple(result["inputs"]) for result in results}
+    levels = sorted({result["corruption"] for result in results})
+    names = short_names([result["model"] for result in results])
+    bars, curves = {}, {}
+    for result in results:
+        value, given, name = result[metric], tuple(result["inputs"]), names[result["model"]]
+        if result["corruption"] == levels[0]:
+            bars.setdefault(name, {})[" + ".join(given)] = value
+        if given == max(combinations, key=len):
+            curves.setdefault(name, {})[result["corruption"]] = value
+    drawn = []
+    if len(combinations) > 1:
+        title = "Inputs given" + (f", at level {levels[0]:g} of corruption" if levels[0] else "")
+        drawn.append(plot_bars(bars, output.with_name(f"{output.stem}-missing.png"), label, title))
+    if len(levels) > 1:
+        path = output.with_name(f"{output.stem}-corruption.png")
+        drawn.append(plot_curves(curves, path, label, "level of corruption", "All inputs given, and corrupted"))
+    return drawn
 
 
 def run(argv: list[str] | None) -> list[dict]:
     args = parse_args(argv)
     inputs = parse_mapping(args.inputs)
     rows = load_rows(args.dataset, args.split, args.max_samples, args.dataset_config)
-    model, processor = load_model(args.model, args.device)
-    check_inputs(model.config, rows, inputs, args.target)
-    results = evaluate_subsets(args, model, processor, rows, inputs)
+    results = []
+    for name in args.models:
+        results += evaluate_model(args, name, rows, inputs)
+        if results[-1].keys() != results[0].keys():
+            raise ValueError(f"{name} has another head than {args.models[0]}; their answers can't be compared")
     print(results_table(results))
     if args.output is not None:
         settings = {name: value for name, value in vars(args).items() if name not in ("inputs", "output", "device")}
         write_whole(args.output, json.dumps({**settings, "results": results}, indent=2, ensure_ascii=False) + "\n")
-        print(f"written to {args.output}")
+        for path in [args.output, *draw(results, Path(args.output))]:
+            print(f"written to {path}")
     return results
 
 
 def main(argv: list[str] | None = None) -> list[dict]:
     """
-    Evaluates, prints a table, and writes JSON if asked to.
+    Evaluates, prints a table, and writes JSON and plots if asked to.
 
     Args:
         argv (`list[str]`, *optional*): the command line without the program's name; that of the process by default.
 
     Returns:
-        `list[dict]`: for each combination of inputs, `inputs` and what [`evaluate_rows`] gives.
+        `list[dict]`: for each model, level of corruption and combination of inputs, these and what [`evaluate_rows`]
+        gives.
     """
     return run_program("evaluate.py", run, argv)
 

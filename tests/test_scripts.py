@@ -15,7 +15,9 @@
 
 import importlib.util
 import io
+import itertools
 import json
+import shutil
 import subprocess
 import sys
 import wave
@@ -29,9 +31,9 @@ from PIL import Image
 
 from modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseProcessor
 from modeling_crossfuse.data import load_rows
-from modeling_crossfuse.degradation import Degradation, add_noise, cover
+from modeling_crossfuse.degradation import Degradation
 from modeling_crossfuse.evaluation import evaluate_rows, modality_shares, predict
-from modeling_crossfuse.plotting import plot_answers
+from modeling_crossfuse.plotting import plot_answers, plot_bars, plot_curves
 from modeling_crossfuse.training import train_tokenizer
 
 from .helpers import FUSIONS, tiny_config, tiny_inputs, tiny_model
@@ -119,45 +121,7 @@ def assert_refused(capsys, main, argv, message):
     assert message in error and "Traceback" not in error and len(error.splitlines()) == 1, error
 
 
-# degradation.py and evaluation.py
-
-
-def test_cover_hides_the_right_half_and_leaves_the_picture_alone():
-    picture = Image.new("RGB", (10, 4), "red")
-    pixels = np.asarray(cover(picture, 0.5))
-    assert (pixels[:, 5:] == 255).all() and (pixels[:, :5] == (255, 0, 0)).all()
-    assert np.asarray(picture)[0, 9].tolist() == [255, 0, 0]
-    assert (np.asarray(cover(picture, 0)) == np.asarray(picture)).all()
-    assert (np.asarray(cover(picture, 1)) == 255).all()
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
-def test_cover_refuses(share):
-    with pytest.raises(ValueError, match="share"):
-        cover(Image.new("RGB", (4, 4)), share)
-
-
-@pytest.mark.parametrize("snr_db", [-10, 0, 20])
-def test_noise_has_the_ratio_asked_for(snr_db):
-    clip = np.sin(np.arange(4000) / 7)
-    noise = add_noise(clip, snr_db, np.random.default_rng(1)) - clip
-    assert 10 * np.log10((clip**2).mean() / (noise**2).mean()) == pytest.approx(snr_db, abs=1e-3)
-    assert not add_noise(np.zeros(10), snr_db, np.random.default_rng(1)).any()
-
-
-@pytest.mark.parametrize(("clip", "snr_db"), [(np.zeros((2, 5)), 0), (np.ones(5), float("nan"))])
-def test_noise_refuses(clip, snr_db):
-    with pytest.raises(ValueError, match=r"`clip`|`snr_db"):
-        add_noise(clip, snr_db, np.random.default_rng(0))
-
-
-def test_degradation_is_the_same_in_every_run_and_differs_between_clips():
-    first, again = (Degradation(noise_db=0)("audio", {"bytes": make_clip(0), "path": None}) for _ in range(2))
-    other_seed = Degradation(noise_db=0, seed=1)("audio", {"bytes": make_clip(0), "path": None})
-    assert first["sampling_rate"] == 16_000
-    assert (first["array"] == again["array"]).all()
-    assert not (first["array"] == other_seed["array"]).all()
-    assert Degradation(cover=0.5, noise_db=0)("text", "hello") == "hello"
+# evaluation.py
 
 
 def test_predict_is_the_same_in_any_batch_and_puts_the_mode_back(model, processor, rows):
@@ -173,7 +137,8 @@ def test_predict_is_the_same_in_any_batch_and_puts_the_mode_back(model, processo
 def test_predict_takes_missing_values_and_degradations(model, processor, rows):
     lacking = [{**row, "picture": None if index % 2 else row["picture"]} for index, row in enumerate(rows)]
     inputs = {"image": "picture", "audio": "speech"}
-    answers = predict(model, processor, lacking, inputs, degrade=Degradation(cover=0.5, noise_db=0), max_new_tokens=4)
+    degrade = Degradation(processor.modalities, level=0.5)
+    answers = predict(model, processor, lacking, inputs, degrade=degrade, max_new_tokens=4)
     assert len(answers) == len(NAMES)
 
 
@@ -233,17 +198,35 @@ def evaluate_argv(folder, *others):
     return [folder / "model", "--dataset", folder / "data", "--target", "name", *others]
 
 
-def test_evaluate_every_subset(folder, tmp_path, capsys):
+def test_evaluate_what_is_missing_and_corrupted(folder, tmp_path, capsys):
+    shutil.copytree(folder / "model", tmp_path / "joint")
     output = tmp_path / "results.json"
-    argv = evaluate_argv(folder, "--inputs", "image=picture", "audio=speech", "--subsets", "--max_new_tokens", 4)
-    argv += ["--cover", 0.5, "--noise_db", -5, "--question", "name in French", "--output", output]
-    results = load_script("evaluate").main([str(argument) for argument in argv])
+    argv = evaluate_argv(folder, "--inputs", "image=picture", "audio=speech", "--missing", "all")
+    argv += ["--corruption", 0, 0.5, 1, "--question", "name in French", "--max_new_tokens", 4, "--output", output]
+    results = load_script("evaluate").main([str(argument) for argument in [tmp_path / "joint", *argv]])
+    combinations = [["image"], ["audio"], ["image", "audio"]]
+    models = [str(tmp_path / "joint"), str(folder / "model")]
+    described = [(result["model"], result["corruption"], list(result["inputs"])) for result in results]
+    assert described == list(itertools.product(models, [0, 0.5, 1], combinations))
+    for result in results[: len(results) // 2]:  # the second model is a copy of the first
+        again = results[results.index(result) + len(results) // 2]
+        assert result["cer"] == again["cer"]
     table = capsys.readouterr().out
-    assert [list(result["inputs"]) for result in results] == [["image"], ["audio"], ["image", "audio"]]
-    assert "image + audio" in table and "exact match" in table
+    assert "image + audio" in table and "exact match" in table and "corruption" in table
     saved = json.loads(output.read_text(encoding="utf-8"))
-    assert saved["results"] == results and saved["noise_db"] == -5
-    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+    assert saved["results"] == results and saved["corruption"] == [0, 0.5, 1] and saved["missing"] == "all"
+    names = {"results.json", "results-missing.png", "results-corruption.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names | {"joint"}
+    for name in names - {"results.json"}:
+        assert Image.open(tmp_path / name).size[0] > 400
+
+
+def test_evaluate_draws_nothing_of_a_single_result(folder, tmp_path, capsys):
+    argv = evaluate_argv(folder, "--inputs", "image=picture", "--max_new_tokens", 3, "--output", tmp_path / "r.json")
+    (result,) = load_script("evaluate").main([str(argument) for argument in argv])
+    assert result["corruption"] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+    assert "corruption" not in capsys.readouterr().out
 
 
 def test_evaluate_a_struct_and_some_samples(folder):
@@ -261,7 +244,7 @@ def test_evaluate_a_struct_and_some_samples(folder):
         (["--inputs", "image"], "'image' is not of the form modality=value"),
         (["--inputs", "image=picture", "image=name"], "'image' is given twice"),
         (["--inputs", "image=picture", "--split", "tset"], "has no split 'tset'; it has test"),
-        (["--inputs", "image=picture", "--cover", "2"], "--cover is 2.0"),
+        (["--inputs", "image=picture", "--corruption", "0", "2"], "--corruption is 2.0; expected levels from 0 to 1"),
         (["--inputs", "image=picture", "--batch_size", "0"], "--batch_size is 0"),
         (["--inputs", "image=picture", "--output", "/nowhere/r.json"], "there is no folder /nowhere"),
     ],
@@ -276,6 +259,11 @@ def test_evaluate_refuses_what_is_not_there(folder, capsys):
     assert_refused(capsys, main, [folder / "no-model", *argv], "there is no model at")
     argv[1] = folder / "no-data"
     assert_refused(capsys, main, [folder / "model", *argv], "there is no data set at")
+
+
+def test_evaluate_refuses_a_model_twice(folder, capsys):
+    argv = [folder / "model", *evaluate_argv(folder, "--inputs", "image=picture")]
+    assert_refused(capsys, load_script("evaluate").main, argv, "is given twice")
 
 
 # predict.py
@@ -404,7 +392,27 @@ def test_plot_answers_refuses(tmp_path, samples, message):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["evaluate", "predict", "demo"])
+@pytest.mark.parametrize("scale", [1, 3.5])  # per cents, and other numbers
+def test_plot_bars_and_curves(tmp_path, scale):
+    models = [f"model {number}" for number in range(8)]  # one more than there are colours
+    plot_bars({model: {"image": 0.5 * scale, "audio": scale} for model in models}, tmp_path / "bars.png", "accuracy")
+    curves = {model: {0.0: scale, 1.0: 0.1} for model in models}
+    plot_curves(curves, tmp_path / "curves.png", "accuracy", "corruption")
+    for name in ("bars.png", "curves.png"):
+        pixels = np.asarray(Image.open(tmp_path / name).convert("RGB"))
+        assert (pixels == (0, 0x72, 0xB2)).all(-1).any()
+
+
+@pytest.mark.parametrize("values", [{}, {"model": {}}])
+def test_plot_bars_and_curves_refuse(tmp_path, values):
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plot_bars(values, tmp_path / "bars.png", "accuracy")
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plot_curves(values, tmp_path / "curves.png", "accuracy", "corruption")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["evaluate", "predict", "demo", "compare_fusions"])
 def test_help(name, capsys):
     with pytest.raises(SystemExit) as stopped:
         load_script(name).main(["--help"])
