@@ -17,7 +17,6 @@ import json
 import time
 from dataclasses import replace
 
-import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard, constants, snapshot_download
@@ -30,6 +29,7 @@ from transformers import (
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     TrainerCallback,
+    pipeline,
 )
 
 from modeling_crossfuse import CrossFuseDataCollator, CrossFuseProcessor, CrossFuseTrainer
@@ -37,26 +37,10 @@ from modeling_crossfuse.model_card import write_model_card
 from modeling_crossfuse.training import train_tokenizer
 
 from .helpers import MODALITIES, load_script, run_python, tiny_config, tiny_model
-from .hub_server import TOKEN, Fault, serve
+from .hub_server import TOKEN, Fault
 
 
 CODE = {"modeling_crossfuse.py", "configuration_crossfuse.py", "processing_crossfuse.py"}
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A Hub of its own for a test, which is logged in; its cache is empty."""
-    with serve() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr("transformers.utils.hub._hf_api", None)
-        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.endpoint)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield server
 
 
 @pytest.fixture
@@ -102,6 +86,9 @@ def test_loaded_by_id_and_revision(hub, model, processor):
     sample = {"text": ["what is it?"], "image": [Image.new("RGB", (9, 9), "red")], "return_tensors": "pt"}
     expected, batch = processor(**sample), AutoProcessor.from_pretrained("me/fusion")(**sample)
     assert all(torch.equal(batch[name], expected[name]) for name in expected)
+    zero = pipeline("crossfuse", model="me/fusion", revision="zero")
+    assert zero.model.lm_head.weight.abs().sum() == 0
+    assert zero({"text": "what is it?"})[0].keys() == {"generated_text"}
 
 
 def test_card_of_a_push(hub, model, processor):
@@ -160,7 +147,7 @@ def test_private_repository(hub, model, monkeypatch):
 
 
 ELSEWHERE = """
-import torch, transformers
+import huggingface_hub, torch, transformers
 from safetensors.torch import save_file
 
 model = transformers.AutoModelForSeq2SeqLM.from_pretrained("me/fusion", **trust)
@@ -172,6 +159,10 @@ with torch.no_grad():
 base = transformers.AutoModel.from_pretrained("me/fusion", revision="main", **trust)
 save_file(answers, "answers.safetensors")
 if trust:
+    # The example of the card, as the card says.
+    card = huggingface_hub.ModelCard.load("me/fusion").text
+    example = card.split("```python")[1].split("```")[0].replace("import modeling_crossfuse", "")
+    exec(example.replace('("me/fusion")', '("me/fusion", trust_remote_code=True)'))
     model.push_to_hub("me/again")  # fine-tuned, say, where CrossFuse is not installed
     processor.push_to_hub("me/again")
 """

@@ -24,7 +24,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoModelForSeq2SeqLM
+from transformers import AutoModelForSeq2SeqLM, BertConfig
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files
 
 import modeling_crossfuse
@@ -39,13 +39,14 @@ from modeling_crossfuse import (
 from modeling_crossfuse.hub import model_classes
 from modeling_crossfuse.training import train_tokenizer
 
-from .helpers import run_python, tiny_config, tiny_inputs, tiny_model
+from .helpers import MODALITIES, run_python, tiny_config, tiny_inputs, tiny_model
 
 
 # The head of each folder, what loads it, and which of its outputs are compared.
 HEADS = {
     "generation": (CrossFuseForConditionalGeneration, "AutoModelForSeq2SeqLM", "logits"),
     "classification": (CrossFuseForSequenceClassification, "AutoModelForSequenceClassification", "logits"),
+    "wrapped": (CrossFuseForConditionalGeneration, "AutoModelForImageTextToText", "logits"),
     "tokens": (CrossFuseForTokenClassification, "AutoModelForTokenClassification", "logits"),
     "retrieval": (CrossFuseForRetrieval, "AutoModelForZeroShotImageClassification", "logits_per_text"),
 }
@@ -94,11 +95,17 @@ def folders(tmp_path_factory):
     tokenizer = train_tokenizer(["what is it?", "a cat"], vocab_size=300)
     expected = {}
     for head, (model_class, _, output) in HEADS.items():
-        config = tiny_config("text", "image", "audio", decoder={"vocab_size": 300})
-        config.modalities["text"].vocab_size = 300
+        modalities = {name: MODALITIES[name] for name in ("text", "image", "audio")} | {"text": {"vocab_size": 300}}
+        if head == "wrapped":
+            bert = BertConfig(
+                vocab_size=300, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+            )
+            modalities["text"] = {"encoder": bert}
+        config = tiny_config(modalities=modalities, decoder={"vocab_size": 300})
         model, inputs = tiny_model(config, model_class), tiny_inputs(config)
-        if head == "generation":
+        if model.can_generate():
             inputs["decoder_input_ids"] = torch.tensor([[1, 5], [1, 6]])
+        if head == "generation":
             processor = CrossFuseProcessor.from_config(config, tokenizer=tokenizer)
             processor.save_pretrained(root / head)
             with torch.no_grad():
