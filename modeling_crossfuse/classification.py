@@ -22,7 +22,7 @@ from transformers.utils import can_return_tuple
 
 from .configuration_crossfuse import CrossFuseConfig
 from .layers import CrossFuseAttentionPooling
-from .modeling_crossfuse import CrossFuseEncoderOutput, CrossFusePreTrainedEncoderHead
+from .modeling_crossfuse import CrossFuseEncoderModel, CrossFuseEncoderOutput, CrossFusePreTrainedEncoderModel
 
 
 @dataclass
@@ -42,7 +42,7 @@ class CrossFuseSequenceClassifierOutput(SequenceClassifierOutput):
     encoder_modality_ids: torch.LongTensor | None = None
 
 
-class CrossFuseForSequenceClassification(CrossFusePreTrainedEncoderHead):
+class CrossFuseForSequenceClassification(CrossFusePreTrainedEncoderModel):
     """
     CrossFuse with a classification or regression head: attention pooling over the memory, and a linear layer. There is
     no decoder.
@@ -79,6 +79,7 @@ class CrossFuseForSequenceClassification(CrossFusePreTrainedEncoderHead):
 
     def __init__(self, config: CrossFuseConfig):
         super().__init__(config)
+        self.model = CrossFuseEncoderModel(config)
         self.pooling = CrossFuseAttentionPooling(config.fusion)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.d_model, config.num_labels)
@@ -177,7 +178,7 @@ class CrossFuseTokenClassifierOutput(TokenClassifierOutput):
     attention_mask: torch.Tensor | None = None
 
 
-class CrossFuseForTokenClassification(CrossFusePreTrainedEncoderHead):
+class CrossFuseForTokenClassification(CrossFusePreTrainedEncoderModel):
     """
     CrossFuse with a classifier of each position of one stream: the tokens of a text, the steps of a series. The other
     modalities are its context.
@@ -211,6 +212,7 @@ class CrossFuseForTokenClassification(CrossFusePreTrainedEncoderHead):
 
     def __init__(self, config: CrossFuseConfig):
         super().__init__(config)
+        self.model = CrossFuseEncoderModel(config)
         self.labeled_modality = _labeled_modality(config)
         self.modality_id = list(config.modalities).index(self.labeled_modality)
         self.dropout = nn.Dropout(config.classifier_dropout)

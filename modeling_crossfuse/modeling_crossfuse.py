@@ -409,7 +409,28 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
         return None if token is None else torch.full((len(memory), 1), token, device=memory.device)
 
 
-class CrossFuseEncoderModel(EncodersMixin, CrossFusePreTrainedModel):
+class CrossFusePreTrainedEncoderModel(EncodersMixin, CrossFusePreTrainedModel):
+    """Base class of the models without a decoder."""
+
+    # What a checkpoint of a model with a decoder has beside.
+    _keys_to_ignore_on_load_unexpected = [r"decoder\.", r"lm_head\.", r"answer_head\."]
+    # The losses are means over the batch: Trainer divides what it accumulates by the number of batches.
+    accepts_loss_kwargs = False
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.get_encoder().get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.get_encoder().set_input_embeddings(value)
+
+    def resize_token_embeddings(self, *args, **kwargs) -> nn.Module:
+        """Resizes the vocabulary of the first text encoder."""
+        embeddings = self.get_encoder().resize_token_embeddings(*args, **kwargs)
+        self.vocab_size = embeddings.weight.shape[0]  # where transformers' own models have it, too
+        return embeddings
+
+
+class CrossFuseEncoderModel(CrossFusePreTrainedEncoderModel):
     """
     CrossFuse without a decoder: encoders and fusion, for heads that read the memory themselves.
 
@@ -428,25 +449,10 @@ class CrossFuseEncoderModel(EncodersMixin, CrossFusePreTrainedModel):
     ```
     """
 
-    # What a checkpoint of a model with a decoder has beside.
-    _keys_to_ignore_on_load_unexpected = [r"decoder\.", r"lm_head\.", r"answer_head\."]
-
     def __init__(self, config: CrossFuseConfig):
         super().__init__(config)
         self.encoder = CrossFuseMultimodalEncoder(config)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.encoder.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module):
-        self.encoder.set_input_embeddings(value)
-
-    def resize_token_embeddings(self, *args, **kwargs) -> nn.Module:
-        """Resizes the vocabulary of the first text encoder."""
-        embeddings = self.encoder.resize_token_embeddings(*args, **kwargs)
-        self.vocab_size = embeddings.weight.shape[0]  # where transformers' own models have it, too
-        return embeddings
 
     @can_return_tuple
     def forward(self, input_ids: torch.LongTensor | None = None, **kwargs) -> CrossFuseEncoderOutput:
@@ -456,30 +462,6 @@ class CrossFuseEncoderModel(EncodersMixin, CrossFusePreTrainedModel):
             kwargs: the other inputs of [`CrossFuseMultimodalEncoder`].
         """
         return self.encoder(input_ids=input_ids, return_dict=True, **kwargs)
-
-
-class CrossFusePreTrainedEncoderHead(EncodersMixin, CrossFusePreTrainedModel):
-    """Base class of the heads without a decoder."""
-
-    _keys_to_ignore_on_load_unexpected = CrossFuseEncoderModel._keys_to_ignore_on_load_unexpected
-    # The losses are means over the batch: Trainer divides what it accumulates by the number of batches.
-    accepts_loss_kwargs = False
-
-    def __init__(self, config: CrossFuseConfig):
-        super().__init__(config)
-        self.model = CrossFuseEncoderModel(config)
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module):
-        self.model.set_input_embeddings(value)
-
-    def resize_token_embeddings(self, *args, **kwargs) -> nn.Module:
-        """Resizes the vocabulary of the first text encoder."""
-        embeddings = self.model.resize_token_embeddings(*args, **kwargs)
-        self.vocab_size = embeddings.weight.shape[0]  # where transformers' own models have it, too
-        return embeddings
 
 
 def shift_tokens_right(labels: torch.Tensor, pad_token_id: int, decoder_start_token_id: int) -> torch.Tensor:

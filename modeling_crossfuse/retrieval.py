@@ -26,7 +26,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .configuration_crossfuse import CrossFuseConfig
 from .inputs import read_inputs, read_present
 from .layers import CrossFuseAttentionPooling
-from .modeling_crossfuse import CrossFusePreTrainedEncoderHead
+from .modeling_crossfuse import CrossFuseEncoderModel, CrossFusePreTrainedEncoderModel
 
 
 # Where the papers of the losses start: the logarithm of the scale, and the bias.
@@ -59,7 +59,7 @@ class CrossFuseRetrievalOutput(ModelOutput):
     logits_per_text: torch.Tensor | None = None
 
 
-class CrossFuseForRetrieval(CrossFusePreTrainedEncoderHead):
+class CrossFuseForRetrieval(CrossFusePreTrainedEncoderModel):
     """
     CrossFuse as an embedding model: attention pooling over the memory, and a projection, turn whatever modalities a
     sample has into one vector of length 1. There is no decoder.
@@ -100,6 +100,7 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderHead):
 
     def __init__(self, config: CrossFuseConfig):
         super().__init__(config)
+        self.model = CrossFuseEncoderModel(config)
         self.groups = contrastive_groups(config)
         self.pooling = CrossFuseAttentionPooling(config.fusion)
         self.projection = nn.Linear(config.d_model, config.projection_dim or config.d_model, bias=False)

@@ -13,7 +13,6 @@
 # limitations under the License.
 """The command-line programs: what they answer, print and write, and how they refuse wrong arguments."""
 
-import importlib.util
 import io
 import itertools
 import json
@@ -36,19 +35,11 @@ from modeling_crossfuse.evaluation import evaluate_rows, modality_shares, predic
 from modeling_crossfuse.plotting import plot_answers, plot_bars, plot_curves
 from modeling_crossfuse.training import train_tokenizer
 
-from .helpers import FUSIONS, tiny_config, tiny_inputs, tiny_model
+from .helpers import FUSIONS, load_script, tiny_config, tiny_inputs, tiny_model
 
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 NAMES = ["red", "green", "blue", "grey", "white"]
-
-
-def load_script(name: str):
-    """A script as a module, without its folder on the path."""
-    spec = importlib.util.spec_from_file_location(f"crossfuse_script_{name}", SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def make_clip(seed: int) -> bytes:

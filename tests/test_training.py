@@ -13,7 +13,6 @@
 # limitations under the License.
 """Training: recipes, `scripts/train.py` from data set to saved model, resuming, and what the Trainer adds."""
 
-import importlib.util
 import io
 import json
 import os
@@ -54,7 +53,7 @@ from modeling_crossfuse.training import (
     train_tokenizer,
 )
 
-from .helpers import assert_same, tiny_config, tiny_inputs, tiny_labels, tiny_model
+from .helpers import assert_same, load_script, tiny_config, tiny_inputs, tiny_labels, tiny_model
 
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "train.py"
@@ -73,14 +72,6 @@ FEATURES = datasets.Features(
         "names": {"fr": datasets.Value("large_string"), "count": datasets.Value("int32")},
     }
 )
-
-
-def load_script():
-    """`scripts/train.py` as a module, without its folder on the path."""
-    spec = importlib.util.spec_from_file_location("crossfuse_script_train", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def make_clip(seed: int) -> bytes:
@@ -182,7 +173,7 @@ def argv_of(folder: Path, output_dir: Path, **others) -> list[str]:
 
 def train(folder: Path, output_dir: Path, **flags) -> CrossFuseTrainer:
     """Runs the script in this process; the Trainer that it used."""
-    script, trainers = load_script(), []
+    script, trainers = load_script("train"), []
 
     class Recorded(CrossFuseTrainer):
         def __init__(self, *args, **kwargs):
@@ -302,7 +293,7 @@ def test_command_lines_that_are_refused(argv, message):
 )
 def test_what_the_script_refuses(folder, tmp_path, flags, error, message):
     with pytest.raises(error, match=message):
-        load_script().main(argv_of(folder, tmp_path, **flags))
+        load_script("train").main(argv_of(folder, tmp_path, **flags))
 
 
 @pytest.mark.parametrize("flags", [{"label_smoothing_factor": 0.1}, {"predict_with_generate": False}])
@@ -319,14 +310,14 @@ def test_missing_files(tmp_path):
         parse_recipe([str(tmp_path / "none.yaml")], "")
     argv = ["--output_dir", str(tmp_path), "--target", "name"]
     with pytest.raises(ValueError, match="`dataset` is missing"):
-        load_script().main(argv)
+        load_script("train").main(argv)
     with pytest.raises(OSError, match="nothing_here"):
-        load_script().main([*argv, "--dataset", str(tmp_path / "nothing_here")])
+        load_script("train").main([*argv, "--dataset", str(tmp_path / "nothing_here")])
 
 
 def test_help(capsys):
     with pytest.raises(SystemExit) as stopped:
-        load_script().main(["--help"])
+        load_script("train").main(["--help"])
     output = capsys.readouterr().out
     assert stopped.value.code == 0
     # The examples keep their lines, and each flag has a word of help.
@@ -560,7 +551,7 @@ def test_freezing_what_was_trained_before(trained, folder, tmp_path):
 )
 def test_encoders_and_adapters_that_are_refused(folder, tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
-        load_script().main(argv_of(folder, tmp_path, **flags))
+        load_script("train").main(argv_of(folder, tmp_path, **flags))
 
 
 def test_encoders_for_a_model_that_has_weights(trained, folder, encoders):
