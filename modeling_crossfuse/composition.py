@@ -387,7 +387,8 @@ class EncodersMixin:
         if kwargs.get("trust_remote_code") and kwargs.get("config") is None:
             _register_remote_encoders(pretrained_model_name_or_path, kwargs)
         _check_shards(pretrained_model_name_or_path)
-        kwargs = {"use_safetensors": True, **kwargs}
+        if kwargs.get("use_safetensors") is None:  # which stands for pickled weights where there are no others
+            kwargs["use_safetensors"] = True
         try:
             loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except OSError as error:

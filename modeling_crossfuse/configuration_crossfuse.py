@@ -242,8 +242,8 @@ class CrossFuseConfig(LayerConfig):
         version = self.format_version
         if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
             raise ValueError(
-                f"`format_version={version!r}`: this CrossFuse reads configs of format 1 to {FORMAT_VERSION}. A newer "
-                "release wrote this one; upgrade with `pip install --upgrade crossfuse`"
+                f"`format_version={version!r}`; expected 1 to {FORMAT_VERSION}, which this release reads. For what a "
+                "newer one has written, upgrade: `pip install --upgrade crossfuse`"
             )
         self.format_version = FORMAT_VERSION
 

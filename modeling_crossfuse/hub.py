@@ -82,7 +82,7 @@ def _reference(classes: tuple[type, ...], architectures: list[str]) -> str:
     return f"{model.__module__.split('.')[-1]}.{model.__name__}"
 
 
-def _describe_code(settings: dict[str, Any]):
+def _describe_model_code(settings: dict[str, Any]):
     """Puts what leads to the code into the settings of a model."""
     architectures = settings.get("architectures") or []
     models = {name: _reference(classes, architectures) for name, classes in model_classes().items()}
@@ -99,9 +99,9 @@ def _describe_processor_code(settings: dict[str, Any]):
             own["auto_map"] = {auto_class: reference}
 
 
-# What is saved of a model or a processor, and the module that all of its code is reached from.
+# The file of a saved model, or processor: the module that reaches all of its code, and what describes it in the file.
 _SAVED = {
-    "config.json": ("modeling_crossfuse", _describe_code),
+    "config.json": ("modeling_crossfuse", _describe_model_code),
     "processor_config.json": ("processing_crossfuse", _describe_processor_code),
 }
 
@@ -115,8 +115,8 @@ def _code_files() -> set[Path]:
 
 def save_code(folder: str | Path):
     """
-    Puts the code of CrossFuse into the folder of a saved model, processor or both, and into their files which Auto
-    class needs what of it. From then on, `trust_remote_code=True` loads them where CrossFuse is not installed.
+    Copies the code of CrossFuse into the folder of a saved model, processor or both, and writes into their files what
+    of it each Auto class needs. `trust_remote_code=True` then loads them where CrossFuse is not installed.
 
     `push_to_hub` does so by itself, and so does `save_pretrained` of a class after `register_for_auto_class`, and of a
     model or a processor whose `saves_code` is true.
@@ -145,9 +145,9 @@ def save_code(folder: str | Path):
     for file in _code_files() if saved else ():
         shutil.copyfile(file, folder / file.name)
     for name in saved:
+        _, describe_code = _SAVED[name]
         settings = json.loads((folder / name).read_text(encoding="utf-8"))
-        describe = _SAVED[name][1]
-        describe(settings)
+        describe_code(settings)
         write_whole(folder / name, json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
@@ -174,7 +174,7 @@ class CodeToHubMixin:
     def save_pretrained(self, save_directory, *args, **kwargs):
         saved = super().save_pretrained(save_directory, *args, **kwargs)
         # Of a registered class, transformers has copied the code of this class alone.
-        if self.saves_code or self._auto_class is not None:
+        if kwargs.get("is_main_process", True) and (self.saves_code or self._auto_class is not None):
             save_code(save_directory)
         return saved
 

@@ -137,7 +137,8 @@ def write_model_card(
         metrics (`dict`, *optional*): what [`~modeling_crossfuse.evaluation.evaluate_rows`] gives, and `loss`, other
             keys being left out; or one such `dict` for each of several evaluations, by name, such as
             `{"picture": {...}, "picture + speech": {...}}`.
-        recipe (`dict`, *optional*): settings of the training; those that are `None` or empty are left out.
+        recipe (`dict`, *optional*): settings of the training; those that are `None` or empty, and tokens of the Hub,
+            are left out.
         duration (`float`, *optional*): seconds of training.
         model_id (`str`, *optional*): what the example loads; the folder by default.
         license (`str`, defaults to `"apache-2.0"`): as the Hub calls it.
@@ -390,7 +391,7 @@ def _result_rows(results: dict[str, dict[str, float]]) -> list[list[str]]:
 
 def _recipe_rows(recipe: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in recipe.items():
-        if value is None or value == "" or value == {} or value == []:
+        if value is None or value == "" or value == {} or value == [] or name.endswith("token"):
             continue
         if isinstance(value, dict | list | tuple):
             value = f"`{json.dumps(value, ensure_ascii=False, default=str)}`"

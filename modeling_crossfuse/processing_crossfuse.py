@@ -749,7 +749,7 @@ class CrossFuseProcessor(_ProcessorWithCode):
             loader = CrossFuseFeatureExtractor if ours else AutoFeatureExtractor
             arguments["feature_extractor"] = loader.from_pretrained(pretrained_model_name_or_path, **kwargs)
         for settings in saved.get("modalities") or ():
-            check_modality_name(settings["name"])  # it becomes part of a path
+            check_modality_name(settings.get("name"))  # it becomes part of a path
             if settings.get("kind") == "text":
                 folder = f"{subfolder}/{settings['name']}_tokenizer".lstrip("/")
                 settings["tokenizer"] = cls._find_tokenizer(pretrained_model_name_or_path, folder, kwargs)
