@@ -15,23 +15,8 @@
 
 import importlib
 
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForAudioClassification,
-    AutoModelForImageClassification,
-    AutoModelForImageTextToText,
-    AutoModelForMultimodalLM,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForSpeechSeq2Seq,
-    AutoModelForTokenClassification,
-    AutoModelForVideoClassification,
-    AutoModelForZeroShotImageClassification,
-    AutoProcessor,
-)
+import transformers
+from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
 from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -48,6 +33,7 @@ from .configuration_modalities import (
 )
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .fusion import CrossFuseFusion, Memory, Stream, register_fusion
+from .hub import __version__, model_classes, save_code
 from .image_processing_crossfuse import CrossFuseVideoImageProcessor
 from .modeling_crossfuse import (
     CrossFuseEncoderModel,
@@ -61,8 +47,6 @@ from .processing_crossfuse import CrossFuseProcessor
 from .retrieval import CrossFuseForRetrieval
 
 
-__version__ = "0.1.0"
-
 # What needs more than torch and transformers, or time to import, is loaded when first used.
 _LAZY = {
     "CrossFuseDataCollator": "data",
@@ -73,23 +57,8 @@ _LAZY = {
 }
 
 AutoConfig.register("crossfuse", CrossFuseConfig, exist_ok=True)
-# Of several, a checkpoint's `architectures` tell; the first is for those that name none of them.
-AutoModel.register(CrossFuseConfig, (CrossFuseModel, CrossFuseEncoderModel), exist_ok=True)
-_HEADS = {
-    CrossFuseForConditionalGeneration: (AutoModelForSeq2SeqLM, AutoModelForMultimodalLM, AutoModelForImageTextToText),
-    CrossFuseForSpeechSeq2Seq: (AutoModelForSpeechSeq2Seq,),
-    CrossFuseForSequenceClassification: (
-        AutoModelForSequenceClassification,
-        AutoModelForImageClassification,
-        AutoModelForVideoClassification,
-        AutoModelForAudioClassification,
-    ),
-    CrossFuseForTokenClassification: (AutoModelForTokenClassification,),
-    CrossFuseForRetrieval: (AutoModelForZeroShotImageClassification,),
-}
-for head, auto_classes in _HEADS.items():
-    for auto_class in auto_classes:
-        auto_class.register(CrossFuseConfig, head, exist_ok=True)
+for name, classes in model_classes().items():
+    getattr(transformers, name).register(CrossFuseConfig, classes if len(classes) > 1 else classes[0], exist_ok=True)
 AutoFeatureExtractor.register(CrossFuseConfig, CrossFuseFeatureExtractor, exist_ok=True)
 AutoImageProcessor.register(
     CrossFuseConfig,
@@ -139,7 +108,9 @@ __all__ = [
     "Explanation",
     "Memory",
     "Stream",
+    "__version__",
     "explain",
     "plot_explanation",
     "register_fusion",
+    "save_code",
 ]

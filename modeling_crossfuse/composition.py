@@ -14,7 +14,9 @@
 """Composing a model of encoders that exist already, and freezing them."""
 
 import copy
+import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +37,7 @@ from transformers.utils.hub import extract_commit_hash
 from .configuration_crossfuse import CrossFuseConfig
 from .configuration_modalities import KINDS, CrossFuseWrappedEncoderConfig, build_part, check_modality_name
 from .encoder_search import complete, infer_kind
+from .hub import warn_of_other_version
 
 
 # What every function that loads something from the Hub takes.
@@ -258,6 +261,18 @@ def _register_remote_encoders(name_or_path: str | os.PathLike, kwargs: dict[str,
         AutoConfig.register(model_type, type(found), exist_ok=True)
 
 
+def _check_shards(folder: str | os.PathLike | None):
+    """Raises a `ValueError` if the index of shards in a folder leads out of it; on the Hub, the client checks that."""
+    index = None if folder is None else os.path.join(folder, "model.safetensors.index.json")
+    if index is None or not os.path.isfile(index):
+        return
+    with open(index, encoding="utf-8") as file:
+        names = set(json.load(file).get("weight_map", {}).values())
+    outside = sorted(name for name in names if os.path.basename(name) != name)
+    if outside:
+        raise ValueError(f"`weight_map` of {index} names {outside[0]!r}; expected files in the same folder")
+
+
 def _has_reverse(conversion: Any) -> bool:
     try:
         conversion.reverse_transform()
@@ -371,8 +386,18 @@ class EncodersMixin:
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         if kwargs.get("trust_remote_code") and kwargs.get("config") is None:
             _register_remote_encoders(pretrained_model_name_or_path, kwargs)
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        _check_shards(pretrained_model_name_or_path)
+        if kwargs.get("use_safetensors") is None:  # which stands for pickled weights where there are no others
+            kwargs["use_safetensors"] = True
+        try:
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except OSError as error:
+            if re.search("no file named model.safetensors|cannot be loaded with `safetensors`", str(error)):
+                raise explain_loading(error, f"`{pretrained_model_name_or_path}`") from error
+            raise
         model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if kwargs.get("trust_remote_code"):
+            warn_of_other_version(model.config)
         for encoder in model.get_encoder().encoders.children():
             encoder.apply_frozen()
         if getattr(model, "is_quantized", False) and not model._trains_quantized_weights():

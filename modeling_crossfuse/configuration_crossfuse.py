@@ -21,6 +21,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from .configuration_modalities import (
     LAYER_FIELDS,
+    MAX_MODALITIES,
     CrossFuseModalitiesConfig,
     LayerConfig,
     PartConfig,
@@ -31,9 +32,13 @@ from .configuration_modalities import (
     positive_float,
     positive_int,
     probability,
+    refuse_huge,
     refuse_unknown_keys,
 )
 
+
+# What `config.json` means. A change that older releases would misread raises it.
+FORMAT_VERSION = 1
 
 # The fusion methods that a config may name; `register_fusion` adds to them.
 FUSION_TYPES = ["concat", "joint", "bottleneck", "latent"]
@@ -152,11 +157,13 @@ class CrossFuseConfig(LayerConfig):
         tie_word_embeddings (`bool`, defaults to `True`): whether the decoder's token embedding is also its output
             layer.
         pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id (`int`): special tokens of the answers.
+        format_version (`int`, *optional*): version of the format that the config is written in; the newest by default.
         src_vocab_size, tgt_vocab_size (`int`, *optional*): short forms of `modalities={"text": {"vocab_size": ...}}`
             and `decoder={"vocab_size": ...}` for a text-only model. They are not saved.
 
     Raises:
-        ValueError: if a key is unknown, or a modality, the fusion or the decoder is wrong in any way.
+        ValueError: if a newer release of CrossFuse wrote the config, if a key is unknown, or if a modality, the
+            fusion or the decoder is wrong in any way.
         huggingface_hub.errors.StrictDataclassError: as in every transformers config, if the value of another key has
             the wrong type or is out of range. Either message names the key, the value and what is allowed.
 
@@ -211,8 +218,13 @@ class CrossFuseConfig(LayerConfig):
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
     decoder_start_token_id: int | None = 1
+    format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs):
+        self._check_format()
+        refuse_huge("", {**self.__dict__, **kwargs})
+        # Of the code that a model from the Hub brings along.
+        self.crossfuse_version = kwargs.pop("crossfuse_version", None)
         src_vocab_size, tgt_vocab_size = kwargs.pop("src_vocab_size", None), kwargs.pop("tgt_vocab_size", None)
         refuse_unknown_keys(self, kwargs)
         self.modalities = self._build_modalities(src_vocab_size)
@@ -224,6 +236,16 @@ class CrossFuseConfig(LayerConfig):
             decoder_defaults["vocab_size"] = tgt_vocab_size
         self.decoder = self._build(CrossFuseDecoderConfig, self.decoder, decoder_defaults)
         super().__post_init__(**kwargs)
+
+    def _check_format(self):
+        """Before all else, since in a newer format there may be keys that are unknown here."""
+        version = self.format_version
+        if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+            raise ValueError(
+                f"`format_version={version!r}`; expected 1 to {FORMAT_VERSION}, which this release reads. For what a "
+                "newer one has written, upgrade: `pip install --upgrade crossfuse`"
+            )
+        self.format_version = FORMAT_VERSION
 
     def _shared(self) -> dict[str, Any]:
         return {"hidden_size": self.d_model, "dtype": self.dtype, **{key: getattr(self, key) for key in LAYER_FIELDS}}
@@ -247,6 +269,8 @@ class CrossFuseConfig(LayerConfig):
             modalities = {"text": {} if src_vocab_size is None else {"vocab_size": src_vocab_size}}
         if not modalities:
             raise ValueError("`modalities` is empty; expected at least one modality")
+        if len(modalities) > MAX_MODALITIES:
+            raise ValueError(f"`modalities` has {len(modalities):,} entries; expected at most {MAX_MODALITIES:,}")
         inherited = ("num_hidden_layers", "modality_dropout")
         defaults = {**self._shared(), **{key: getattr(self, key) for key in inherited}}
         parts = {
@@ -363,7 +387,11 @@ class CrossFuseConfig(LayerConfig):
         # The base class would leave out of each part what equals the part's own default; a public format says it all.
         base = PreTrainedConfig().to_dict()
         output = self.to_dict()
-        output.pop("_name_or_path", None)  # where it was loaded from, which is nobody else's business
+        for key in (
+            "_name_or_path",  # where it was loaded from, which is nobody else's business
+            "auto_map",  # goes with the code: see `save_code`
+        ):
+            output.pop(key, None)
         kept = {key: value for key, value in output.items() if key not in base or value != base[key]}
         return {**kept, "transformers_version": output["transformers_version"]}
 

@@ -114,6 +114,27 @@ def refuse_unknown_keys(config: PreTrainedConfig, kwargs: dict[str, Any]):
         )
 
 
+# More than any model has. A file that asks for more would take all memory, or forever, before it could fail.
+MAX_SIZE, MAX_LAYERS, MAX_LABELS, MAX_MODALITIES, MAX_DEPTH = 2**25, 1000, 2**20, 1000, 16
+
+
+def refuse_huge(where: str, value: Any, depth: int = 0):
+    """Raises a `ValueError` for settings, of whatever part, that no model has: sizes, layers, or levels of nesting."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"`{where}` is nested more than {MAX_DEPTH} levels deep")
+    if isinstance(value, dict):
+        for key, part in value.items():
+            refuse_huge(f"{where}.{key}" if where else str(key), part, depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            refuse_huge(where, part, depth + 1)
+    elif isinstance(value, int):
+        key = where.rpartition(".")[2]
+        limit = MAX_LAYERS if "layers" in key else MAX_LABELS if key == "num_labels" else MAX_SIZE
+        if abs(value) > limit and "theta" not in key:
+            raise ValueError(f"`{where}={value}`; expected at most {limit:,}")
+
+
 @strict
 class LayerConfig(PreTrainedConfig):
     """

@@ -13,10 +13,14 @@
 # limitations under the License.
 """Positions, attention, feed-forward, and the one Transformer layer that every part of CrossFuse is made of."""
 
+import contextlib
 import math
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from huggingface_hub import ModelCard
 from torch import nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache, EncoderDecoderCache
@@ -26,6 +30,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_crossfuse import CrossFuseConfig
+from .hub import CodeToHubMixin
+from .model_card import write_model_card
 
 
 def sinusoidal_positions(position_ids: torch.Tensor, dim: int) -> torch.Tensor:
@@ -378,8 +384,22 @@ RECORDED = {
 }
 
 
-class CrossFusePreTrainedModel(PreTrainedModel):
-    """Base class of every CrossFuse model: initialisation, and what the layers support."""
+def refuse_missing_weights(model: PreTrainedModel, checkpoint_files: list[str] | None):
+    """
+    Raises a `ValueError` if a model is large and next to none of it can be in the files, before memory is taken for
+    what they lack: a config that came with them may ask for anything.
+    """
+    wanted = sum(parameter.numel() for parameter in model.parameters())
+    stored = sum(os.path.getsize(file) for file in checkpoint_files or ())
+    if checkpoint_files and wanted > max(2**26, 16 * stored):
+        raise ValueError(
+            f"the config asks for {wanted:,} weights, but the files with weights have {stored:,} bytes; they are not "
+            "this model's. To begin with random weights, build the model from its config"
+        )
+
+
+class CrossFusePreTrainedModel(CodeToHubMixin, PreTrainedModel):
+    """Base class of every CrossFuse model: initialisation, what the layers support, and what goes to the Hub."""
 
     config: CrossFuseConfig
     base_model_prefix = "model"
@@ -411,6 +431,17 @@ class CrossFusePreTrainedModel(PreTrainedModel):
             if part.config.vocab_size == size:
                 part.resize_token_embeddings(*arguments)
         return embeddings
+
+    @staticmethod
+    def _load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs):
+        refuse_missing_weights(model, checkpoint_files)
+        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)
+
+    def _make_card(self, folder: Path, repo_id: str, is_new: bool):
+        tags = ModelCard.load(folder / "README.md").data.tags if (folder / "README.md").is_file() else None
+        # Where this code came from the Hub, the template is missing, and the card stays transformers' own.
+        with contextlib.suppress(FileNotFoundError):
+            write_model_card(folder, self, model_id=repo_id, tags=tags or ())
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):

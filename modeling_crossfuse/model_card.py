@@ -121,6 +121,7 @@ def write_model_card(
     license: str = "apache-2.0",
     language: str | Sequence[str] | None = None,
     limits: Sequence[str] = (),
+    tags: Sequence[str] = (),
     template: str | Path | None = None,
 ) -> Path:
     """
@@ -136,12 +137,14 @@ def write_model_card(
         metrics (`dict`, *optional*): what [`~modeling_crossfuse.evaluation.evaluate_rows`] gives, and `loss`, other
             keys being left out; or one such `dict` for each of several evaluations, by name, such as
             `{"picture": {...}, "picture + speech": {...}}`.
-        recipe (`dict`, *optional*): settings of the training; those that are `None` or empty are left out.
+        recipe (`dict`, *optional*): settings of the training; those that are `None` or empty, and tokens of the Hub,
+            are left out.
         duration (`float`, *optional*): seconds of training.
         model_id (`str`, *optional*): what the example loads; the folder by default.
         license (`str`, defaults to `"apache-2.0"`): as the Hub calls it.
         language (`str` or `Sequence[str]`, *optional*): codes such as `en`.
         limits (`Sequence[str]`, *optional*): sentences to add to the section on limits.
+        tags (`Sequence[str]`, *optional*): for the Hub, beside those that say what the model is.
         template (`str` or `Path`, *optional*): another template than CrossFuse's own.
 
     Returns:
@@ -172,11 +175,12 @@ def write_model_card(
     name = (model_id or output_dir.resolve().name).rstrip("/").split("/")[-1]
     results = _named_results(metrics)
     card = ModelCard.from_template(
-        _card_data(name, model, dataset, split, results, license, language),
+        _card_data(name, model, dataset, split, results, license, language, tags),
         template_path=str(template or template_path()),
         model_name=name,
         modality_list=_listed([f"`{name}`" for name in modalities]),
         modality_rows=list(_modality_rows(modalities)),
+        has_code=(output_dir / "modeling_crossfuse.py").is_file(),
         example=_example(model_id or output_dir.as_posix(), model, processor),
         answer=_answer(model),
         reader={"generation": "the decoder attends to", "classification": "the classifier reads"}.get(
@@ -250,9 +254,10 @@ def _answer(model) -> dict[str, str]:
     return {"words": words, "kind": kind, "tensor": "logits", "shape": f"(batch, {config.num_labels})"}
 
 
-def _card_data(name, model, dataset, split, results, license, language) -> ModelCardData:
+def _card_data(name, model, dataset, split, results, license, language, tags) -> ModelCardData:
     kinds = {part.kind for part in model.config.modalities.values()}
     task = _pipeline_tag(_head(model), kinds)
+    own_tags = ["encoder-decoder"] if model.can_generate() else []
     hub_id = dataset if dataset and not Path(dataset).exists() else None
     return ModelCardData(
         model_name=name,
@@ -260,7 +265,7 @@ def _card_data(name, model, dataset, split, results, license, language) -> Model
         pipeline_tag=task,
         license=license,
         language=language if language is None or isinstance(language, str) else list(language),
-        tags=["crossfuse", "multimodal", *["encoder-decoder"] * model.can_generate(), *sorted(kinds)],
+        tags=[*dict.fromkeys(["crossfuse", "multimodal", *own_tags, *sorted(kinds), *tags])],
         datasets=hub_id and [hub_id],
         metrics=sorted({key for values in results.values() for key in values} - {"loss"}) or None,
         eval_results=[
@@ -386,7 +391,7 @@ def _result_rows(results: dict[str, dict[str, float]]) -> list[list[str]]:
 
 def _recipe_rows(recipe: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in recipe.items():
-        if value is None or value == "" or value == {} or value == []:
+        if value is None or value == "" or value == {} or value == [] or name.endswith("token"):
             continue
         if isinstance(value, dict | list | tuple):
             value = f"`{json.dumps(value, ensure_ascii=False, default=str)}`"

@@ -39,6 +39,7 @@ from .configuration_crossfuse import CrossFuseConfig
 from .configuration_modalities import check_modality_name
 from .encoder_processors import is_same, load_processor
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
+from .hub import CodeToHubMixin
 from .image_processing_crossfuse import CrossFuseVideoImageProcessor
 from .media import (
     as_batch,
@@ -85,7 +86,11 @@ class _SubProcessorNames:
         return lambda: [name for name in possible + own if hasattr(instance, name)]
 
 
-class CrossFuseProcessor(ProcessorMixin):
+class _ProcessorWithCode(CodeToHubMixin, ProcessorMixin):
+    """A class between the two: transformers' tests take a processor's first base class for all that it inherits."""
+
+
+class CrossFuseProcessor(_ProcessorWithCode):
     r"""
     Turns raw samples of any mix of modalities into the tensors of a CrossFuse model.
 
@@ -708,6 +713,8 @@ class CrossFuseProcessor(ProcessorMixin):
     def to_dict(self) -> dict[str, Any]:
         """As in any processor; `modalities` is a list, since JSON files with sorted keys lose a dict's order."""
         output = super().to_dict()
+        for settings in (output, *(part for part in output.values() if isinstance(part, dict))):
+            settings.pop("auto_map", None)  # goes with the code: see `save_code`
         output["modalities"] = [
             {"name": name, **settings, **self._own_sub_processors(name)}
             for name, settings in output["modalities"].items()
@@ -742,6 +749,7 @@ class CrossFuseProcessor(ProcessorMixin):
             loader = CrossFuseFeatureExtractor if ours else AutoFeatureExtractor
             arguments["feature_extractor"] = loader.from_pretrained(pretrained_model_name_or_path, **kwargs)
         for settings in saved.get("modalities") or ():
+            check_modality_name(settings.get("name"))  # it becomes part of a path
             if settings.get("kind") == "text":
                 folder = f"{subfolder}/{settings['name']}_tokenizer".lstrip("/")
                 settings["tokenizer"] = cls._find_tokenizer(pretrained_model_name_or_path, folder, kwargs)

@@ -59,6 +59,7 @@ from .data import (
     top_column,
 )
 from .layers import CrossFusePreTrainedModel
+from .model_card import write_model_card
 from .modeling_crossfuse import CrossFuseForConditionalGeneration
 from .processing_crossfuse import CrossFuseProcessor
 from .retrieval import CrossFuseForRetrieval
@@ -636,6 +637,18 @@ def parameter_groups(
     return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
 
 
+class _Secret(str):
+    """A string that is not pickled: Trainer pushes `training_args.bin`, and with it `hub_token`, for all to read."""
+
+    __slots__ = ()
+
+    def __reduce_ex__(self, protocol):
+        return str, ("<HUB_TOKEN>",)
+
+    def __deepcopy__(self, memo):
+        return self
+
+
 class CrossFuseTrainer(Seq2SeqTrainer):
     """
     [`~transformers.Seq2SeqTrainer`] with a learning rate per part and an average of the weights. The model may be one
@@ -648,13 +661,24 @@ class CrossFuseTrainer(Seq2SeqTrainer):
             modality, such as `"image"`, stands for its encoder.
         ema_decay (`float`, *optional*): evaluate and save the exponential moving average of the weights.
             Checkpoints hold both, so that resuming changes nothing.
+        card (`dict`, *optional*): arguments of [`~modeling_crossfuse.model_card.write_model_card`] that say more about
+            the training than the trainer knows by itself.
 
     Raises:
         ValueError: if a key of `learning_rates` is the start of no parameter's name.
     """
 
-    def __init__(self, *args, eval_collator=None, learning_rates=None, ema_decay: float | None = None, **kwargs):
+    def __init__(
+        self, *args, eval_collator=None, learning_rates=None, ema_decay: float | None = None, card=None, **kwargs
+    ):
         super().__init__(*args, **kwargs)
+        self.card = dict(card or {})
+        if self.args.hub_token is not None:
+            self.args.hub_token = _Secret(self.args.hub_token)
+        if self.args.push_to_hub:  # what it pushes is to load without CrossFuse, too
+            for part in (self.model, self.processing_class):
+                if hasattr(part, "saves_code"):
+                    part.saves_code = True
         self.eval_collator = eval_collator or self.data_collator
         self.learning_rates = {key: float(value) for key, value in (learning_rates or {}).items()}
         self.averages = None
@@ -735,6 +759,28 @@ class CrossFuseTrainer(Seq2SeqTrainer):
             return super().save_model(output_dir, _internal_call)
         with self.averaged_weights():
             super().save_model(output_dir, _internal_call)
+
+    def create_model_card(self, *args, tags: str | list[str] | None = None, **kwargs):
+        """
+        Writes [`~modeling_crossfuse.model_card.write_model_card`]'s card into the output folder; adapters get the one
+        of [`~transformers.Trainer`].
+
+        Args:
+            tags (`str` or `list[str]`, *optional*): for the Hub.
+            args, kwargs: of the card of adapters; see `card` for the other.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        if not isinstance(model, CrossFusePreTrainedModel):
+            return super().create_model_card(*args, tags=tags, **kwargs)
+        if not self.is_world_process_zero():
+            return
+        measured = next((entry for entry in reversed(self.state.log_history) if "eval_loss" in entry), {})
+        settings = {
+            "metrics": {key.removeprefix("eval_"): value for key, value in measured.items()},
+            "model_id": self.hub_model_id,
+            "tags": [tags] if isinstance(tags, str) else tags or (),
+        }
+        write_model_card(self.args.output_dir, model, self.processing_class, **{**settings, **self.card})
 
     def _save_checkpoint(self, *args, **kwargs):
         super()._save_checkpoint(*args, **kwargs)

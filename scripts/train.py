@@ -27,7 +27,6 @@ from transformers import set_seed, trainer_utils
 from modeling_crossfuse.data import load_rows
 from modeling_crossfuse.evaluation import read_logits
 from modeling_crossfuse.metrics import compute_label_metrics, compute_text_metrics
-from modeling_crossfuse.model_card import write_model_card
 from modeling_crossfuse.training import (
     CrossFuseTrainer,
     add_lora,
@@ -164,18 +163,15 @@ def main(argv: list[str] | None = None) -> str:
         model.drop_answer_head()
     if recipe.lora:
         trainer.merge_adapter(Path(arguments.output_dir, "adapter"))
+    trainer.card = {
+        "dataset": recipe.dataset,
+        "split": recipe.eval_split,
+        "metrics": {key.removeprefix("eval_"): value for key, value in metrics.items()},
+        "recipe": card_settings(recipe, arguments, arguments.world_size),
+        "duration": duration,
+    }
+    trainer.create_model_card()
     trainer.save_model()
-    if trainer.is_world_process_zero():
-        write_model_card(
-            Path(arguments.output_dir),
-            model,
-            processor,
-            dataset=recipe.dataset,
-            split=recipe.eval_split,
-            metrics={key.removeprefix("eval_"): value for key, value in metrics.items()},
-            recipe=card_settings(recipe, arguments, arguments.world_size),
-            duration=duration,
-        )
     end_processes(trainer)
     return arguments.output_dir
 

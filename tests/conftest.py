@@ -13,11 +13,15 @@
 # limitations under the License.
 """Every test finds the registered fusions and the logging of transformers as they were."""
 
+import huggingface_hub
 import pytest
+from huggingface_hub import constants
 from transformers.utils import logging
 
 from modeling_crossfuse.configuration_crossfuse import FUSION_TYPES
 from modeling_crossfuse.fusion import FUSIONS
+
+from .hub_server import TOKEN, serve
 
 
 @pytest.fixture(autouse=True)
@@ -28,3 +32,19 @@ def restore_global_state():
     FUSIONS.update(fusions)
     FUSION_TYPES[:] = types
     logging.set_verbosity(verbosity)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub of its own for a test, which is logged in; its cache is empty."""
+    with serve() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)
+        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.endpoint)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield server

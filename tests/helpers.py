@@ -14,6 +14,9 @@
 """Tiny CrossFuse models and inputs that the tests share."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -91,6 +94,33 @@ def load_script(name: str):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+# What makes a process one in which CrossFuse is not installed, whatever way it is.
+WITHOUT_CROSSFUSE = """
+import sys
+
+class Hidden:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] == "modeling_crossfuse":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hidden)
+"""
+
+
+def run_python(program: str, folder, installed: bool = True, **environment: str) -> subprocess.CompletedProcess:
+    """Runs a program in a process of its own, whose caches and working directory are in `folder`."""
+    caches = {"HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    path = {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)} if installed else {"PYTHONPATH": ""}
+    return subprocess.run(
+        [sys.executable, "-c", program if installed else WITHOUT_CROSSFUSE + program],
+        cwd=folder,
+        env={**os.environ, **caches, **path, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
 
 
 def take_rows(inputs: dict[str, torch.Tensor], rows) -> dict[str, torch.Tensor]:

@@ -28,9 +28,8 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 
 
-def test_python_blocks_run(monkeypatch, tmp_path):
+def test_python_blocks_run(hub, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     namespace = {"__name__": "readme"}
     assert len(blocks("python")) >= 5
     for number, block in enumerate(blocks("python"), start=1):

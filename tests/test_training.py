@@ -25,6 +25,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import (
@@ -389,6 +390,18 @@ def test_output_reloads(trained, folder):
     assert torch.equal(*answers)
     assert len(processor.batch_decode(answers[0], skip_special_tokens=True)) == len(NAMES)
     assert model.generation_config.max_length == 8
+
+
+def test_pushing_what_was_trained(folder, tmp_path, hub):
+    """With the card of the run and the code, in the last commit at the latest."""
+    train(folder, tmp_path / "fused", max_steps=1, push_to_hub=True, hub_model_id="me/fused")
+    files = hub.repositories["me/fused"].files()
+    assert {"config.json", "model.safetensors", "processor_config.json", "modeling_crossfuse.py"} <= files.keys()
+    card = ModelCard(files["README.md"].decode())
+    assert {result.metric_type for result in card.data.eval_results} >= {"exact_match"}
+    assert "| `learning_rate` |" in card.text and "| time of training |" in card.text
+    assert 'from_pretrained("me/fused")' in card.text
+    assert files["README.md"] == (tmp_path / "fused" / "README.md").read_bytes()
 
 
 def test_series_are_normalised(trained):

@@ -1,0 +1,193 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What a model takes to the Hub beside its weights: a card, and the code that loads it without CrossFuse installed."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.utils import logging
+from transformers.utils.hub import hf_api
+
+from .model_card import write_whole
+
+
+logger = logging.get_logger(__name__)
+
+__version__ = "0.1.0"
+
+# Parts of a processor that may be ours. Not the classes themselves: what they import, a model does without.
+_SUB_PROCESSORS = {
+    "feature_extractor": ("AutoFeatureExtractor", "feature_extraction_crossfuse.CrossFuseFeatureExtractor"),
+    "image_processor": ("AutoImageProcessor", "image_processing_crossfuse.CrossFuseVideoImageProcessor"),
+}
+
+
+def model_classes() -> dict[str, tuple[type, ...]]:
+    """
+    The models that each Auto class stands for, by the Auto class's name. Of several, the `architectures` of a
+    checkpoint tell; the first is for those that name none of them.
+
+    Example:
+
+    ```python
+    >>> from modeling_crossfuse.hub import model_classes
+
+    >>> [model.__name__ for model in model_classes()["AutoModelForSeq2SeqLM"]]
+    ['CrossFuseForConditionalGeneration']
+    ```
+    """
+    # Imported here, since these modules import this one. transformers reads the lines, too: with any model, the code
+    # of all of them is loaded from a repository, so that it can be saved whole again.
+    from .classification import CrossFuseForSequenceClassification, CrossFuseForTokenClassification
+    from .modeling_crossfuse import (
+        CrossFuseEncoderModel,
+        CrossFuseForConditionalGeneration,
+        CrossFuseForSpeechSeq2Seq,
+        CrossFuseModel,
+    )
+    from .retrieval import CrossFuseForRetrieval
+
+    return {
+        "AutoModel": (CrossFuseModel, CrossFuseEncoderModel),
+        "AutoModelForSeq2SeqLM": (CrossFuseForConditionalGeneration,),
+        "AutoModelForMultimodalLM": (CrossFuseForConditionalGeneration,),
+        "AutoModelForImageTextToText": (CrossFuseForConditionalGeneration,),
+        "AutoModelForSpeechSeq2Seq": (CrossFuseForSpeechSeq2Seq,),
+        "AutoModelForSequenceClassification": (CrossFuseForSequenceClassification,),
+        "AutoModelForImageClassification": (CrossFuseForSequenceClassification,),
+        "AutoModelForVideoClassification": (CrossFuseForSequenceClassification,),
+        "AutoModelForAudioClassification": (CrossFuseForSequenceClassification,),
+        "AutoModelForTokenClassification": (CrossFuseForTokenClassification,),
+        "AutoModelForZeroShotImageClassification": (CrossFuseForRetrieval,),
+    }
+
+
+def _reference(classes: tuple[type, ...], architectures: list[str]) -> str:
+    """Where the code of a model is, as an `auto_map` says it."""
+    model = next((model for model in classes if model.__name__ in architectures), classes[0])
+    return f"{model.__module__.split('.')[-1]}.{model.__name__}"
+
+
+def _describe_model_code(settings: dict[str, Any]):
+    """Puts what leads to the code into the settings of a model."""
+    architectures = settings.get("architectures") or []
+    models = {name: _reference(classes, architectures) for name, classes in model_classes().items()}
+    settings["auto_map"] = {"AutoConfig": "configuration_crossfuse.CrossFuseConfig", **models}
+    settings["crossfuse_version"] = __version__
+
+
+def _describe_processor_code(settings: dict[str, Any]):
+    """Puts what leads to the code into the settings of a processor, and of those of its parts that are ours."""
+    settings["auto_map"] = {"AutoProcessor": "processing_crossfuse.CrossFuseProcessor"}
+    for part, (auto_class, reference) in _SUB_PROCESSORS.items():
+        own = settings.get(part) or {}
+        if own.get(f"{part}_type") == reference.split(".")[1]:
+            own["auto_map"] = {auto_class: reference}
+
+
+# The file of a saved model, or processor: the module that reaches all of its code, and what describes it in the file.
+_SAVED = {
+    "config.json": ("modeling_crossfuse", _describe_model_code),
+    "processor_config.json": ("processing_crossfuse", _describe_processor_code),
+}
+
+
+def _code_files() -> set[Path]:
+    """The files of the code, as far as they are here: a model that came from the Hub came without the processor's."""
+    here = Path(__file__).parent
+    roots = [here / f"{module}.py" for module, _ in _SAVED.values() if (here / f"{module}.py").exists()]
+    return {*roots, *(Path(file) for root in roots for file in get_relative_import_files(root))}
+
+
+def save_code(folder: str | Path):
+    """
+    Copies the code of CrossFuse into the folder of a saved model, processor or both, and writes into their files what
+    of it each Auto class needs. `trust_remote_code=True` then loads them where CrossFuse is not installed.
+
+    `push_to_hub` does so by itself, and so does `save_pretrained` of a class after `register_for_auto_class`, and of a
+    model or a processor whose `saves_code` is true.
+
+    Args:
+        folder (`str` or `Path`): the folder. One that holds neither, as that of an adapter, is left as it is.
+
+    Example:
+
+    ```python
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseModel
+    >>> from modeling_crossfuse.hub import save_code
+
+    >>> model = CrossFuseModel(CrossFuseConfig(d_model=32, num_hidden_layers=1, src_vocab_size=50, tgt_vocab_size=60))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model.save_pretrained(folder)
+    ...     save_code(folder)
+    ...     Path(folder, "modeling_crossfuse.py").exists()
+    True
+    ```
+    """
+    folder = Path(folder)
+    saved = [name for name in _SAVED if (folder / name).is_file()]
+    for file in _code_files() if saved else ():
+        shutil.copyfile(file, folder / file.name)
+    for name in saved:
+        _, describe_code = _SAVED[name]
+        settings = json.loads((folder / name).read_text(encoding="utf-8"))
+        describe_code(settings)
+        write_whole(folder / name, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
+def warn_of_other_version(config):
+    """Says so where a model brings code of another version along, in place of which the installed code runs."""
+    theirs = config.crossfuse_version
+    if theirs not in (None, __version__):
+        logger.warning(
+            f"{config.name_or_path} brings the code of CrossFuse {theirs} along, but CrossFuse {__version__} is "
+            f"installed and used instead. To use the other: `pip install crossfuse=={theirs}`"
+        )
+
+
+class CodeToHubMixin:
+    """
+    Makes `push_to_hub` of a model or a processor take the code along, in the same commit.
+
+    Args:
+        saves_code (`bool`, defaults to `False`): whether `save_pretrained` takes it along, too.
+    """
+
+    saves_code: bool = False
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        saved = super().save_pretrained(save_directory, *args, **kwargs)
+        # Of a registered class, transformers has copied the code of this class alone.
+        if kwargs.get("is_main_process", True) and (self.saves_code or self._auto_class is not None):
+            save_code(save_directory)
+        return saved
+
+    def _upload_modified_files(self, working_dir, repo_id, files_timestamps, *args, token=None, **kwargs):
+        save_code(working_dir)
+        if not hf_api().file_exists(repo_id, "README.md", token=token):
+            self._make_card(Path(working_dir), repo_id, is_new="README.md" not in files_timestamps)
+        return super()._upload_modified_files(working_dir, repo_id, files_timestamps, *args, token=token, **kwargs)
+
+    def _make_card(self, folder: Path, repo_id: str, is_new: bool):
+        """For a new repository, transformers has made an empty card. The model brings a better one; others none."""
+        if is_new:
+            (folder / "README.md").unlink(missing_ok=True)
+
+
+__all__ = ["model_classes", "save_code"]
