@@ -33,14 +33,13 @@ from modeling_crossfuse.modeling_crossfuse import CrossFuseMultimodalEncoder
 from modeling_crossfuse.processing_crossfuse import CrossFuseProcessor
 from modeling_crossfuse.training import add_lora, build_model, parse_recipe
 
-from .helpers import assert_same, tiny_config, tiny_model
+from .helpers import assert_same, load_script, tiny_config, tiny_model
 from .test_training import (
     INPUTS,
     NAMES,
     SCRIPT,
     argv_of,
     assert_equal_weights,
-    load_script,
     log_of,
     make_dataset,
     train,
@@ -298,7 +297,7 @@ def test_weights_of_half_precision(parts, tmp_path):
 def test_what_is_refused(data, encoders, tmp_path, flags, message):
     flags = flags_of(data, encoders, cache_encoder_outputs=True) | flags
     with pytest.raises(ValueError, match=message):
-        load_script().main(argv_of(data, tmp_path / "out", **flags))
+        load_script("train").main(argv_of(data, tmp_path / "out", **flags))
 
 
 def test_an_encoder_with_adapters_is_not_constant(parts):

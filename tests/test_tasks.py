@@ -135,8 +135,11 @@ def test_classification_learns(folder, tmp_path, target, problem_type, metric):
     assert results[0][metric] > 0.9 if metric != "rmse" else results[0][metric] < 0.3
     card = (output / "README.md").read_text(encoding="utf-8")
     assert "AutoModelForSequenceClassification" in card and "decoder" not in card
-    np.save(tmp_path / "wrist.npy", np.eye(3)[[1] * 4] * 4)
-    answers = load_script("predict").main([str(output), "--inputs", f"wrist={tmp_path / 'wrist.npy'}"])
+    signal = np.eye(3)[[1] * 4] * 4
+    np.save(tmp_path / "wrist.npy", signal)
+    np.save(tmp_path / "ankle.npy", signal[:, :2])
+    files = [f"{name}={tmp_path / name}.npy" for name in ("wrist", "ankle")]
+    answers = load_script("predict").main([str(output), "--inputs", *files])
     expected = {
         "name": "green",
         "info.colour": "green",
