@@ -42,6 +42,7 @@ from transformers import (
     Seq2SeqTrainingArguments,
     TrainerCallback,
 )
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from .augmentation import BatchAugmentation
 from .caching import CachedInputs, CachedInputsCollator, EncodedInputs, frozen_modalities
@@ -688,16 +689,14 @@ class CrossFuseTrainer(Seq2SeqTrainer):
             self.add_callback(_AverageWeights(self.averages, self.model))
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
-        generates = self.accelerator.unwrap_model(model).can_generate()
-        if (
-            generates
-            and "labels" in inputs
-            and (self.label_smoother is not None or self.compute_loss_func is not None)
-        ):
+        unwrapped = self.accelerator.unwrap_model(model)
+        if "labels" not in inputs or not unwrapped.can_generate():
+            return super().compute_loss(model, inputs, return_outputs, **kwargs)
+        if self.label_smoother is not None or self.compute_loss_func is not None:
             # Trainer keeps the labels from the model then, which can't make the decoder's input of them.
-            prepare = self.accelerator.unwrap_model(model).prepare_decoder_input_ids_from_labels
+            prepare = unwrapped.prepare_decoder_input_ids_from_labels
             inputs = {"decoder_input_ids": prepare(inputs["labels"]), **inputs}
-        elif generates and "labels" in inputs and not return_outputs:
+        elif not return_outputs:
             inputs = {**inputs, "skip_logits": True}
         return super().compute_loss(model, inputs, return_outputs, **kwargs)
 
@@ -759,6 +758,8 @@ class CrossFuseTrainer(Seq2SeqTrainer):
             return super().save_model(output_dir, _internal_call)
         with self.averaged_weights():
             super().save_model(output_dir, _internal_call)
+        # Trainer's settings, pickled: nothing reads them, and the card has them for people.
+        Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def create_model_card(self, *args, tags: str | list[str] | None = None, **kwargs):
         """

@@ -374,6 +374,11 @@ def test_loss_falls(trained):
     assert log_of(trained, "eval_exact_match")[-1] >= 0
 
 
+def test_nothing_that_is_saved_is_a_pickle(trained):
+    names = [path.name for path in Path(trained.args.output_dir).iterdir()]
+    assert "model.safetensors" in names and not [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
+
+
 def test_output_reloads(trained, folder):
     output = Path(trained.args.output_dir)
     expected = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "README.md"}
