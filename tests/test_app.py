@@ -322,26 +322,29 @@ def test_a_browser_uploads_asks_and_sees_the_answer(files, tmp_path):
     with served(ROOT, "scripts/app.py", tmp_path / "server.log", PYTHONPATH=str(ROOT)) as address:
         browser = webdriver.Chrome(options, webdriver.ChromeService(str(DRIVER)))
         try:
-            wait = WebDriverWait(browser, 60)
+            wait = WebDriverWait(browser, 120)
 
             def find(selector: str):
                 return wait.until(lambda browser: browser.find_element("css selector", selector))
 
+            def has_text(selector: str, *words: str):
+                wait.until(lambda browser: all(word in find(selector).text for word in words))  # it may fade in
+
             browser.get(address)
             find("#ask").click()
-            assert "Nothing is given" in find(".toast-body").text
+            has_text(".toast-body", "Nothing is given")
             find("input[type=file]").send_keys(files["red.png"])
             find("textarea").send_keys("name in French")
             find("[data-testid=image] img, .image-frame img")
             find("#ask").click()
             find("#explanation img")
-            assert find("#answer textarea").get_property("value")
-            assert {"text", "image"} <= set(find("#shares").text.split())
+            wait.until(lambda browser: find("#answer textarea").get_property("value"))
+            has_text("#shares", "text", "image")
             find(".tr-body").click()
             wait.until(lambda browser: find("[data-testid=waveform-audio], #waveform, audio"))
             find("#ask").click()
-            wait.until(lambda browser: "audio" in find("#shares").text)
-            assert find("#answer textarea").get_property("value") == "fusée"
+            has_text("#shares", "audio")
+            wait.until(lambda browser: find("#answer textarea").get_property("value") == "fusée")
             find("#explanation img")
             assert browser.save_screenshot(str(tmp_path / "page.png"))
             assert Image.open(tmp_path / "page.png").convert("L").getextrema()[0] < 100  # not blank
