@@ -22,7 +22,12 @@ from transformers.utils import can_return_tuple
 
 from .configuration_crossfuse import CrossFuseConfig
 from .layers import CrossFuseAttentionPooling
-from .modeling_crossfuse import CrossFuseEncoderModel, CrossFuseEncoderOutput, CrossFusePreTrainedEncoderModel
+from .modeling_crossfuse import (
+    CrossFuseEncoderModel,
+    CrossFuseEncoderOutput,
+    CrossFusePreTrainedEncoderModel,
+    takes_modalities,
+)
 
 
 @dataclass
@@ -82,9 +87,11 @@ class CrossFuseForSequenceClassification(CrossFusePreTrainedEncoderModel):
         self.model = CrossFuseEncoderModel(config)
         self.pooling = CrossFuseAttentionPooling(config.fusion)
         self.dropout = nn.Dropout(config.classifier_dropout)
+        self.num_labels = config.num_labels
         self.classifier = nn.Linear(config.d_model, config.num_labels)
         self.post_init()
 
+    @takes_modalities
     @can_return_tuple
     def forward(
         self,
@@ -216,9 +223,11 @@ class CrossFuseForTokenClassification(CrossFusePreTrainedEncoderModel):
         self.labeled_modality = _labeled_modality(config)
         self.modality_id = list(config.modalities).index(self.labeled_modality)
         self.dropout = nn.Dropout(config.classifier_dropout)
+        self.num_labels = config.num_labels
         self.classifier = nn.Linear(config.d_model, config.num_labels)
         self.post_init()
 
+    @takes_modalities
     @can_return_tuple
     def forward(
         self, input_ids: torch.LongTensor | None = None, labels: torch.LongTensor | None = None, **kwargs

@@ -26,14 +26,19 @@ from transformers.utils import logging
 
 from .classification import CrossFuseForSequenceClassification
 from .data import check_exists
-from .modeling_crossfuse import CrossFuseForConditionalGeneration
+from .modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseForSpeechSeq2Seq
 from .retrieval import CrossFuseForRetrieval
 
 
 # The models that the programs can ask.
 HEADS = {
     head.__name__: head
-    for head in (CrossFuseForConditionalGeneration, CrossFuseForSequenceClassification, CrossFuseForRetrieval)
+    for head in (
+        CrossFuseForConditionalGeneration,
+        CrossFuseForRetrieval,
+        CrossFuseForSequenceClassification,
+        CrossFuseForSpeechSeq2Seq,
+    )
 }
 
 
@@ -54,7 +59,8 @@ def load_model(name_or_path: str, device: str | None = None):
     check_exists("model", name_or_path)
     try:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
+        torch.empty(0, device=place)  # it may be the name of a device that this machine has not
+    except (AssertionError, RuntimeError) as error:
         raise ValueError(f"`device={device!r}` is no device: {one_line(error)}") from error
     model = _model_class(AutoConfig.from_pretrained(name_or_path)).from_pretrained(name_or_path)
     processor = AutoProcessor.from_pretrained(name_or_path)

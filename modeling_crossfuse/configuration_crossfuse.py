@@ -40,6 +40,9 @@ from .configuration_modalities import (
 # What `config.json` means. A change that older releases would misread raises it.
 FORMAT_VERSION = 1
 
+# What labels may be to transformers' classification heads.
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+
 # The fusion methods that a config may name; `register_fusion` adds to them.
 FUSION_TYPES = ["concat", "joint", "bottleneck", "latent"]
 
@@ -308,6 +311,12 @@ class CrossFuseConfig(LayerConfig):
                 f"`generate` keeps what starts with {', '.join(_RESERVED_STARTS)} for the decoder; rename it"
             )
 
+    def validate_problem_type(self):
+        if self.problem_type not in (None, *PROBLEM_TYPES):
+            raise ValueError(
+                f"`problem_type={self.problem_type!r}`; expected one of {', '.join(PROBLEM_TYPES)}, or None"
+            )
+
     def validate_labeled_modality(self):
         if self.labeled_modality is not None and self.labeled_modality not in self.modalities:
             raise ValueError(
@@ -349,6 +358,11 @@ class CrossFuseConfig(LayerConfig):
                 part = self.__dict__.get(name)
                 if isinstance(part, PreTrainedConfig):
                     part.dtype = value
+
+    @property
+    def resolved_problem_type(self) -> str:
+        """`problem_type` and, where there is none, what transformers' loss takes it for, given classes as labels."""
+        return self.problem_type or ("regression" if self.num_labels == 1 else "single_label_classification")
 
     @property
     def vocab_size(self) -> int:

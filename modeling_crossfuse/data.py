@@ -21,13 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from .configuration_crossfuse import PROBLEM_TYPES
+
 
 if TYPE_CHECKING:
     import datasets
-
-
-# What labels may be to transformers' classification heads.
-PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
 
 def get_column(row: Mapping[str, Any], column: str) -> Any:

@@ -123,6 +123,8 @@ def predict(
     Raises:
         ValueError: if a modality or a column is unknown, or a sample has no modality.
     """
+    if hasattr(model, "get_fused_features"):
+        raise ValueError("a model for retrieval gives vectors, not answers; see `embed`")
     if model.can_generate():
         generate_kwargs = answer_length(model, generate_kwargs)
 
@@ -173,9 +175,9 @@ def read_logits(logits: torch.Tensor, config) -> list[Any]:
     [['cat', 'dog'], ['cat']]
     ```
     """
-    if config.problem_type == "regression":
+    if config.resolved_problem_type == "regression":
         return (logits.squeeze(1) if config.num_labels == 1 else logits).tolist()
-    if config.problem_type == "multi_label_classification":
+    if config.resolved_problem_type == "multi_label_classification":
         return [[config.id2label[label] for label in row.nonzero().flatten().tolist()] for row in logits > 0]
     return [config.id2label[label] for label in logits.argmax(1).tolist()]
 
@@ -197,7 +199,8 @@ def eager_attention(model):
     configs = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
     implementations = [config._attn_implementation for config in configs]
     try:
-        model.set_attn_implementation("eager")
+        for config in configs:
+            config._attn_implementation = "eager"
         yield
     finally:
         # Setting a config's sets those of its parts, too: the whole comes first, its parts after it.
@@ -252,6 +255,8 @@ def evaluate_rows(
     start = time.perf_counter()
     if hasattr(model, "get_fused_features"):
         metrics = _evaluate_retrieval(model, processor, rows, inputs, references, **predict_kwargs)
+    elif hasattr(model, "labeled_modality"):
+        raise ValueError("a model that labels positions can't be evaluated by samples")
     elif model.can_generate():
         metrics = _evaluate_texts(model, processor, rows, inputs, references, **predict_kwargs)
     else:
@@ -277,22 +282,32 @@ def _evaluate_labels(model, processor, rows, inputs, references, **predict_kwarg
     from .metrics import compute_label_metrics
 
     answers = predict(model, processor, rows, inputs, **predict_kwargs)
-    references = [_named(reference, model.config.id2label) for reference in references]
-    return compute_label_metrics(answers, references, model.config.problem_type)
+    problem_type = model.config.resolved_problem_type
+    if problem_type != "regression":
+        references = [_named(row, reference, model.config.id2label) for row, reference in enumerate(references)]
+    return compute_label_metrics(answers, references, problem_type)
 
 
-def _named(reference: Any, id2label: dict[int, str]) -> Any:
+def _named(row: int, reference: Any, id2label: dict[int, str]) -> Any:
     """The name of a label, which a data set may have as its number."""
     if isinstance(reference, list):
-        return [_named(label, id2label) for label in reference]
-    return id2label[reference] if isinstance(reference, int) else reference
+        return [_named(row, label, id2label) for label in reference]
+    name = id2label.get(reference) if isinstance(reference, int) else reference
+    if name not in id2label.values():
+        raise ValueError(
+            f"row {row} has {reference!r} in the column of the right answers, which is none of the model's "
+            f"{len(id2label)} labels"
+        )
+    return name
 
 
 def _evaluate_retrieval(
-    model, processor, rows, inputs, references, batch_size=64, degrade=None, progress=True, **predict_kwargs
+    model, processor, rows, inputs, references, question=None, batch_size=64, degrade=None, progress=True, **kwargs
 ) -> dict[str, float]:
     from .metrics import RankingMetrics
 
+    if question is not None:
+        raise ValueError("a model for retrieval can't be asked a question; leave it out")
     _check_texts(references)
     name = text_modality(model.config)
     if name in inputs:

@@ -23,7 +23,7 @@ import torch
 
 from .classification import CrossFuseForSequenceClassification
 from .evaluation import answer_length, answered, attention_shares, eager_attention, evaluation_mode, to_device
-from .inputs import ModalityInputs, find_present, read_inputs, refuse_unknown_tensors
+from .inputs import ModalityInputs, check_labels, find_present, read_inputs, refuse_unknown_tensors
 from .modeling_crossfuse import CrossFuseEncoderOutput, CrossFuseForConditionalGeneration
 
 
@@ -192,13 +192,15 @@ class _Answer(NamedTuple):
 def _read_tokens(model, inputs: dict[str, torch.Tensor], generated_ids, batch_size: int) -> list[_Answer]:
     if generated_ids is None:
         generated_ids = model.generate(**inputs, **answer_length(model, {}))
+    generated_ids = torch.as_tensor(getattr(generated_ids, "sequences", generated_ids), device=model.device)
     if generated_ids.dim() != 2 or len(generated_ids) != batch_size or generated_ids.shape[1] < 2:
         raise ValueError(
             f"`generated_ids` has shape {tuple(generated_ids.shape)}; expected {batch_size} rows of a start token and "
             "an answer"
         )
+    check_labels(generated_ids, model.config.vocab_size)
     lengths = answered(generated_ids[:, 1:], model).sum(1)
-    return [_token_answer(ids[: length + 1]) for ids, length in zip(generated_ids.to(model.device), lengths)]
+    return [_token_answer(ids[: length + 1]) for ids, length in zip(generated_ids, lengths)]
 
 
 def _token_answer(ids: torch.LongTensor) -> _Answer:
@@ -216,17 +218,17 @@ def _token_answer(ids: torch.LongTensor) -> _Answer:
 def _read_labels(model, inputs: dict[str, torch.Tensor], labels, batch_size: int) -> list[_Answer]:
     logits = model(**inputs).logits
     num_labels = logits.shape[1]
-    default = "regression" if num_labels == 1 else "single_label_classification"  # as the loss would take it
-    problem_type = model.config.problem_type or default
+    problem_type = model.config.resolved_problem_type
     activation = _ACTIVATIONS[problem_type]
     is_exclusive = problem_type == "single_label_classification"
     if labels is None:
         labels = logits.argmax(1) if is_exclusive else torch.arange(num_labels).expand(batch_size, -1)
-    labels = labels.to(logits.device).reshape(len(labels), -1)
+    labels = torch.atleast_1d(torch.as_tensor(labels, device=logits.device))
+    labels = labels.reshape(len(labels), -1)
     if len(labels) != batch_size or labels.is_floating_point() or ((labels < 0) | (labels >= num_labels)).any():
         raise ValueError(
-            f"`labels` has shape {tuple(labels.shape)} and dtype {labels.dtype}; expected {batch_size} rows of "
-            f"classes, integers of at least 0 and below `num_labels={num_labels}`"
+            f"`labels={labels.tolist()}`; expected {batch_size} rows of classes, integers of at least 0 and below "
+            f"`num_labels={num_labels}`"
         )
 
     return [_class_answer(row, model.config.id2label, activation) for row in labels]
@@ -416,7 +418,7 @@ class _Game:
 
         # Reproducible, and without a trace in the user's random numbers.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)  # not those of GPUs, which are not put back
             values = _sampling_class()(modality_value).attribute(
                 torch.ones(1, *pieces.shape),
                 n_samples=num_orders,

@@ -183,9 +183,12 @@ def write_model_card(
         has_code=(output_dir / "modeling_crossfuse.py").is_file(),
         example=_example(model_id or output_dir.as_posix(), model, processor),
         answer=_answer(model),
-        reader={"generation": "the decoder attends to", "classification": "the classifier reads"}.get(
-            _head(model), "becomes one vector"
-        ),
+        reader={
+            "generation": "the decoder attends to",
+            "classification": "the classifier reads",
+            "token classification": "the classifier reads",
+            "retrieval": "becomes one vector",
+        }.get(_head(model), "a head is to read"),
         fusion=model.config.fusion.type,
         dataset=dataset and f"`{dataset}`",
         split=split,
@@ -219,11 +222,17 @@ def _head(model) -> str:
     """What the model's head does, as a recipe's `task` calls it."""
     if model.can_generate():
         return "generation"
-    return "retrieval" if hasattr(model, "get_fused_features") else "classification"
+    if hasattr(model, "get_fused_features"):
+        return "retrieval"
+    if hasattr(model, "labeled_modality"):
+        return "token classification"
+    return "classification" if hasattr(model, "classifier") else "none"
 
 
 def _pipeline_tag(head: str, kinds: set[str]) -> str | None:
     """The task that the Hub lists the model under."""
+    if head in ("none", "token classification"):
+        return "feature-extraction" if head == "none" else "token-classification"
     if head == "retrieval":
         return "zero-shot-image-classification" if {"image", "text"} <= kinds else "feature-extraction"
     if head == "classification":
@@ -246,11 +255,20 @@ def _answer(model) -> dict[str, str]:
         shape = f"(batch, {model.projection.out_features})"
         tensor = "get_fused_features(...).pooler_output"
         return {"words": "turns it into one vector", "kind": "vector", "tensor": tensor, "shape": shape}
+    if _head(model) == "none":
+        shape = f"(batch, length, {config.d_model})"
+        return {"words": "has no head", "kind": "states", "tensor": "last_hidden_state", "shape": shape}
+    if _head(model) == "token classification":
+        words = f"gives each position of `{model.labeled_modality}` one of {config.num_labels} labels"
+        shape = f"(batch, positions, {config.num_labels})"
+        return {"words": words, "kind": "labels", "tensor": "logits", "shape": shape}
     answers = {
         "regression": ("answers with numbers" if config.num_labels > 1 else "answers with a number", "numbers"),
         "multi_label_classification": (f"says which of {config.num_labels} labels it has", "labels"),
     }
-    words, kind = answers.get(config.problem_type, (f"answers with one of {config.num_labels} labels", "label"))
+    words, kind = answers.get(
+        config.resolved_problem_type, (f"answers with one of {config.num_labels} labels", "label")
+    )
     return {"words": words, "kind": kind, "tensor": "logits", "shape": f"(batch, {config.num_labels})"}
 
 
@@ -326,6 +344,11 @@ _EXAMPLES = {
         "print(processor.batch_decode(answer, skip_special_tokens=True))",
     ),
     "classification": ("AutoModelForSequenceClassification", "print(model(**batch).logits, model.config.id2label)"),
+    "none": ("AutoModel", "print(model(**batch).last_hidden_state.shape)"),
+    "token classification": (
+        "AutoModelForTokenClassification",
+        "print(model(**batch).logits.argmax(-1), model.config.id2label)",
+    ),
     "retrieval": ("AutoModelForZeroShotImageClassification", "print(model.get_fused_features(**batch).pooler_output)"),
 }
 

@@ -14,6 +14,8 @@
 """CrossFuse models: the encoders and their fusion, with and without a decoder, and the model that generates text."""
 
 import copy
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -409,6 +411,29 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
         return None if token is None else torch.full((len(memory), 1), token, device=memory.device)
 
 
+# What a `forward` that hands all tensors on to the encoders takes of modalities that are named as their kind.
+_TENSORS_OF_KINDS = (
+    "attention_mask",
+    "inputs_embeds",
+    "pixel_values",
+    "image_mask",
+    "pixel_values_videos",
+    "video_mask",
+    "input_features",
+    "feature_attention_mask",
+    "modality_mask",
+)
+
+
+def takes_modalities(forward: Callable) -> Callable:
+    """Names the modalities' tensors in the signature of a `forward`: Trainer drops columns that it does not name."""
+    signature = inspect.signature(forward)
+    *named, others = signature.parameters.values()
+    tensors = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in _TENSORS_OF_KINDS]
+    forward.__signature__ = signature.replace(parameters=[*named, *tensors, others])
+    return forward
+
+
 class CrossFusePreTrainedEncoderModel(EncodersMixin, CrossFusePreTrainedModel):
     """Base class of the models without a decoder."""
 
@@ -454,6 +479,7 @@ class CrossFuseEncoderModel(CrossFusePreTrainedEncoderModel):
         self.encoder = CrossFuseMultimodalEncoder(config)
         self.post_init()
 
+    @takes_modalities
     @can_return_tuple
     def forward(self, input_ids: torch.LongTensor | None = None, **kwargs) -> CrossFuseEncoderOutput:
         r"""

@@ -26,7 +26,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .configuration_crossfuse import CrossFuseConfig
 from .inputs import read_inputs, read_present
 from .layers import CrossFuseAttentionPooling
-from .modeling_crossfuse import CrossFuseEncoderModel, CrossFusePreTrainedEncoderModel
+from .modeling_crossfuse import CrossFuseEncoderModel, CrossFusePreTrainedEncoderModel, takes_modalities
 
 
 # Where the papers of the losses start: the logarithm of the scale, and the bias.
@@ -139,13 +139,13 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderModel):
             attentions=outputs.attentions,
         )
 
-    def get_text_features(self, **kwargs) -> BaseModelOutputWithPooling:
+    def get_text_features(self, input_ids: torch.LongTensor | None = None, **kwargs) -> BaseModelOutputWithPooling:
         """[`get_fused_features`] of the modalities of kind `text` alone; what is given of others is left out."""
-        return self._features_of_kind("text", kwargs)
+        return self._features_of_kind("text", {"input_ids": input_ids, **kwargs})
 
-    def get_image_features(self, **kwargs) -> BaseModelOutputWithPooling:
+    def get_image_features(self, pixel_values: torch.Tensor | None = None, **kwargs) -> BaseModelOutputWithPooling:
         """[`get_fused_features`] of the modalities of kind `image` alone; what is given of others is left out."""
-        return self._features_of_kind("image", kwargs)
+        return self._features_of_kind("image", {"pixel_values": pixel_values, **kwargs})
 
     def get_video_features(self, **kwargs) -> BaseModelOutputWithPooling:
         """[`get_fused_features`] of the modalities of kind `video` alone; what is given of others is left out."""
@@ -165,6 +165,7 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderModel):
         others = {tensor for name in modalities if name not in names for tensor in modalities.tensor_names_of(name)}
         return {key: value for key, value in tensors.items() if key not in others}
 
+    @takes_modalities
     @can_return_tuple
     def forward(
         self,
@@ -198,6 +199,8 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderModel):
                 "as many, or `return_loss=False`"
             )
         if return_loss and len(first) == len(second):
+            if item_ids is not None and item_ids.shape != has_first.shape:
+                raise ValueError(f"`item_ids` have shape {tuple(item_ids.shape)}; expected {tuple(has_first.shape)}")
             loss = self._loss(first, second, has_first & has_second, item_ids)
         logits = self.compare(first, second)
         per_image = {}

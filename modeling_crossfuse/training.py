@@ -47,9 +47,8 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from .augmentation import BatchAugmentation
 from .caching import CachedInputs, CachedInputsCollator, EncodedInputs, frozen_modalities
 from .classification import CrossFuseForSequenceClassification
-from .configuration_crossfuse import CrossFuseConfig
+from .configuration_crossfuse import PROBLEM_TYPES, CrossFuseConfig
 from .data import (
-    PROBLEM_TYPES,
     CrossFuseDataCollator,
     get_column,
     has_text,

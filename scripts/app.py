@@ -139,21 +139,16 @@ def seconds_of(path: str) -> float:
         return 0.0  # the processor says what is wrong with it
 
 
-def is_regression(config) -> bool:
-    """As the loss and [`explain`] take it."""
-    return config.problem_type == "regression" or (config.problem_type is None and config.num_labels == 1)
-
-
 def read_answer(model, processor, batch, explanation) -> str | dict[str, float]:
     """What the page shows as the answer: a text, or the probability of each class."""
     if model.can_generate():
         return processor.decode(explanation.targets, skip_special_tokens=True).strip() or "(nothing)"
-    if is_regression(model.config):
+    if model.config.resolved_problem_type == "regression":
         named = zip(explanation.labels, explanation.scores.tolist())
         return "\n".join(f"{label}: {score:.4g}" for label, score in named)
     with torch.inference_mode():
         logits = model(**batch).logits[0].float()
-    several = model.config.problem_type == "multi_label_classification"
+    several = model.config.resolved_problem_type == "multi_label_classification"
     probabilities = logits.sigmoid() if several else logits.softmax(0)
     return {model.config.id2label[label]: score for label, score in enumerate(probabilities.tolist())}
 
@@ -204,7 +199,7 @@ def for_visitors(error: Exception, values: Sequence[str | None]) -> str:
 
 
 def answer_component(model):
-    if model.can_generate() or is_regression(model.config):
+    if model.can_generate() or model.config.resolved_problem_type == "regression":
         return gr.Textbox(label="Answer", buttons=["copy"], elem_id="answer")
     return gr.Label(label="Answer", num_top_classes=5, elem_id="answer")
 

@@ -13,6 +13,8 @@
 # limitations under the License.
 """Every test finds the registered fusions and the logging of transformers as they were."""
 
+import os
+
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
@@ -22,6 +24,10 @@ from modeling_crossfuse.configuration_crossfuse import FUSION_TYPES
 from modeling_crossfuse.fusion import FUSIONS
 
 from .hub_server import TOKEN, serve
+
+
+# Its bars stand on standard error, where tests expect one line, whenever a data set is not in the cache yet.
+os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
 
 @pytest.fixture(autouse=True)

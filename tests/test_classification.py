@@ -13,6 +13,7 @@
 # limitations under the License.
 """The heads that label, whole samples or positions of a stream."""
 
+import datasets
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -24,6 +25,8 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoModelForVideoClassification,
     BertConfig,
+    Trainer,
+    TrainingArguments,
 )
 
 from modeling_crossfuse import (
@@ -221,3 +224,23 @@ def test_token_classification_saves_and_loads(tmp_path):
     inputs = tiny_inputs(model.config)
     loaded = AutoModelForTokenClassification.from_pretrained(tmp_path)
     assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+
+
+@pytest.mark.parametrize("auto_class", [AutoModelForSequenceClassification, AutoModelForTokenClassification])
+def test_trainer_hands_on_the_modalities(auto_class, tmp_path):
+    config = tiny_config("text", "image", **LABELS)
+    model = auto_class.from_config(config)
+    labels = torch.zeros(4, 5, dtype=torch.long) if "Token" in auto_class.__name__ else torch.tensor([0, 1, 2, 0])
+    rows = [
+        {name: value[row] for name, value in {**tiny_inputs(config, 4), "labels": labels}.items()} for row in range(4)
+    ]
+    seen = []
+    model.model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(set(kwargs)), with_kwargs=True)
+    arguments = TrainingArguments(tmp_path, max_steps=1, report_to="none", save_strategy="no", use_cpu=True)
+    Trainer(model, arguments, train_dataset=datasets.Dataset.from_list(rows)).train()
+    assert {"input_ids", "pixel_values"} <= seen[0]
+
+
+def test_refuses_an_unknown_problem_type():
+    with pytest.raises((ValueError, StrictDataclassError), match="`problem_type='guessing'`; expected one of single"):
+        tiny_config("text", problem_type="guessing")

@@ -14,6 +14,7 @@
 """Classification, regression and retrieval by the programs: train, evaluate, predict, and the card."""
 
 import json
+import re
 
 import datasets
 import numpy as np
@@ -21,7 +22,12 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from modeling_crossfuse import CrossFuseDataCollator, CrossFuseForConditionalGeneration, CrossFuseProcessor
+from modeling_crossfuse import (
+    CrossFuseDataCollator,
+    CrossFuseForConditionalGeneration,
+    CrossFuseForSequenceClassification,
+    CrossFuseProcessor,
+)
 from modeling_crossfuse.data import label_names, problem_type_of
 from modeling_crossfuse.training import build_model, number_labels, parse_recipe
 
@@ -199,6 +205,31 @@ def test_what_is_refused(folder, tmp_path, argv, message, capsys):
     with pytest.raises((ValueError, SystemExit)) as error:
         load_script("train").main(full)
     assert message in str(error.value) + capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "target", "message"),
+    [
+        ({"id2label": {0: "blue", 1: "green"}}, "name", "row 2 has 'red' .* none of the model's 2 labels"),
+        ({"id2label": {0: "blue", 1: "green"}}, "number", "row 2 has 2 .* none of the model's 2 labels"),
+    ],
+)
+def test_evaluation_refuses_labels_of_others(folder, tmp_path, settings, target, message, capsys):
+    save_classifier(tmp_path, **settings)
+    with pytest.raises(SystemExit):
+        evaluate(folder, tmp_path, target, "wrist=wrist")
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_evaluates_whole_numbers_as_a_regression(folder, tmp_path):
+    save_classifier(tmp_path, num_labels=1)
+    assert evaluate(folder, tmp_path, "number", "wrist=wrist")[0]["mae"] > 0
+
+
+def save_classifier(path, **settings):
+    config = tiny_config("wrist", **settings)
+    CrossFuseForSequenceClassification(config).save_pretrained(path)
+    CrossFuseProcessor.from_config(config).save_pretrained(path)
 
 
 def test_evaluate_and_predict_refuse_a_model_without_a_head(folder, tmp_path, capsys):
