@@ -180,7 +180,6 @@ def write_model_card(
         model_name=name,
         modality_list=_listed([f"`{name}`" for name in modalities]),
         modality_rows=list(_modality_rows(modalities)),
-        has_code=(output_dir / "modeling_crossfuse.py").is_file(),
         example=_example(model_id or output_dir.as_posix(), model, processor),
         answer=_answer(model),
         reader={
@@ -349,7 +348,7 @@ _EXAMPLES = {
         "AutoModelForTokenClassification",
         "print(model(**batch).logits.argmax(-1), model.config.id2label)",
     ),
-    "retrieval": ("AutoModelForZeroShotImageClassification", "print(model.get_fused_features(**batch).pooler_output)"),
+    "retrieval": ("AutoModelForZeroShotImageClassification", "print(model(**batch, return_loss=False).logits)"),
 }
 
 

@@ -20,6 +20,7 @@ The token is that of `hf auth login`, or of the environment variable HF_TOKEN. H
 
 import argparse
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -43,6 +44,8 @@ examples:
 exit codes: 0 done, 2 a wrong argument or folder, or a push that failed (one line on standard error says which)
 """
 
+# What a card's example loads, up to where from.
+_LOADS_OURS = re.compile(r"((?:model|processor) = \w+\.from_pretrained\()\"[^\"]*\"")
 # Weights of an earlier push that this one may not have: beside it, they could be loaded in its place.
 _WEIGHTS = ["model*.safetensors", "model.safetensors.index.json"]
 
@@ -74,9 +77,9 @@ def prepare(source: Path, folder: Path, repo_id: str):
         processor.save_pretrained(folder)
     save_code(folder)
     if (source / "README.md").is_file():
-        # Its example loads the model from where it was.
+        # Its example loads the model from where it was saved.
         card = (source / "README.md").read_text(encoding="utf-8")
-        write_whole(folder / "README.md", card.replace(json.dumps(source.as_posix()), json.dumps(repo_id)))
+        write_whole(folder / "README.md", _LOADS_OURS.sub(rf"\g<1>{json.dumps(repo_id)}", card))
     else:
         write_model_card(folder, model, processor, model_id=repo_id)
 
@@ -98,10 +101,13 @@ def push(folder: Path, args: argparse.Namespace) -> CommitInfo:
     except ValueError as error:  # says on several lines what is wrong with the card
         raise ValueError(" ".join(str(error).split())) from error
     except Exception as error:  # the client lets through those of the library that it sends requests with
-        raise OSError(
-            f"the push to {args.repo_id} failed: {one_line(error)} Run it again: the Hub has a push whole or not at "
-            "all, and what arrived is not sent twice."
-        ) from error
+        refused = getattr(getattr(error, "response", None), "status_code", None) in (401, 403)
+        advice = (
+            "Log in with `hf auth login`, or give a --token with the right to write."
+            if refused
+            else "Run it again: the Hub has a push whole or not at all, and what arrived is not sent twice."
+        )
+        raise OSError(f"the push to {args.repo_id} failed: {one_line(error)} {advice}") from error
 
 
 def run(argv: list[str] | None) -> CommitInfo:

@@ -204,6 +204,13 @@ def saved(model, processor, tmp_path):
     return folder
 
 
+def test_the_card_loads_the_model_from_where_it_was_pushed(hub, saved, model, processor):
+    write_model_card(saved, model, processor, model_id="another/place")
+    push_to_hub([str(saved), "me/fusion"])
+    card = hub.repositories["me/fusion"].files()["README.md"].decode()
+    assert card.count('from_pretrained("me/fusion")') == 2 and "another/place" not in card
+
+
 def test_script(hub, saved, capsys):
     commit = push_to_hub([str(saved), "me/fusion", "--private", "--message", "First"])
     repository = hub.repositories["me/fusion"]
