@@ -313,7 +313,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--share", action="store_true", help="also make a public link through gradio's servers")
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU where there is one)")
     parser.add_argument("--write_space", type=Path, metavar="FOLDER", help="write a Space instead, into a new folder")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.port is not None and not 1 <= args.port <= 65_535:
+        raise ValueError(f"--port is {args.port}; expected 1 to 65535")
+    return args
 
 
 def run(argv: list[str] | None):
