@@ -86,6 +86,7 @@ class DecoderError(ValueError):
 
 
 def parameters_of(encoder: PreTrainedModel | type[PreTrainedModel]) -> dict[str, inspect.Parameter]:
+    """The arguments of an encoder's `forward`, by name, without `self`."""
     parameters = dict(inspect.signature(encoder.forward).parameters)
     parameters.pop("self", None)  # of a class
     return parameters
@@ -114,6 +115,7 @@ def made_up_values(encoder: nn.Module, config: CrossFuseWrappedEncoderConfig) ->
 
 
 def first_line(error: Exception) -> str:
+    """The type of an error and the first line of what it says."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
