@@ -14,6 +14,7 @@
 """Data sets: reading their rows and columns, and turning rows into batches with labels."""
 
 import random
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -386,6 +387,8 @@ class CrossFuseDataCollator:
             return self.label2id[label]
         if isinstance(label, int):
             return int(label)
+        if self.problem_type == "retrieval":  # items that training never saw need numbers, alike in all processes
+            return len(self.label2id) + zlib.crc32(label.encode())
         raise ValueError(
             f"the target column {self.target!r} has {label!r}, which is none of the {len(self.label2id)} labels"
         )

@@ -261,6 +261,8 @@ def test_labels_of_batches():
     assert labels("name", "single_label_classification").tolist() == [0, -100, 2]
     assert "labels" not in (batch := collator(target="name", problem_type="retrieval", label2id=label2id)(rows))
     assert batch["item_ids"].tolist() == [0, -100, 2]
+    unseen = collator(target="name", problem_type="retrieval", label2id={"blue": 0})(rows[::2] + rows[2:])["item_ids"]
+    assert unseen[0] == 0 and unseen[1] == unseen[2] > 0
 
 
 @pytest.mark.parametrize(
