@@ -15,13 +15,14 @@
 
 import torch
 from torch import nn
-from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import Cache
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_crossfuse import CrossFuseDecoderConfig
+from .decoding import CrossFuseCache, can_decode_token, decode_token
 from .layers import (
     RECORDED,
     CrossFuseAttention,
@@ -67,6 +68,16 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
             return hidden_states, self.rotary_emb(positions, hidden_states.dtype)
         return hidden_states + sinusoidal_positions(positions, hidden_states.shape[-1]).to(hidden_states), None
 
+    def _memory_mask(self, inputs_embeds, memory, memory_mask) -> torch.Tensor | None:
+        if memory is not None and memory.shape[0] != inputs_embeds.shape[0]:
+            inputs_embeds = inputs_embeds[: memory.shape[0], :1]  # all beams of a sample may read the same
+        return create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=memory_mask,
+            encoder_hidden_states=memory,
+        )
+
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -100,7 +111,7 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         if use_cache and past_key_values is None:
-            past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
+            past_key_values = CrossFuseCache()
         _check_shapes(inputs_embeds, encoder_hidden_states, attention_mask, past_key_values)
         if position_ids is None:
             position_ids = _next_positions(inputs_embeds, attention_mask, past_key_values)
@@ -111,24 +122,25 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
             past_key_values=past_key_values,
             position_ids=position_ids,
         )
-        encoder_attention_mask = create_bidirectional_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=encoder_attention_mask,
-            encoder_hidden_states=encoder_hidden_states,
-        )
+        encoder_attention_mask = self._memory_mask(inputs_embeds, encoder_hidden_states, encoder_attention_mask)
         hidden_states, position_embeddings = self._embed_positions(inputs_embeds, position_ids)
         hidden_states = self.dropout(hidden_states)
-        for layer in self.layers:
-            hidden_states = layer(
-                hidden_states,
-                causal_mask,
-                encoder_hidden_states,
-                encoder_attention_mask,
-                position_embeddings=position_embeddings,
-                past_key_values=past_key_values,
-                **kwargs,
-            )
+        if can_decode_token(self.layers, inputs_embeds, past_key_values):
+            for layer in self.layers:
+                hidden_states = decode_token(
+                    layer, hidden_states, causal_mask, encoder_attention_mask, position_embeddings, past_key_values
+                )
+        else:
+            for layer in self.layers:
+                hidden_states = layer(
+                    hidden_states,
+                    causal_mask,
+                    encoder_hidden_states,
+                    encoder_attention_mask,
+                    position_embeddings=position_embeddings,
+                    past_key_values=past_key_values,
+                    **kwargs,
+                )
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values if use_cache else None
         )
@@ -137,7 +149,8 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
 def _check_shapes(inputs_embeds, encoder_hidden_states, attention_mask, past_key_values):
     """The answer has as many samples as the memory, and its mask, unless `generate` made it, covers all its tokens."""
     batch, length = inputs_embeds.shape[:2]
-    if encoder_hidden_states is not None and encoder_hidden_states.shape[0] != batch:
+    beams = isinstance(past_key_values, CrossFuseCache) and batch % max(len(encoder_hidden_states), 1) == 0
+    if encoder_hidden_states is not None and encoder_hidden_states.shape[0] != batch and not beams:
         raise ValueError(
             f"the decoder's input has {batch} samples and the memory has {encoder_hidden_states.shape[0]}; expected "
             "as many"

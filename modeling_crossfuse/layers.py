@@ -61,7 +61,7 @@ def sinusoidal_positions(position_ids: torch.Tensor, dim: int) -> torch.Tensor:
     exponents = torch.arange(per_axis, device=position_ids.device, dtype=torch.float32) / max(per_axis, 1)
     angles = position_ids[..., None].float() * torch.exp(-math.log(10_000.0) * exponents)
     waves = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
-    return nn.functional.pad(waves, (0, dim - waves.shape[-1]))
+    return nn.functional.pad(waves, (0, dim - waves.shape[-1])) if waves.shape[-1] < dim else waves
 
 
 class CrossFuseRotaryEmbedding(nn.Module):
@@ -214,6 +214,9 @@ class CrossFuseAttention(nn.Module):
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
+        batch, rows = queries.shape[0], keys.shape[0]
+        if rows != batch:  # beams of a sample are queries of the same memory
+            queries = join_beams(queries, rows)
         output, weights = attend(
             self,
             queries,
@@ -225,7 +228,14 @@ class CrossFuseAttention(nn.Module):
             is_causal=self.is_causal,
             **kwargs,
         )
+        if rows != batch and weights is not None:
+            weights = weights.unflatten(2, (batch // rows, -1)).transpose(1, 2).flatten(0, 1)
         return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1)), weights
+
+
+def join_beams(queries: torch.Tensor, rows: int) -> torch.Tensor:
+    """Queries `(rows * beams, heads, length, head_dim)` as `(rows, heads, beams * length, head_dim)`."""
+    return queries.unflatten(0, (rows, -1)).transpose(1, 2).flatten(2, 3)
 
 
 class CrossFuseMLP(nn.Module):

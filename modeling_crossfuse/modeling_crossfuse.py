@@ -16,7 +16,7 @@
 import copy
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .composition import EncodersMixin
 from .configuration_crossfuse import CrossFuseConfig
 from .decoder import CrossFuseDecoder
+from .decoding import CrossFuseCache
 from .encoders import CrossFuseEncoders
 from .fusion import FUSIONS, Stream
 from .inputs import ModalityInputs, check_labels, find_present, read_inputs, refuse_no_modality, refuse_unknown_tensors
@@ -66,7 +67,7 @@ class CrossFuseModelOutput(Seq2SeqModelOutput):
 
     Args:
         pooler_output (`torch.Tensor` of shape `(batch, d_model)`): mean of `last_hidden_state` over the target's
-            length, its padding left out.
+            length, its padding left out; none with `past_key_values`.
         encoder_attention_mask (`torch.Tensor` of shape `(batch, memory_length)`): 1 for what the decoder may read.
         encoder_modality_ids (`torch.LongTensor` of shape `(batch, memory_length)`): the modality of each position.
     """
@@ -307,6 +308,7 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
         super().__init__(config)
         self.encoder = CrossFuseMultimodalEncoder(config)
         self.decoder = CrossFuseDecoder(config.decoder)
+        self.encoder_tensor_names = frozenset([*config.modalities.tensor_names, "modality_mask"])
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -377,7 +379,6 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             encoder_outputs = CrossFuseEncoderOutput(*encoder_outputs)
         if decoder_input_ids is None and decoder_inputs_embeds is None and past_key_values is None:
             decoder_input_ids = self._start_tokens(encoder_outputs.last_hidden_state)
-        tensor_names = self.config.modalities.tensor_names
         encoder_attention_mask = getattr(encoder_outputs, "attention_mask", None)
         decoder_outputs = self.decoder(
             input_ids=decoder_input_ids,
@@ -389,8 +390,11 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             past_key_values=past_key_values,
             use_cache=use_cache,
             return_dict=True,
-            **{key: value for key, value in kwargs.items() if key not in tensor_names},
+            **{key: value for key, value in kwargs.items() if key not in self.encoder_tensor_names},
         )
+        pooled = None
+        if past_key_values is None:  # or else the start of the answer is not here
+            pooled = masked_mean(decoder_outputs.last_hidden_state, decoder_attention_mask)
         return CrossFuseModelOutput(
             last_hidden_state=decoder_outputs.last_hidden_state,
             past_key_values=decoder_outputs.past_key_values,
@@ -400,7 +404,7 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             encoder_last_hidden_state=encoder_outputs.last_hidden_state,
             encoder_hidden_states=encoder_outputs.hidden_states,
             encoder_attentions=encoder_outputs.attentions,
-            pooler_output=masked_mean(decoder_outputs.last_hidden_state, decoder_attention_mask),
+            pooler_output=pooled,
             encoder_attention_mask=encoder_attention_mask,
             encoder_modality_ids=getattr(encoder_outputs, "modality_ids", None),
         )
@@ -609,6 +613,8 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         loss_kwargs = {key: kwargs.pop(key) for key in ("num_items_in_batch", "shift_labels") if key in kwargs}
         if labels is not None:
             check_labels(labels, self.config.vocab_size)
+        if labels is not None and use_cache is None and past_key_values is None:
+            use_cache = False  # nobody goes on from an answer that is known
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         outputs = self.model(
@@ -678,7 +684,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         self, input_ids, decoder_attention_mask=None, decoder_position_ids=None, **kwargs
     ):
         """What `generate` hands to `forward` at each step: the memory, never again the modalities."""
-        kwargs = {key: value for key, value in kwargs.items() if key not in self._encoder_tensor_names}
+        kwargs = {key: value for key, value in kwargs.items() if key not in self.model.encoder_tensor_names}
         if decoder_position_ids is None and decoder_attention_mask is not None:
             # A static cache gets its mask in four dimensions, from which the decoder can't count positions.
             decoder_position_ids = (decoder_attention_mask.long().cumsum(-1) - 1).clamp(min=0)
@@ -689,9 +695,31 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
             kwargs["next_sequence_length"] = input_ids.shape[1] - kwargs["past_key_values"].get_seq_length()
         return super().prepare_inputs_for_generation(input_ids, **kwargs)
 
-    @property
-    def _encoder_tensor_names(self) -> list[str]:
-        return [*self.config.modalities.tensor_names, "modality_mask"]
+    def _prepare_cache_for_generation(self, generation_config, model_kwargs: dict[str, Any], *args, **kwargs):
+        makes_cache = model_kwargs.get("past_key_values") is None
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        memory = model_kwargs["encoder_outputs"]
+        if not isinstance(memory, BaseModelOutput):
+            return
+        if memory.get("attention_mask") is not None and bool((memory.attention_mask != 0).all()):
+            memory = replace(memory, attention_mask=None)  # or else each step would look for what it masks
+        is_dynamic = generation_config.cache_implementation in (None, "dynamic")
+        if makes_cache and is_dynamic and model_kwargs.get("past_key_values") is not None:
+            model_kwargs["past_key_values"] = CrossFuseCache()
+            memory = self._share_memory(memory, generation_config)
+        model_kwargs["encoder_outputs"] = memory
+
+    def _share_memory(self, memory: CrossFuseEncoderOutput, generation_config) -> CrossFuseEncoderOutput:
+        """The memory of each sample once, whereas `generate` has repeated it for each beam and returned sequence."""
+        repeats = max(generation_config.num_beams, generation_config.num_return_sequences)
+        if repeats == 1 or self.config.decoder._attn_implementation not in ("eager", "sdpa"):
+            return memory
+        mask = memory.get("attention_mask")
+        return replace(
+            memory,
+            last_hidden_state=memory.last_hidden_state[::repeats],
+            attention_mask=None if mask is None else mask[::repeats],
+        )
 
     def _prepare_model_inputs(self, inputs, bos_token_id, model_kwargs):
         model_kwargs.pop("labels", None)  # Trainer passes them; they are no input of the encoder
@@ -709,7 +737,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
 
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]):
         super()._validate_model_kwargs(
-            {key: value for key, value in model_kwargs.items() if key not in self._encoder_tensor_names}
+            {key: value for key, value in model_kwargs.items() if key not in self.model.encoder_tensor_names}
         )
 
 
