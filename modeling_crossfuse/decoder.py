@@ -33,6 +33,7 @@ from .layers import (
     make_norm,
     sinusoidal_positions,
 )
+from .packing import Packing, pack, unpack
 
 
 class CrossFuseDecoder(CrossFusePreTrainedModel):
@@ -90,6 +91,7 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        needed_mask: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         r"""
@@ -102,6 +104,8 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
             past_key_values ([`~transformers.EncoderDecoderCache`]): keys and values of earlier steps and of the
                 memory.
             inputs_embeds (`torch.Tensor` of shape `(batch, target_length, d_model)`): instead of `input_ids`.
+            needed_mask (`torch.Tensor` of shape `(batch, target_length)`): 1 for positions that are read, here or by
+                a later position. The others, the end of shorter answers, are not computed and give zeros.
 
         Raises:
             ValueError: unless exactly one of `input_ids` and `inputs_embeds` is given.
@@ -110,9 +114,9 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
             raise ValueError("You must specify exactly one of `decoder_input_ids` and `decoder_inputs_embeds`")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
+        _check_shapes(inputs_embeds, encoder_hidden_states, attention_mask, past_key_values)
         if use_cache and past_key_values is None:
             past_key_values = CrossFuseCache()
-        _check_shapes(inputs_embeds, encoder_hidden_states, attention_mask, past_key_values)
         if position_ids is None:
             position_ids = _next_positions(inputs_embeds, attention_mask, past_key_values)
         causal_mask = create_causal_mask(
@@ -122,6 +126,7 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
             past_key_values=past_key_values,
             position_ids=position_ids,
         )
+        memory_packing = Packing.of(None if _reads_cache(past_key_values) else encoder_attention_mask)
         encoder_attention_mask = self._memory_mask(inputs_embeds, encoder_hidden_states, encoder_attention_mask)
         hidden_states, position_embeddings = self._embed_positions(inputs_embeds, position_ids)
         hidden_states = self.dropout(hidden_states)
@@ -131,6 +136,9 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
                     layer, hidden_states, causal_mask, encoder_attention_mask, position_embeddings, past_key_values
                 )
         else:
+            packing = Packing.of(needed_mask)
+            hidden_states = pack(hidden_states, packing)
+            encoder_hidden_states = pack(encoder_hidden_states, memory_packing)
             for layer in self.layers:
                 hidden_states = layer(
                     hidden_states,
@@ -139,22 +147,28 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
                     encoder_attention_mask,
                     position_embeddings=position_embeddings,
                     past_key_values=past_key_values,
+                    packing=packing,
+                    memory_packing=memory_packing,
                     **kwargs,
                 )
+            hidden_states = unpack(hidden_states, packing)
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values if use_cache else None
         )
 
 
+def _reads_cache(past_key_values: Cache | None) -> bool:
+    """Whether the memory's keys and values are in the cache already."""
+    return past_key_values is not None and past_key_values.is_updated.get(0, False)
+
+
 def _check_shapes(inputs_embeds, encoder_hidden_states, attention_mask, past_key_values):
     """The answer has as many samples as the memory, and its mask, unless `generate` made it, covers all its tokens."""
     batch, length = inputs_embeds.shape[:2]
-    beams = isinstance(past_key_values, CrossFuseCache) and batch % max(len(encoder_hidden_states), 1) == 0
-    if encoder_hidden_states is not None and encoder_hidden_states.shape[0] != batch and not beams:
-        raise ValueError(
-            f"the decoder's input has {batch} samples and the memory has {encoder_hidden_states.shape[0]}; expected "
-            "as many"
-        )
+    rows = batch if encoder_hidden_states is None else encoder_hidden_states.shape[0]
+    are_beams = isinstance(past_key_values, CrossFuseCache) and batch % rows == 0
+    if rows != batch and not are_beams:
+        raise ValueError(f"the decoder's input has {batch} samples and the memory has {rows}; expected as many")
     if attention_mask is None or attention_mask.dim() == 4 or torch.compiler.is_compiling():
         return
     length += past_key_values.get_seq_length() if past_key_values is not None else 0

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
 
-from .layers import CrossFuseAttention, CrossFuseLayer, CrossFuseMLP, CrossFuseRMSNorm, apply_rotary, join_beams
+from .layers import CrossFuseAttention, CrossFuseLayer, CrossFuseMLP, apply_rotary, join_beams
 
 
 class GrowingLayer(DynamicLayer):
@@ -75,12 +75,8 @@ class CrossFuseCache(EncoderDecoderCache):
         self.self_attention_cache.reorder_cache(beam_idx)
 
 
-# What `decode_token` knows how to run. Adapters, quantised layers and hooks need the modules themselves.
-_KNOWN = {nn.Dropout, nn.LayerNorm, nn.Linear, CrossFuseAttention, CrossFuseLayer, CrossFuseMLP, CrossFuseRMSNorm}
-
-
 def can_decode_token(layers: nn.ModuleList, inputs_embeds: torch.Tensor, past_key_values: Cache | None) -> bool:
-    """Whether `decode_token` can stand in for the layers: one token a sample, no gradient, known modules."""
+    """Whether `decode_token` can stand in for the layers: one token a sample, no gradient, nobody who watches."""
     return (
         inputs_embeds.shape[1] == 1
         and isinstance(past_key_values, CrossFuseCache)
@@ -89,12 +85,14 @@ def can_decode_token(layers: nn.ModuleList, inputs_embeds: torch.Tensor, past_ke
         and not torch.compiler.is_compiling()
         and not layers.training
         and layers[0].self_attn.config._attn_implementation == "sdpa"
-        and all(
-            type(module) in _KNOWN and not (module._forward_hooks or module._forward_pre_hooks)
-            for layer in layers
-            for module in layer.modules()
+        and not any(
+            _is_watched(part) for layer in layers for part in (layer, layer.self_attn, layer.cross_attn, layer.mlp)
         )
     )
+
+
+def _is_watched(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def decode_token(
@@ -109,7 +107,7 @@ def decode_token(
     What the layer makes of one token a sample `(batch, 1, hidden_size)` in evaluation, by functions in place of
     modules: at small batches, calling the modules takes as long as the arithmetic.
     """
-    attention, states = layer.self_attn, _norm(layer.input_layernorm, hidden_states)
+    attention, states = layer.self_attn, layer.input_layernorm(hidden_states)
     query, key, value = (
         _heads(attention, _linear(projection, states))
         for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
@@ -118,21 +116,17 @@ def decode_token(
         query, key = apply_rotary(query, *position_embeddings), apply_rotary(key, *position_embeddings)
     key, value = past_key_values.self_attention_cache.layers[attention.layer_idx].update(key, value)
     hidden_states = hidden_states + _attend(attention, query, key, value, attention_mask)
-    attention, states = layer.cross_attn, _norm(layer.cross_attention_layernorm, hidden_states)
+    attention, states = layer.cross_attn, layer.cross_attention_layernorm(hidden_states)
     memory = past_key_values.cross_attention_cache.layers[attention.layer_idx]
     query = _heads(attention, _linear(attention.q_proj, states))
     hidden_states = hidden_states + _attend(attention, query, memory.keys, memory.values, memory_mask)
-    return hidden_states + _feed_forward(layer.mlp, _norm(layer.post_attention_layernorm, hidden_states))
+    return hidden_states + _feed_forward(layer.mlp, layer.post_attention_layernorm(hidden_states))
 
 
-def _linear(module: nn.Linear, states: torch.Tensor) -> torch.Tensor:
-    return F.linear(states, module.weight, module.bias)
-
-
-def _norm(module: nn.Module, states: torch.Tensor) -> torch.Tensor:
-    if type(module) is nn.LayerNorm:
-        return F.layer_norm(states, module.normalized_shape, module.weight, module.bias, module.eps)
-    return module.forward(states)
+def _linear(module: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    if type(module) is nn.Linear and not _is_watched(module):
+        return F.linear(states, module.weight, module.bias)
+    return module(states)  # quantised, an adapter, ...
 
 
 def _heads(attention: CrossFuseAttention, states: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,7 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from .configuration_crossfuse import FUSION_TYPES, CrossFuseFusionConfig
 from .layers import RECORDED, CrossFuseLayer, CrossFuseLayers, CrossFusePreTrainedModel, make_norm
+from .packing import Packing, pack, unpack
 
 
 # The modality id of positions that belong to no single modality.
@@ -128,7 +129,7 @@ class BottleneckFusion(CrossFuseFusion):
         )
         self.norm = make_norm(config)
 
-    def forward(self, streams: list[Stream], **kwargs) -> Memory:
+    def forward(self, streams: list[Stream], skip_padding: bool = False, **kwargs) -> Memory:
         states = [stream.hidden_states for stream in streams]
         latents = self.latents.weight.expand(states[0].shape[0], -1, -1)
         ones = streams[0].attention_mask.new_ones(latents.shape[:2])
@@ -137,13 +138,16 @@ class BottleneckFusion(CrossFuseFusion):
             create_bidirectional_mask(self.config, torch.cat([state, latents], dim=1), mask)
             for state, mask in zip(states, masks)
         ]
+        packings = [Packing.of(mask) if skip_padding else None for mask in masks]
         present = torch.stack([stream.attention_mask.amax(1) for stream in streams]).to(latents.dtype)
         shares = (present / present.sum(0).clamp(min=1.0))[:, :, None, None]
         for idx in range(self.config.num_layers):
             views = []
             for place, stream in enumerate(streams):
                 layer = self.layers[stream.modality_id][idx]
-                joined = layer(torch.cat([states[place], latents], dim=1), attention_masks[place], **kwargs)
+                joined = pack(torch.cat([states[place], latents], dim=1), packings[place])
+                joined = layer(joined, attention_masks[place], packing=packings[place], **kwargs)
+                joined = unpack(joined, packings[place])
                 states[place], view = joined.split([states[place].shape[1], latents.shape[1]], dim=1)
                 views.append(view)
             latents = (torch.stack(views) * shares).sum(0)

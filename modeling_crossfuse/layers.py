@@ -32,6 +32,7 @@ from transformers.utils.output_capturing import OutputRecorder
 from .configuration_crossfuse import CrossFuseConfig
 from .hub import CodeToHubMixin
 from .model_card import write_model_card
+from .packing import Packing, pack, unpack
 
 
 def sinusoidal_positions(position_ids: torch.Tensor, dim: int) -> torch.Tensor:
@@ -174,7 +175,10 @@ class CrossFuseAttention(nn.Module):
     def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
         return states.view(*states.shape[:-1], -1, self.head_dim).transpose(1, 2)
 
-    def _keys_values(self, states, position_embeddings, past_key_values, is_cross_attention):
+    def _project(self, projection: nn.Module, states: torch.Tensor, packing: Packing | None) -> torch.Tensor:
+        return self._split_heads(unpack(projection(states), packing))
+
+    def _keys_values(self, states, packing, position_embeddings, past_key_values, is_cross_attention):
         cache, is_cached = past_key_values, False
         if isinstance(past_key_values, EncoderDecoderCache):
             is_cached = is_cross_attention and past_key_values.is_updated.get(self.layer_idx, False)
@@ -183,7 +187,7 @@ class CrossFuseAttention(nn.Module):
             )
         if is_cached:
             return cache.layers[self.layer_idx].keys, cache.layers[self.layer_idx].values
-        keys, values = self._split_heads(self.k_proj(states)), self._split_heads(self.v_proj(states))
+        keys, values = (self._project(projection, states, packing) for projection in (self.k_proj, self.v_proj))
         if position_embeddings is not None:
             keys = apply_rotary(keys, *position_embeddings)
         if cache is not None:
@@ -199,14 +203,17 @@ class CrossFuseAttention(nn.Module):
         key_value_states: torch.Tensor | None = None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         past_key_values: Cache | None = None,
+        packing: Packing | None = None,
+        key_value_packing: Packing | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         is_cross_attention = key_value_states is not None
-        queries = self._split_heads(self.q_proj(hidden_states))
+        queries = self._project(self.q_proj, hidden_states, packing)
         if position_embeddings is not None:
             queries = apply_rotary(queries, *position_embeddings)
         keys, values = self._keys_values(
             key_value_states if is_cross_attention else hidden_states,
+            key_value_packing if is_cross_attention else packing,
             position_embeddings,
             past_key_values,
             is_cross_attention,
@@ -230,7 +237,8 @@ class CrossFuseAttention(nn.Module):
         )
         if rows != batch and weights is not None:
             weights = weights.unflatten(2, (batch // rows, -1)).transpose(1, 2).flatten(0, 1)
-        return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1)), weights
+        output = output.reshape(batch, -1, output.shape[-2] * output.shape[-1])
+        return self.o_proj(pack(output, packing)), weights
 
 
 def join_beams(queries: torch.Tensor, rows: int) -> torch.Tensor:
@@ -286,6 +294,8 @@ class CrossFuseLayer(GradientCheckpointingLayer):
         encoder_attention_mask: torch.Tensor | None = None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         past_key_values: Cache | None = None,
+        packing: Packing | None = None,
+        memory_packing: Packing | None = None,
         **kwargs,
     ) -> torch.Tensor:
         attended, _ = self.self_attn(
@@ -293,6 +303,7 @@ class CrossFuseLayer(GradientCheckpointingLayer):
             attention_mask=attention_mask,
             position_embeddings=position_embeddings,
             past_key_values=past_key_values,
+            packing=packing,
             **kwargs,
         )
         hidden_states = hidden_states + self.dropout(attended)
@@ -302,6 +313,8 @@ class CrossFuseLayer(GradientCheckpointingLayer):
                 attention_mask=encoder_attention_mask,
                 key_value_states=encoder_hidden_states,
                 past_key_values=past_key_values,
+                packing=packing,
+                key_value_packing=memory_packing,
                 **kwargs,
             )
             hidden_states = hidden_states + self.dropout(attended)
@@ -333,14 +346,22 @@ class CrossFuseLayers(nn.Module):
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        skip_padding: bool = False,
         **kwargs,
     ) -> torch.Tensor:
-        """`hidden_states` `(batch, length, hidden_size)` with a mask `(batch, length)` to the same shape."""
+        """
+        `hidden_states` `(batch, length, hidden_size)` with a mask `(batch, length)` to the same shape. With
+        `skip_padding`, padding gives zeros, and what the layers record of hidden states is without it.
+        """
+        packing = Packing.of(attention_mask) if skip_padding else None
+        memory_packing = Packing.of(encoder_attention_mask) if skip_padding else None
         mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
         if encoder_hidden_states is not None:
             encoder_attention_mask = create_bidirectional_mask(
                 self.config, hidden_states, encoder_attention_mask, encoder_hidden_states=encoder_hidden_states
             )
+        hidden_states = pack(hidden_states, packing)
+        encoder_hidden_states = pack(encoder_hidden_states, memory_packing)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
@@ -348,9 +369,11 @@ class CrossFuseLayers(nn.Module):
                 encoder_hidden_states,
                 encoder_attention_mask,
                 position_embeddings=position_embeddings,
+                packing=packing,
+                memory_packing=memory_packing,
                 **kwargs,
             )
-        return self.norm(hidden_states)
+        return unpack(self.norm(hidden_states), packing)
 
 
 class CrossFuseAttentionPooling(nn.Module):

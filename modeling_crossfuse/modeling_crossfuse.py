@@ -174,6 +174,7 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
         inputs = read_inputs(tensors, self.config.modalities)
         present = find_present(inputs, modality_mask, self.config.modalities)
         present = self._drop_modalities(present)
+        given["skip_padding"] = not _records_layers(self.config, given)
         streams = self._streams(inputs, present, **_layer_kwargs(given))
         memory = self.fusion(streams, **_layer_kwargs(given))
         return CrossFuseEncoderOutput(
@@ -278,9 +279,16 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
         return [Stream(index, hidden_states, torch.zeros_like(present[:, :1], dtype=torch.long))]
 
 
+def _records_layers(config: CrossFuseConfig, kwargs: dict[str, Any]) -> bool:
+    """Whether what each layer makes of the batch is part of the output."""
+    return any(
+        kwargs.get(flag, getattr(config, flag, False)) for flag in ("output_attentions", "output_hidden_states")
+    )
+
+
 def _layer_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
     """What layers pass on to the attention implementation: nothing that steers the whole model."""
-    return {key: value for key, value in kwargs.items() if key in ("output_attentions",)}
+    return {key: value for key, value in kwargs.items() if key in ("output_attentions", "skip_padding")}
 
 
 class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
@@ -333,6 +341,7 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
         decoder_attention_mask: torch.Tensor | None = None,
         decoder_position_ids: torch.LongTensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
+        decoder_needed_mask: torch.Tensor | None = None,
         encoder_outputs: CrossFuseEncoderOutput | tuple | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
@@ -354,6 +363,8 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             modality_mask (`torch.Tensor` of shape `(batch, num_modalities)`): 1 where a sample has a modality.
             decoder_input_ids (`torch.LongTensor` of shape `(batch, target_length)`): tokens of the answer, shifted
                 right. Defaults to one token a sample, `config.decoder_start_token_id`.
+            decoder_needed_mask (`torch.Tensor` of shape `(batch, target_length)`): 1 for positions of the answer that
+                are read, here or by a later position. The others are not computed.
             encoder_outputs ([`CrossFuseEncoderOutput`]): a memory from before, instead of the modalities.
             kwargs: tensors of the other modalities, named as `config.modalities.tensor_names` says.
 
@@ -385,6 +396,7 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             attention_mask=decoder_attention_mask,
             position_ids=decoder_position_ids,
             inputs_embeds=decoder_inputs_embeds,
+            needed_mask=decoder_needed_mask,
             encoder_hidden_states=encoder_outputs.last_hidden_state,
             encoder_attention_mask=encoder_attention_mask,
             past_key_values=past_key_values,
@@ -617,6 +629,12 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
             use_cache = False  # nobody goes on from an answer that is known
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        # The decoder's input is shifted already: as `shift_labels`, the loss does not shift again.
+        shift_labels, scored, needed = loss_kwargs.pop("shift_labels", labels), None, None
+        if skip_logits and labels is not None:
+            scored = shift_labels != -100
+            if not _records_layers(self.config, kwargs):
+                needed = scored.flip(1).cumsum(1).flip(1) > 0  # up to the last label
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -631,6 +649,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
             decoder_attention_mask=decoder_attention_mask,
             decoder_position_ids=decoder_position_ids,
             decoder_inputs_embeds=decoder_inputs_embeds,
+            decoder_needed_mask=needed,
             encoder_outputs=encoder_outputs,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
@@ -638,11 +657,8 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
             return_dict=True,
             **kwargs,
         )
-        # The decoder's input is shifted already: as `shift_labels`, the loss does not shift again.
-        shift_labels = loss_kwargs.pop("shift_labels", labels)
         hidden_states = outputs.last_hidden_state
-        if skip_logits and labels is not None:
-            scored = shift_labels != -100
+        if scored is not None:
             hidden_states, shift_labels = hidden_states[scored], shift_labels[scored]
         logits, loss = self.lm_head(hidden_states), None
         if labels is not None:

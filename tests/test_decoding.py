@@ -1,0 +1,221 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Fast decoding: the same tokens and numbers as by the layers, with any settings; and the cache it uses."""
+
+import copy
+
+import pytest
+import torch
+from transformers import DynamicCache, EncoderDecoderCache
+
+from modeling_crossfuse import decoder, decoding
+from modeling_crossfuse.decoding import CrossFuseCache, GrowingLayer
+
+from .helpers import assert_same, count_calls, tiny_config, tiny_inputs, tiny_model
+
+
+SETTINGS = [
+    {},
+    {"num_key_value_heads": 1},
+    {"mlp_type": "gelu", "norm_type": "layernorm"},
+    {"position_embedding_type": "sinusoidal", "dropout": 0.1, "attention_dropout": 0.1},
+]
+
+
+def make_model(**settings):
+    decoder = {"vocab_size": 50, "num_hidden_layers": 2}
+    config = tiny_config("text", "wrist", decoder=decoder, eos_token_id=None, **settings)
+    inputs = tiny_inputs(config, batch_size=3)
+    inputs["attention_mask"] = torch.tensor([[1] * 5, [1, 1, 1, 0, 0], [1, 1, 1, 1, 0]])
+    return tiny_model(config), inputs
+
+
+def answer(model, inputs, **options):
+    options = {"max_new_tokens": 20, "return_dict_in_generate": True, "output_logits": True, **options}
+    outputs = model.generate(**inputs, **options)
+    return outputs.sequences, torch.stack(outputs.logits)
+
+
+def without_cache_of_ours(model, inputs, **options):
+    """By the layers, with transformers' cache and a memory for each beam."""
+    model = copy.deepcopy(model)
+    model._share_memory = lambda memory, config: memory
+    model._prepare_cache_for_generation = lambda *args, **kwargs: super(
+        type(model), model
+    )._prepare_cache_for_generation(*args, **kwargs)
+    return answer(model, inputs, **options)
+
+
+@pytest.fixture
+def tokens_decoded(monkeypatch):
+    """A list that grows by every layer that a token goes through the fast way."""
+    calls, decode_token = [], decoder.decode_token
+    monkeypatch.setattr(decoder, "decode_token", lambda *args: calls.append(1) or decode_token(*args))
+    return calls
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3, "num_return_sequences": 2}], ids=["greedy", "beams"])
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_answers_and_logits(settings, options, tokens_decoded):
+    model, inputs = make_model(**settings)
+    sequences, logits = answer(model, inputs, **options)
+    assert len(tokens_decoded) == 2 * 19, "the first token goes through the layers"
+    expected, expected_logits = without_cache_of_ours(model, inputs, **options)
+    assert len(tokens_decoded) == 2 * 19, "the reference was to go through the layers"
+    assert torch.equal(sequences, expected)
+    assert_same(logits, expected_logits)
+
+
+def test_sampling_shares_the_memory():
+    model, inputs = make_model()
+    memories = count_calls(model.model.decoder.layers[0].cross_attn.k_proj)
+    torch.manual_seed(0)
+    sequences, _ = answer(model, inputs, do_sample=True, num_return_sequences=4)
+    assert memories == [3] and sequences.shape[0] == 12
+    torch.manual_seed(0)
+    assert torch.equal(sequences, without_cache_of_ours(model, inputs, do_sample=True, num_return_sequences=4)[0])
+
+
+def test_cross_attentions_of_beams():
+    model, inputs = make_model()
+    model.set_attn_implementation("eager")
+    options = {"num_beams": 2, "output_attentions": True, "max_new_tokens": 3, "return_dict_in_generate": True}
+    outputs = model.generate(**inputs, **options)
+    assert outputs.cross_attentions[0][0].shape == (6, 2, 1, 10)
+    assert_same(outputs.cross_attentions[1][0].sum(-1), torch.ones(6, 2, 1))
+
+
+def test_hooks_and_other_layers_are_obeyed(tokens_decoded):
+    model, inputs = make_model()
+    expected, _ = answer(model, inputs)
+    layer = model.model.decoder.layers[0]
+    hook = layer.mlp.register_forward_hook(lambda module, args, output: output * -3)
+    tokens_decoded.clear()
+    hooked, _ = answer(model, inputs)
+    assert not tokens_decoded and not torch.equal(hooked, expected)
+    hook.remove()
+
+    class Doubled(torch.nn.Linear):
+        def forward(self, states):
+            return -3 * super().forward(states)
+
+    layer.mlp.down_proj.__class__ = Doubled
+    assert torch.equal(answer(model, inputs)[0], hooked) and tokens_decoded
+
+
+def test_no_decoding_by_functions_with_gradients_or_in_training(tokens_decoded):
+    model, inputs = make_model(dropout=0.5)
+    outputs = model(**inputs, decoder_input_ids=torch.ones(3, 1, dtype=torch.long), use_cache=True)
+    outputs = model(
+        encoder_outputs=(outputs.encoder_last_hidden_state,),
+        decoder_input_ids=torch.ones(3, 1, dtype=torch.long),
+        past_key_values=outputs.past_key_values,
+    )
+    outputs.logits.sum().backward()
+    answer(model.train(), inputs)
+    assert not tokens_decoded
+
+
+def test_going_on_from_a_returned_cache():
+    model, inputs = make_model()
+    whole, _ = answer(model, inputs)
+    first = model.generate(**inputs, max_new_tokens=8, return_dict_in_generate=True)
+    on, _ = answer(
+        model,
+        inputs,
+        decoder_input_ids=first.sequences,
+        past_key_values=first.past_key_values,
+        max_new_tokens=12,
+    )
+    assert torch.equal(on, whole)
+
+
+class TestGrowingLayer:
+    def states(self, length: int, rows: int = 2) -> torch.Tensor:
+        return torch.randn(rows, 3, length, 4)
+
+    @torch.no_grad()
+    def test_appends_in_place_as_the_base_class_does(self):
+        ours, theirs = GrowingLayer(), DynamicCache().layer_class_to_replicate()
+        for length in (3, 1, 1, 20, 1, 1):
+            new = self.states(length), self.states(length)
+            for mine, other in zip(ours.update(*new), theirs.update(*new)):
+                assert torch.equal(mine, other)
+        place = ours.keys.data_ptr()
+        ours.update(self.states(1), self.states(1))
+        assert ours.keys.data_ptr() == place
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("change", ["crop", "reorder", "select", "repeat", "deepcopy", "reset"])
+    def test_changes_between_steps(self, change):
+        ours, theirs = GrowingLayer(), DynamicCache().layer_class_to_replicate()
+        for layer in (ours, theirs):
+            torch.manual_seed(0)
+            layer.update(self.states(5), self.states(5))
+            before = layer.keys.clone()
+            if change == "crop":
+                layer.crop(-2)
+            elif change == "reorder":
+                layer.reorder_cache(torch.tensor([1, 1]))
+            elif change == "select":
+                layer.batch_select_indices(torch.tensor([1]))
+            elif change == "repeat":
+                layer.batch_repeat_interleave(2)
+            elif change == "deepcopy":
+                other = copy.deepcopy(layer)
+                other.update(self.states(1), self.states(1))
+                assert torch.equal(layer.keys, before)
+            else:
+                layer.reset()
+            rows = 2 if layer.keys is None else layer.keys.shape[0]
+            torch.manual_seed(1)
+            layer.update(self.states(1, rows), self.states(1, rows))
+        assert torch.equal(ours.keys, theirs.keys) and torch.equal(ours.values, theirs.values)
+
+    def test_gradients(self):
+        layer, first = GrowingLayer(), self.states(2).requires_grad_()
+        layer.update(first, first)
+        keys, _ = layer.update(self.states(1), self.states(1))
+        (keys**2).sum().backward()
+        assert_same(first.grad, 2 * first)
+
+    def test_inference_mode(self):
+        model, inputs = make_model()
+        expected, _ = answer(model, inputs)
+        with torch.inference_mode():
+            assert torch.equal(answer(model, inputs)[0], expected)
+
+
+def test_only_beams_may_be_more_than_the_memory():
+    model, inputs = make_model()
+    memory = model.get_encoder()(**inputs)
+    ids = torch.ones(6, 1, dtype=torch.long)
+    with pytest.raises(ValueError, match="the decoder's input has 6 samples and the memory has 3"):
+        model(encoder_outputs=memory, decoder_input_ids=ids)
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    with pytest.raises(ValueError, match="expected as many"):
+        model(encoder_outputs=memory, decoder_input_ids=ids, past_key_values=cache)
+    with pytest.raises(ValueError, match="has 4 samples"):
+        model(encoder_outputs=memory, decoder_input_ids=ids[:4], past_key_values=CrossFuseCache())
+
+
+def test_a_cache_of_ours_keeps_the_memory_of_beams():
+    cache = CrossFuseCache()
+    with torch.no_grad():
+        cache.self_attention_cache.update(torch.arange(4.0).view(4, 1, 1, 1), torch.zeros(4, 1, 1, 1), 0)
+        cache.cross_attention_cache.update(torch.arange(2.0).view(2, 1, 1, 1), torch.zeros(2, 1, 1, 1), 0)
+        cache.reorder_cache(torch.tensor([1, 1, 2, 2]))
+    assert cache.self_attention_cache.layers[0].keys.flatten().tolist() == [1, 1, 2, 2]
+    assert cache.cross_attention_cache.layers[0].keys.flatten().tolist() == [0, 1]
+    assert decoding._begins(torch.zeros(1, 1, 2, 1), torch.zeros(1, 1, 1, 1)) is False

@@ -1,0 +1,137 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Padding: what leaves it out gives the answers, losses and gradients of what computes it."""
+
+import pytest
+import torch
+
+from modeling_crossfuse import packing
+from modeling_crossfuse.packing import Packing, pack, unpack
+
+from .helpers import FUSIONS, assert_same, count_calls, tiny_config, tiny_inputs, tiny_labels, tiny_model
+
+
+MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]])
+
+
+def make_batch(config) -> dict[str, torch.Tensor]:
+    """Streams and answers of different lengths, and samples that lack a modality."""
+    labels = tiny_labels(4, length=5).masked_fill(MASK == 0, -100)
+    masks = {"attention_mask": MASK, "wrist_mask": MASK.flip(0)}
+    present = torch.tensor([[1, 1, 1], [0, 1, 1], [1, 0, 1], [1, 1, 0]])
+    return {**tiny_inputs(config, batch_size=4), **masks, "modality_mask": present, "labels": labels}
+
+
+def make_model(fusion: str, **settings):
+    config = tiny_config("text", "audio", "wrist", fusion=fusion, **settings)
+    return tiny_model(config), make_batch(config)
+
+
+def loss_and_gradients(model, batch):
+    model.zero_grad()
+    loss = model(**batch, skip_logits=True).loss
+    loss.backward()
+    return loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_key_value_heads": 1, "position_embedding_type": "sinusoidal"}])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_loss_and_gradients(fusion, settings, monkeypatch):
+    model, batch = make_model(fusion, **settings)
+    rows = count_tokens(model)
+    loss, gradients = loss_and_gradients(model, batch)
+    packed = sum(rows)
+    rows.clear()
+    monkeypatch.setattr(packing, "_WORTHWHILE", 2)  # never
+    expected_loss, expected_gradients = loss_and_gradients(model, batch)
+    assert packed < 0.8 * sum(rows)
+    assert_same(loss, expected_loss)
+    assert gradients.keys() == expected_gradients.keys()
+    for name, gradient in gradients.items():
+        assert_same(gradient, expected_gradients[name])
+
+
+def count_tokens(model) -> list[int]:
+    """A list that grows by the positions of every feed-forward."""
+    tokens = []
+    for name, module in model.named_modules():
+        if name.endswith(".mlp"):
+            module.register_forward_pre_hook(lambda module, args: tokens.append(args[0].shape[:2].numel()))
+    return tokens
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_memory(fusion, monkeypatch):
+    model, batch = make_model(fusion)
+    labels = batch.pop("labels")
+    outputs = model(**batch, decoder_input_ids=labels.clamp(min=0))
+    monkeypatch.setattr(packing, "_WORTHWHILE", 2)
+    expected = model(**batch, decoder_input_ids=labels.clamp(min=0))
+    assert_same(outputs.logits, expected.logits)
+    kept = expected.encoder_attention_mask == 1
+    assert_same(outputs.encoder_last_hidden_state[kept], expected.encoder_last_hidden_state[kept])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention"])
+def test_attention_implementations(attention, monkeypatch):
+    model, batch = make_model("joint")
+    model.set_attn_implementation(attention)
+    loss = model(**batch, skip_logits=True).loss
+    monkeypatch.setattr(packing, "_WORTHWHILE", 2)
+    assert_same(loss, model(**batch, skip_logits=True).loss)
+
+
+def test_labels_that_begin_late_read_what_stands_before():
+    """A position without a label of its own is left out only if no later one has a label."""
+    model, batch = make_model("concat")
+    batch["labels"][:, :1] = -100
+    batch["labels"][1] = torch.tensor([-100, -100, 7, -100, -100])
+    assert_same(model(**batch, skip_logits=True).loss, model(**batch).loss)
+
+
+def test_what_layers_record_is_padded():
+    model, batch = make_model("joint")
+    outputs = model(**batch, output_hidden_states=True, skip_logits=True)
+    assert all(states.shape[:2] == (4, 5) for states in outputs.decoder_hidden_states)
+    assert all(states.dim() == 3 and states.shape[0] <= 4 for states in outputs.encoder_hidden_states)
+    assert outputs.encoder_hidden_states[-1].shape[0] == 4
+
+
+def test_gradient_checkpointing():
+    model, batch = make_model("joint")
+    loss, gradients = loss_and_gradients(model, batch)
+    model.train()
+    model.gradient_checkpointing_enable()
+    again, same = loss_and_gradients(model, batch)
+    assert_same(again, loss)
+    assert_same(same["lm_head.weight" if "lm_head.weight" in same else next(iter(same))], gradients[next(iter(same))])
+
+
+def test_little_padding_is_computed():
+    mask = torch.ones(4, 8)
+    mask[0, -3:] = 0
+    assert Packing.of(mask) is None and Packing.of(None) is None
+    mask[0, -4:] = 0
+    states = torch.randn(4, 8, 3)
+    packed = pack(states, Packing.of(mask))
+    assert packed.shape == (1, 28, 3)
+    assert torch.equal(unpack(packed, Packing.of(mask)), states * mask.unsqueeze(2))
+
+
+def test_calls_of_encoders_stay_the_same():
+    model, batch = make_model("concat")
+    rows = count_calls(model.get_encoder().encoders["audio"].layers)
+    model(**batch, skip_logits=True)
+    assert rows == [3]
