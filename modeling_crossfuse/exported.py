@@ -46,7 +46,11 @@ def load_graph(path: Path, num_threads: int) -> Graph:
     outputs = [output.name for output in session.get_outputs()]
 
     def run(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        arrays = session.run(outputs, {name: tensor.numpy() for name, tensor in inputs.items()})
+        try:
+            arrays = session.run(outputs, {name: tensor.numpy() for name, tensor in inputs.items()})
+        except Exception as error:  # of a class of its own
+            shapes = ", ".join(f"`{name}` {tuple(tensor.shape)}" for name, tensor in inputs.items())
+            raise ValueError(f"{path.name} does not take tensors of the shapes {shapes}: {error}") from error
         return {name: torch.from_numpy(array) for name, array in zip(outputs, arrays)}
 
     return run

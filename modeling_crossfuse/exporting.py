@@ -214,18 +214,19 @@ def export_model(
     dtype and the shape of each input of the encoder that it was traced with.
 
     Args:
-        model ([`CrossFuseForConditionalGeneration`]): the model, in evaluation mode and on the CPU.
+        model ([`CrossFuseForConditionalGeneration`]): the model in float32, in evaluation mode and on the CPU.
         inputs (`dict[str, torch.Tensor]`): an example with every modality, as `forward` takes it, of at least two
-            samples and lengths of at least 2. What an exported model is not given gets the lengths that this has, so
-            short ones make it fast.
+            samples, each long enough to be two positions or more of the memory: of what there is only one,
+            `torch.export` makes a graph for one. Modalities that an exported model is not given take the time that
+            these take, so the shorter the better.
         folder (`str` or `Path`): an existing folder.
         format (`str`, defaults to `"onnx"`): or `"torch"`.
 
     Raises:
         ImportError: for ONNX, if `crossfuse[export]` is not installed.
         TypeError: if the model is of another class.
-        ValueError: if the format is unknown, the example lacks a modality, or `torch.export` can't make a graph of
-            this model.
+        ValueError: if the format is unknown, the model has another dtype or mode, the example lacks a modality, or
+            `torch.export` can't make a graph of this model.
 
     Example:
 
@@ -250,6 +251,9 @@ def export_model(
         raise ValueError(f"`format={format!r}` is unknown; expected one of {', '.join(SUFFIXES)}")
     if not isinstance(model, CrossFuseForConditionalGeneration):
         raise TypeError(f"the model is a {type(model).__name__}; expected a CrossFuseForConditionalGeneration")
+    if model.training or model.dtype != torch.float32:
+        mode = "training" if model.training else "evaluation"
+        raise ValueError(f"the model is {model.dtype} in {mode} mode; expected `model.float().eval()`")
     if format == "onnx":
         _import_onnx()
     folder, config = Path(folder), model.config
