@@ -176,10 +176,13 @@ def trace(graph: nn.Module, example: dict[str, torch.Tensor], dimensions: dict[s
     """
     shapes = {name: {0: Dim.DYNAMIC, **dict.fromkeys(dimensions[name], Dim.AUTO)} for name in example}
     try:
-        return torch.export.export(graph, (example,), dynamic_shapes=(shapes,), strict=False)
+        program = torch.export.export(graph, (example,), dynamic_shapes=(shapes,), strict=False)
     except Exception as error:  # whatever an encoder does that has no place in a graph
         message = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(f"torch.export can't make a graph of this model: {message}") from error
+    # PyTorch can't load a program with a block that nothing reads, as the positions of an encoder without layers are.
+    program.graph.eliminate_dead_code()
+    return program
 
 
 def _import_onnx():

@@ -222,10 +222,10 @@ def compare_answers(args: argparse.Namespace, rows, models: dict[str, Any], proc
         results.append(metrics)
     names = [name for name in results[0] if name in METRICS]
     table = [
-        [title, *(f"{metrics[name]:.{METRICS[name][1]}f}" for name in names), f"{metrics['samples_per_second']:.1f}"]
+        [title, *(f"{metrics[name]:.{METRICS[name][1]}f}" for name in names)]
         for title, metrics in zip(models, results)
     ]
-    header = ["answers", *(METRICS[name][0] for name in names), "samples/s"]
+    header = ["answers", *(METRICS[name][0] for name in names)]
     print(format_table(header, table, right=range(1, len(header))))
     return results
 
@@ -249,7 +249,7 @@ def run(argv: list[str] | None) -> list[dict[str, float]]:
         if rows is not None:
             results = compare_answers(args, rows, {"before": model, "after": exported}, processor)
         size = weights_size(folder)
-    before = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    before = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     print(f"written to {args.output}: {size / 1e6:.1f} MB of weights, the model {before / 1e6:.1f} MB")
     return results
 
