@@ -182,7 +182,15 @@ def trace(graph: nn.Module, example: dict[str, torch.Tensor], dimensions: dict[s
         raise ValueError(f"torch.export can't make a graph of this model: {message}") from error
     # PyTorch can't load a program with a block that nothing reads, as the positions of an encoder without layers are.
     program.graph.eliminate_dead_code()
+    _forget_source(program)
     return program
+
+
+def _forget_source(program: ExportedProgram):
+    """Takes out where in which file each node came from: what is written is for other machines."""
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)
 
 
 def _import_onnx():
