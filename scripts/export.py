@@ -115,7 +115,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def made_up_sample(modalities, length: int) -> dict[str, Any]:
-    """A sample of noise with every modality, each of this many tokens, frames or patches, but of two images at most."""
+    """A sample of noise: of each modality about as many positions as `length` says, but no more than two images."""
     noise = np.random.default_rng(length)
 
     def picture() -> Image.Image:
@@ -262,7 +262,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, float]]:
         argv (`list[str]`, *optional*): the command line without the program's name; that of the process by default.
 
     Returns:
-        `list[dict[str, float]]`: with `--dataset`, what [`evaluate_rows`] gives of the model, and of what was exported.
+        `list[dict[str, float]]`: with `--dataset`, what [`evaluate_rows`] gives of the model and of the exported one.
     """
     return run_program("export.py", run, argv)
 
