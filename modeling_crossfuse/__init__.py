@@ -50,9 +50,11 @@ from .retrieval import CrossFuseForRetrieval
 # What needs more than torch and transformers, or time to import, is loaded when first used.
 _LAZY = {
     "CrossFuseDataCollator": "data",
+    "CrossFuseExportedModel": "exported",
     "CrossFuseTrainer": "training",
     "Explanation": "explanation",
     "explain": "explanation",
+    "export_model": "exporting",
     "plot_explanation": "plotting_explanation",
 }
 
@@ -85,6 +87,7 @@ __all__ = [
     "CrossFuseDataCollator",
     "CrossFuseDecoderConfig",
     "CrossFuseEncoderModel",
+    "CrossFuseExportedModel",
     "CrossFuseFeatureExtractor",
     "CrossFuseForConditionalGeneration",
     "CrossFuseForRetrieval",
@@ -110,6 +113,7 @@ __all__ = [
     "Stream",
     "__version__",
     "explain",
+    "export_model",
     "plot_explanation",
     "register_fusion",
     "save_code",

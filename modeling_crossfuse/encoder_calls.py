@@ -69,7 +69,7 @@ def call_encoder(
     if config.mask_argument is not None:
         arguments[config.mask_argument] = mask
     outputs = encoder(**{argument: values}, **arguments)
-    hidden_states = hidden_states_of(outputs, len(mask), padded=config.kind in ("text", "audio"))
+    hidden_states = hidden_states_of(outputs, mask.shape[0], padded=config.kind in ("text", "audio"))
     return hidden_states, _mask_of(encoder, config, outputs, mask, hidden_states.shape[1])
 
 
@@ -83,7 +83,7 @@ def _constant_arguments(values: torch.Tensor, config: CrossFuseWrappedEncoderCon
         arguments["bbox"] = torch.zeros(*values.shape[:2], 4, device=device)
     if "noise" in config.constant_arguments:
         patches = values.shape[-2] // config.patch_size * (values.shape[-1] // config.patch_size)
-        arguments["noise"] = torch.arange(patches, device=device).expand(len(values), -1)
+        arguments["noise"] = torch.arange(patches, device=device).expand(values.shape[0], -1)
     return arguments
 
 
@@ -116,7 +116,7 @@ def _fill_frames(values: torch.Tensor, mask: torch.Tensor, number: int) -> tuple
     """
     mask = torch.nn.functional.pad(mask, (0, max(number - mask.shape[1], 0)))
     places = torch.arange(mask.shape[1], device=mask.device).where(mask != 0, 0).cummax(1).values
-    return values[torch.arange(len(values), device=mask.device)[:, None], places], mask
+    return values[torch.arange(values.shape[0], device=mask.device)[:, None], places], mask
 
 
 def hidden_states_of(outputs: Any, batch_size: int, padded: bool = False) -> torch.Tensor:

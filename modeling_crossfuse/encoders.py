@@ -52,7 +52,8 @@ def pad_to_multiple(values: torch.Tensor, multiples: tuple[int, ...]) -> torch.T
     """Pads the last dimensions with zeros, at their ends, to multiples."""
     sizes = values.shape[-len(multiples) :]
     padding = [amount for size, multiple in zip(sizes, multiples) for amount in (-size % multiple, 0)][::-1]
-    return nn.functional.pad(values, padding) if any(padding) else values
+    # A graph for any length can't ask whether this one needs padding.
+    return nn.functional.pad(values, padding) if torch.compiler.is_compiling() or any(padding) else values
 
 
 def group_mask(mask: torch.Tensor, size: int) -> torch.Tensor:
@@ -223,7 +224,7 @@ class CrossFuseEncoderBase(CrossFusePreTrainedModel):
             hidden_states = encoded.new_zeros(len(kept), *encoded.shape[1:]).index_copy(0, index, encoded)
         mask = mask.repeat_interleave(hidden_states.shape[1], dim=1)
         hidden_states = hidden_states.unflatten(0, (batch, images))
-        if images > 1:
+        if torch.compiler.is_compiling() or images > 1:  # a graph for any number of images has to be ready for several
             index = sinusoidal_positions(torch.arange(images, device=values.device)[:, None], hidden_states.shape[-1])
             # Relative to the first image, so that a sample with one image is the same in a batch with many.
             hidden_states = hidden_states + (index - index[:1])[:, None].to(hidden_states)

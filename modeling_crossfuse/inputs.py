@@ -13,6 +13,7 @@
 # limitations under the License.
 """Reading the keyword arguments of `forward`: the values, mask and presence of each modality, checked."""
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -75,8 +76,8 @@ def read_inputs(tensors: dict[str, torch.Tensor | None], modalities) -> dict[str
         _refuse_other_masks(tensors, given, mask_name, name, modalities)
     if not inputs:
         refuse_no_modality(modalities)
-    sizes = {modalities.value_name(name): len(given.values) for name, given in inputs.items()}
-    if len(set(sizes.values())) > 1:
+    sizes = {modalities.value_name(name): given.values.shape[0] for name, given in inputs.items()}
+    if any(before != after for before, after in pairwise(sizes.values())):  # a set would fix an exported batch's size
         raise ValueError(f"the modalities have different batch sizes: {sizes}")
     return inputs
 

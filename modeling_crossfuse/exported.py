@@ -1,0 +1,234 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Exported models, run by ONNX Runtime or PyTorch on the CPU: what `generate` drives in place of the model itself."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, GenerationConfig
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+
+from .exporting import INPUTS_FILE, SUFFIXES, graph_inputs
+from .layers import CrossFusePreTrainedModel
+from .modeling_crossfuse import CrossFuseEncoderOutput, CrossFuseForConditionalGeneration, CrossFuseSeq2SeqLMOutput
+
+
+# Takes and gives tensors by name.
+Graph = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+
+
+def load_graph(path: Path, num_threads: int) -> Graph:
+    """A graph from its file; one of PyTorch has the threads of the process."""
+    if path.suffix == SUFFIXES["torch"]:
+        return torch.export.load(path).module().forward  # as a module of this model, it would refuse `eval`
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError("running ONNX models needs onnxruntime: `pip install crossfuse[export]`") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    outputs = [output.name for output in session.get_outputs()]
+
+    def run(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        try:
+            arrays = session.run(outputs, {name: tensor.numpy() for name, tensor in inputs.items()})
+        except Exception as error:  # of a class of its own
+            shapes = ", ".join(f"`{name}` {tuple(tensor.shape)}" for name, tensor in inputs.items())
+            raise ValueError(f"{path.name} does not take tensors of the shapes {shapes}: {error}") from error
+        return {name: torch.from_numpy(array) for name, array in zip(outputs, arrays)}
+
+    return run
+
+
+@dataclass
+class CrossFuseExportedEncoderOutput(CrossFuseEncoderOutput):
+    """
+    [`CrossFuseEncoderOutput`] and what the decoder reads the memory by.
+
+    Args:
+        key_values (`torch.Tensor` of shape `(batch, layers, 2, key_value_heads, memory_length, head_dim)`): the keys
+            and values of each layer's cross-attention. One tensor, which `generate` repeats for beams.
+    """
+
+    key_values: torch.Tensor | None = None
+
+
+class CrossFuseExportedEncoder(nn.Module):
+    """
+    The encoder of an exported model.
+
+    Args:
+        graph (`Callable`): the encoder's graph.
+        config ([`CrossFuseConfig`]): the model's config.
+        example (`dict[str, dict]`): dtype and shape of each input, as `inputs.json` has them.
+    """
+
+    main_input_name = "input_ids"
+
+    def __init__(self, graph: Graph, config, example: dict[str, dict]):
+        super().__init__()
+        self.graph, self.config, self.example = graph, config, example
+
+    def forward(self, input_ids: torch.LongTensor | None = None, **kwargs) -> CrossFuseExportedEncoderOutput:
+        """The inputs of [`CrossFuseMultimodalEncoder`], without hidden states and embeddings."""
+        outputs = self.graph(self._fill(graph_inputs({"input_ids": input_ids, **kwargs}, self.config)))
+        states = [
+            torch.stack([outputs[f"present.{layer}.encoder.{part}"] for part in ("key", "value")], dim=1)
+            for layer in range(self.config.decoder.num_hidden_layers)
+        ]
+        return CrossFuseExportedEncoderOutput(
+            last_hidden_state=outputs["last_hidden_state"],
+            attention_mask=outputs["encoder_attention_mask"],
+            key_values=torch.stack(states, dim=1),
+        )
+
+    def _fill(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """All inputs of the graph, zeros for the modalities that no sample has."""
+        batch, filled = len(inputs["modality_mask"]), {}
+        for name, expected in self.example.items():
+            dtype, shape = getattr(torch, expected["dtype"]), [batch, *expected["shape"][1:]]
+            filled[name] = inputs[name].to(dtype).contiguous() if name in inputs else torch.zeros(shape, dtype=dtype)
+        return filled
+
+
+class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
+    """
+    An exported model. It answers as the one that it was exported from: `generate`, greedily, by beams or by sampling,
+    [`~modeling_crossfuse.evaluation.predict`], pipelines. It has no weights of its own and can't be trained or saved.
+
+    It is loaded by [`~CrossFuseExportedModel.from_folder`].
+
+    Args:
+        config ([`CrossFuseConfig`]): the model's config.
+        encoder ([`CrossFuseExportedEncoder`]): its encoder.
+        decoder_graph (`Callable`): the decoder's graph.
+    """
+
+    _can_compile_fullgraph = False
+
+    def __init__(self, config, encoder: CrossFuseExportedEncoder, decoder_graph: Graph):
+        CrossFusePreTrainedModel.__init__(self, config)  # without the parts that it has graphs for
+        self.encoder, self.decoder_graph = encoder, decoder_graph
+        self.eval()
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, num_threads: int | None = None) -> "CrossFuseExportedModel":
+        """
+        Loads what `scripts/export.py` or [`~modeling_crossfuse.exporting.export_model`] wrote.
+
+        Args:
+            folder (`str` or `Path`): the folder.
+            num_threads (`int`, *optional*): threads of ONNX Runtime; defaults to those of PyTorch.
+
+        Raises:
+            ImportError: for ONNX, if `crossfuse[export]` is not installed.
+            FileNotFoundError: if there is no exported model in the folder.
+        """
+        folder = Path(folder)
+        suffix = next((suffix for suffix in SUFFIXES.values() if (folder / f"encoder{suffix}").is_file()), None)
+        if suffix is None or not (folder / INPUTS_FILE).is_file():
+            raise FileNotFoundError(f"there is no exported model in {folder}; make one with scripts/export.py")
+        config = AutoConfig.from_pretrained(folder)
+        graphs = [
+            load_graph(folder / f"{part}{suffix}", num_threads or torch.get_num_threads())
+            for part in ("encoder", "decoder")
+        ]
+        example = json.loads((folder / INPUTS_FILE).read_text(encoding="utf-8"))
+        model = cls(config, CrossFuseExportedEncoder(graphs[0], config, example), graphs[1])
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+        return model
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    def get_encoder(self, modality: str | None = None) -> CrossFuseExportedEncoder:
+        return self.encoder
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: CrossFuseExportedEncoderOutput | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> CrossFuseSeq2SeqLMOutput:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`): values of the modality `text`, if there is one.
+            decoder_input_ids (`torch.LongTensor` of shape `(batch, target_length)`): tokens of the answer, those in
+                the cache left out.
+            decoder_attention_mask (`torch.Tensor` of shape `(batch, past + target_length)`): only of ones.
+            encoder_outputs ([`CrossFuseExportedEncoderOutput`]): a memory from before, instead of the modalities.
+            past_key_values ([`~transformers.EncoderDecoderCache`]): keys and values of earlier steps.
+            kwargs: values and masks of the other modalities, named as `config.modalities.tensor_names` says.
+
+        Raises:
+            ValueError: as [`CrossFuseMultimodalEncoder`] does, or if `decoder_attention_mask` has a 0.
+        """
+        if decoder_attention_mask is not None and not decoder_attention_mask.all():
+            raise ValueError("`decoder_attention_mask` has a 0; an exported model takes answers without padding")
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(input_ids=input_ids, **kwargs)
+        if past_key_values is None:
+            past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        if not past_key_values.is_updated.get(0):
+            self._start(past_key_values, encoder_outputs.key_values)
+        outputs = self.decoder_graph(
+            {
+                "input_ids": decoder_input_ids.contiguous(),
+                "encoder_attention_mask": encoder_outputs.attention_mask,
+                **_named(past_key_values.self_attention_cache, "decoder"),
+                **_named(past_key_values.cross_attention_cache, "encoder"),
+            }
+        )
+        for layer, states in enumerate(past_key_values.self_attention_cache.layers):
+            states.keys = outputs[f"present.{layer}.decoder.key"]
+            states.values = outputs[f"present.{layer}.decoder.value"]
+        return CrossFuseSeq2SeqLMOutput(
+            logits=outputs["logits"],
+            past_key_values=past_key_values,
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            encoder_attention_mask=encoder_outputs.attention_mask,
+        )
+
+    @staticmethod
+    def _start(cache: EncoderDecoderCache, key_values: torch.Tensor):
+        """Fills the cache with what the encoder gave, and with no tokens."""
+        for layer, states in enumerate(key_values.unbind(1)):
+            cache.cross_attention_cache.update(*states.unbind(1), layer)
+            cache.self_attention_cache.update(*states[..., :0, :].unbind(1), layer)
+            cache.is_updated[layer] = True
+
+
+def _named(cache: DynamicCache, part: str) -> dict[str, torch.Tensor]:
+    """A cache as the decoder's inputs."""
+    named = {}
+    for layer, states in enumerate(cache.layers):
+        named[f"past_key_values.{layer}.{part}.key"] = states.keys
+        named[f"past_key_values.{layer}.{part}.value"] = states.values
+    return named
+
+
+__all__ = ["CrossFuseExportedModel"]
