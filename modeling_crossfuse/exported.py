@@ -20,12 +20,17 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, GenerationConfig
+from transformers import AutoConfig, GenerationConfig, GenerationMixin
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 from .exporting import INPUTS_FILE, SUFFIXES, graph_inputs
 from .layers import CrossFusePreTrainedModel
-from .modeling_crossfuse import CrossFuseEncoderOutput, CrossFuseForConditionalGeneration, CrossFuseSeq2SeqLMOutput
+from .modeling_crossfuse import (
+    CrossFuseEncoderOutput,
+    CrossFuseForConditionalGeneration,
+    CrossFuseSeq2SeqLMOutput,
+    encoder_tensor_names,
+)
 
 
 # Takes and gives tensors by name.
@@ -125,6 +130,7 @@ class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
     def __init__(self, config, encoder: CrossFuseExportedEncoder, decoder_graph: Graph):
         CrossFusePreTrainedModel.__init__(self, config)  # without the parts that it has graphs for
         self.encoder, self.decoder_graph = encoder, decoder_graph
+        self.encoder_tensor_names = encoder_tensor_names(config)
         self.eval()
 
     @classmethod
@@ -161,6 +167,9 @@ class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
     @property
     def dtype(self) -> torch.dtype:
         return torch.float32
+
+    def _prepare_cache_for_generation(self, *args, **kwargs):
+        return GenerationMixin._prepare_cache_for_generation(self, *args, **kwargs)  # graphs take no other
 
     def get_encoder(self, modality: str | None = None) -> CrossFuseExportedEncoder:
         return self.encoder

@@ -84,7 +84,7 @@ class EncoderGraph(nn.Module):
         memory = outputs.last_hidden_state
         graph_outputs = {"last_hidden_state": memory, "encoder_attention_mask": outputs.attention_mask}
         for layer, attention in enumerate(self.attentions):
-            keys, values = attention._keys_values(memory, None, None, is_cross_attention=True)
+            keys, values = attention.keys_values(memory)
             graph_outputs |= {f"present.{layer}.encoder.key": keys, f"present.{layer}.encoder.value": values}
         return graph_outputs
 

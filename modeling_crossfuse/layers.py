@@ -178,7 +178,19 @@ class CrossFuseAttention(nn.Module):
     def _project(self, projection: nn.Module, states: torch.Tensor, packing: Packing | None) -> torch.Tensor:
         return self._split_heads(unpack(projection(states), packing))
 
-    def _keys_values(self, states, packing, position_embeddings, past_key_values, is_cross_attention):
+    def keys_values(
+        self,
+        states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        packing: Packing | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values `(batch, key_value_heads, length, head_dim)` of states `(batch, length, hidden_size)`."""
+        keys, values = (self._project(projection, states, packing) for projection in (self.k_proj, self.v_proj))
+        if position_embeddings is not None:
+            keys = apply_rotary(keys, *position_embeddings)
+        return keys, values
+
+    def _cached_keys_values(self, states, packing, position_embeddings, past_key_values, is_cross_attention):
         cache, is_cached = past_key_values, False
         if isinstance(past_key_values, EncoderDecoderCache):
             is_cached = is_cross_attention and past_key_values.is_updated.get(self.layer_idx, False)
@@ -187,9 +199,7 @@ class CrossFuseAttention(nn.Module):
             )
         if is_cached:
             return cache.layers[self.layer_idx].keys, cache.layers[self.layer_idx].values
-        keys, values = (self._project(projection, states, packing) for projection in (self.k_proj, self.v_proj))
-        if position_embeddings is not None:
-            keys = apply_rotary(keys, *position_embeddings)
+        keys, values = self.keys_values(states, position_embeddings, packing)
         if cache is not None:
             keys, values = cache.update(keys, values, self.layer_idx)
             if is_cross_attention:
@@ -211,7 +221,7 @@ class CrossFuseAttention(nn.Module):
         queries = self._project(self.q_proj, hidden_states, packing)
         if position_embeddings is not None:
             queries = apply_rotary(queries, *position_embeddings)
-        keys, values = self._keys_values(
+        keys, values = self._cached_keys_values(
             key_value_states if is_cross_attention else hidden_states,
             key_value_packing if is_cross_attention else packing,
             position_embeddings,

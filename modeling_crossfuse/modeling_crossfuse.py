@@ -279,6 +279,11 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
         return [Stream(index, hidden_states, torch.zeros_like(present[:, :1], dtype=torch.long))]
 
 
+def encoder_tensor_names(config: CrossFuseConfig) -> frozenset[str]:
+    """What only the encoder reads. Kept by the models, since `generate` asks for it at each step."""
+    return frozenset([*config.modalities.tensor_names, "modality_mask"])
+
+
 def _records_layers(config: CrossFuseConfig, kwargs: dict[str, Any]) -> bool:
     """Whether what each layer makes of the batch is part of the output."""
     return any(
@@ -316,7 +321,7 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
         super().__init__(config)
         self.encoder = CrossFuseMultimodalEncoder(config)
         self.decoder = CrossFuseDecoder(config.decoder)
-        self.encoder_tensor_names = frozenset([*config.modalities.tensor_names, "modality_mask"])
+        self.encoder_tensor_names = encoder_tensor_names(config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -566,6 +571,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
     def __init__(self, config: CrossFuseConfig):
         super().__init__(config)
         self.model = CrossFuseModel(config)
+        self.encoder_tensor_names = self.model.encoder_tensor_names
         self.lm_head = nn.Linear(config.d_model, config.decoder.vocab_size, bias=False)
         self.answer_head = CrossFuseAnswerHead(config) if config.num_answers else None
         self.post_init()
@@ -700,7 +706,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         self, input_ids, decoder_attention_mask=None, decoder_position_ids=None, **kwargs
     ):
         """What `generate` hands to `forward` at each step: the memory, never again the modalities."""
-        kwargs = {key: value for key, value in kwargs.items() if key not in self.model.encoder_tensor_names}
+        kwargs = {key: value for key, value in kwargs.items() if key not in self.encoder_tensor_names}
         if decoder_position_ids is None and decoder_attention_mask is not None:
             # A static cache gets its mask in four dimensions, from which the decoder can't count positions.
             decoder_position_ids = (decoder_attention_mask.long().cumsum(-1) - 1).clamp(min=0)
@@ -753,7 +759,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
 
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]):
         super()._validate_model_kwargs(
-            {key: value for key, value in model_kwargs.items() if key not in self.model.encoder_tensor_names}
+            {key: value for key, value in model_kwargs.items() if key not in self.encoder_tensor_names}
         )
 
 
