@@ -32,6 +32,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm.auto import tqdm
 from transformers import (
     AutoConfig,
     AutoProcessor,
@@ -43,6 +44,8 @@ from transformers import (
     TrainerCallback,
 )
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import has_length
 
 from .augmentation import BatchAugmentation
 from .caching import CachedInputs, CachedInputsCollator, EncodedInputs, frozen_modalities
@@ -649,10 +652,19 @@ class _Secret(str):
         return self
 
 
+def batch_length(batch: dict[str, torch.Tensor]) -> int:
+    """Positions that a batch's masks keep, and its labels: what its cost grows with."""
+    masks = [value for name, value in batch.items() if name.endswith("mask") and name != "modality_mask"]
+    labels = batch.get("labels")
+    return int(sum((mask != 0).sum() for mask in masks)) + (0 if labels is None else int((labels != -100).sum()))
+
+
 class CrossFuseTrainer(Seq2SeqTrainer):
     """
     [`~transformers.Seq2SeqTrainer`] with a learning rate per part and an average of the weights. The model may be one
-    that PEFT has added adapters to.
+    that PEFT has added adapters to. With `train_sampling_strategy="group_by_length"`, samples of about one length
+    share a batch: as the column `length_column_name` says or, without it, as the collator makes them, once for each
+    sample before training starts.
 
     Args:
         eval_collator (`Callable`, *optional*): collator for evaluation and prediction, where training's augments.
@@ -698,6 +710,19 @@ class CrossFuseTrainer(Seq2SeqTrainer):
         elif not return_outputs:
             inputs = {**inputs, "skip_logits": True}
         return super().compute_loss(model, inputs, return_outputs, **kwargs)
+
+    def _get_train_sampler(self, train_dataset=None):
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        groups = self.args.train_sampling_strategy == "group_by_length" and has_length(rows)
+        if not groups or self.args.length_column_name in getattr(rows, "column_names", ()):
+            return super()._get_train_sampler(train_dataset)
+        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthGroupedSampler(batch_size, lengths=self._sample_lengths(rows))
+
+    def _sample_lengths(self, rows) -> list[int]:
+        """How much of each sample is kept by masks, and of its labels. transformers looks at one input only."""
+        progress = tqdm(rows, desc="measuring lengths", disable=self.args.disable_tqdm)
+        return [batch_length(self.eval_collator([row])) for row in progress]
 
     def create_optimizer(self, model=None):
         if self.optimizer is not None or not self.learning_rates:

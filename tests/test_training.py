@@ -46,6 +46,7 @@ from modeling_crossfuse.data import CrossFuseDataCollator
 from modeling_crossfuse.training import (
     CrossFuseTrainer,
     add_lora,
+    batch_length,
     build_model,
     number_labels,
     parse_recipe,
@@ -811,6 +812,31 @@ def make_trainer(
         learning_rates=learning_rates,
         ema_decay=ema_decay,
     )
+
+
+def test_samples_of_one_length_share_a_batch(tmp_path):
+    trainer = make_trainer(
+        tmp_path, size=600, per_device_train_batch_size=10, train_sampling_strategy="group_by_length"
+    )
+    padding = [(batch["labels"] == -100).sum(1) for batch in trainer.get_train_dataloader()]
+    assert sorted(torch.cat(padding).tolist()) == sorted([0, 1, 2, 3, 4, 5] * 100)
+    assert sum(rows.unique().numel() for rows in padding) < 2 * 60, "batches are to be of about one length"
+
+
+def test_lengths_of_a_column_are_taken(tmp_path):
+    trainer = make_trainer(tmp_path, train_sampling_strategy="group_by_length")
+    trainer.train_dataset = datasets.Dataset.from_dict({"length": [5, 1, 3], "name": ["a", "b", "c"]})
+    assert list(trainer._get_train_sampler().lengths) == [5, 1, 3]
+
+
+def test_length_of_a_batch():
+    batch = {
+        "input_ids": torch.ones(2, 4),
+        "attention_mask": torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]]),
+        "modality_mask": torch.ones(2, 1),
+        "labels": torch.tensor([[5, 6, -100], [5, -100, -100]]),
+    }
+    assert batch_length(batch) == 4 + 3
 
 
 def test_learning_rates_of_parts(tmp_path):
