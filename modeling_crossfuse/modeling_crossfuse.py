@@ -637,7 +637,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         # The decoder's input is shifted already: as `shift_labels`, the loss does not shift again.
         shift_labels, scored, needed = loss_kwargs.pop("shift_labels", labels), None, None
-        if skip_logits and labels is not None:
+        if skip_logits and labels is not None and not torch.compiler.is_compiling():  # a graph has fixed shapes
             scored = shift_labels != -100
             if not _records_layers(self.config, kwargs):
                 needed = scored.flip(1).cumsum(1).flip(1) > 0  # up to the last label

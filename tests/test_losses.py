@@ -57,6 +57,18 @@ def test_answer_loss(smoothing):
     assert_same(outputs.loss, expected)
 
 
+def test_compiled_loss_without_logits():
+    """As Trainer asks for it with `torch_compile`: in one graph."""
+    model, inputs = make_model()
+    expected = model(**inputs, labels=make_labels(), skip_logits=True).loss
+    torch.compiler.reset()
+    outputs = torch.compile(model, fullgraph=True, backend="aot_eager")(
+        **inputs, labels=make_labels(), skip_logits=True
+    )
+    assert outputs.logits is None
+    assert_same(outputs.loss, expected)
+
+
 def test_weight_of_the_answer_loss():
     model, inputs = make_model(num_answers=5, answer_loss_weight=3.0)
     labels = make_labels()
