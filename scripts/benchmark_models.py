@@ -20,15 +20,26 @@ from functools import partial
 
 import torch
 from transformers import (
+    ASTConfig,
+    BartConfig,
     BertConfig,
     BlipConfig,
     BlipForConditionalGeneration,
+    Florence2Config,
+    Florence2ForConditionalGeneration,
     GPT2Config,
     PreTrainedConfig,
     PreTrainedModel,
+    SiglipVisionConfig,
+    SpeechEncoderDecoderConfig,
+    SpeechEncoderDecoderModel,
+    T5Gemma2Config,
+    T5Gemma2ForConditionalGeneration,
     VisionEncoderDecoderConfig,
     VisionEncoderDecoderModel,
     ViTConfig,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
 )
 
 from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration
@@ -55,6 +66,11 @@ class Sizes:
     def grid(self) -> int:
         """Patches along a side of the image."""
         return self.image_size // self.patch_size
+
+    @property
+    def image_token(self) -> int:
+        """The token in whose place some peers put a position of the image."""
+        return self.vocab_size - 1
 
 
 @dataclass(frozen=True)
@@ -106,8 +122,8 @@ def vit(sizes: Sizes, intermediate_size: int) -> ViTConfig:
     )
 
 
-def vit_bert(sizes: Sizes, intermediate_size: int) -> VisionEncoderDecoderConfig:
-    decoder = BertConfig(
+def bert_decoder(sizes: Sizes, intermediate_size: int) -> BertConfig:
+    return BertConfig(
         hidden_size=sizes.width,
         num_hidden_layers=sizes.layers,
         num_attention_heads=sizes.heads,
@@ -120,7 +136,11 @@ def vit_bert(sizes: Sizes, intermediate_size: int) -> VisionEncoderDecoderConfig
         add_cross_attention=True,
         **{name: TOKENS[name] for name in FREE},
     )
-    return encoder_decoder(vit(sizes, intermediate_size), decoder)
+
+
+def vit_bert(sizes: Sizes, intermediate_size: int) -> VisionEncoderDecoderConfig:
+    decoder = bert_decoder(sizes, intermediate_size)
+    return encoder_decoder(VisionEncoderDecoderConfig, vit(sizes, intermediate_size), decoder)
 
 
 def vit_gpt2(sizes: Sizes, intermediate_size: int) -> VisionEncoderDecoderConfig:
@@ -138,13 +158,13 @@ def vit_gpt2(sizes: Sizes, intermediate_size: int) -> VisionEncoderDecoderConfig
         add_cross_attention=True,
         **{name: TOKENS[name] for name in FREE},
     )
-    return encoder_decoder(vit(sizes, intermediate_size), decoder)
+    return encoder_decoder(VisionEncoderDecoderConfig, vit(sizes, intermediate_size), decoder)
 
 
-def encoder_decoder(encoder: PreTrainedConfig, decoder: PreTrainedConfig) -> VisionEncoderDecoderConfig:
-    return VisionEncoderDecoderConfig.from_encoder_decoder_configs(
-        encoder, decoder, tie_word_embeddings=True, **TOKENS
-    )
+def encoder_decoder(
+    config_class: type[PreTrainedConfig], encoder: PreTrainedConfig, decoder: PreTrainedConfig
+) -> PreTrainedConfig:
+    return config_class.from_encoder_decoder_configs(encoder, decoder, tie_word_embeddings=True, **TOKENS)
 
 
 def blip(sizes: Sizes, intermediate_size: int) -> BlipConfig:
@@ -166,6 +186,118 @@ def blip(sizes: Sizes, intermediate_size: int) -> BlipConfig:
     return BlipConfig(text_config=text, vision_config=vision)
 
 
+def crossfuse_transcriber(sizes: Sizes, **settings) -> CrossFuseConfig:
+    audio = {"num_mel_bins": sizes.mel_bins, "num_conv_layers": 1}  # a position for two frames, as in Whisper
+    return crossfuse(sizes, {"audio": audio}, **settings)
+
+
+def whisper(sizes: Sizes, intermediate_size: int) -> WhisperConfig:
+    return WhisperConfig(
+        d_model=sizes.width,
+        encoder_layers=sizes.layers,
+        decoder_layers=sizes.layers,
+        encoder_attention_heads=sizes.heads,
+        decoder_attention_heads=sizes.heads,
+        encoder_ffn_dim=intermediate_size,
+        decoder_ffn_dim=intermediate_size,
+        vocab_size=sizes.vocab_size,
+        num_mel_bins=sizes.mel_bins,
+        max_source_positions=sizes.frames // 2,
+        max_target_positions=sizes.max_positions,
+        dropout=0.0,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+        **TOKENS,
+    )
+
+
+def ast_bert(sizes: Sizes, intermediate_size: int) -> SpeechEncoderDecoderConfig:
+    """A ViT of spectrograms: patches of five rows, as many as Whisper has positions, or nearly so."""
+    encoder = ASTConfig(
+        hidden_size=sizes.width,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        intermediate_size=intermediate_size,
+        num_mel_bins=sizes.mel_bins,
+        max_length=sizes.frames,
+        patch_size=sizes.mel_bins // 5,
+        frequency_stride=sizes.mel_bins // 5,
+        time_stride=10,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    return encoder_decoder(SpeechEncoderDecoderConfig, encoder, bert_decoder(sizes, intermediate_size))
+
+
+def crossfuse_answerer(sizes: Sizes, **settings) -> CrossFuseConfig:
+    """The image has layers of its own, then both go through the same ones, as in the peers."""
+    text = {"vocab_size": sizes.vocab_size, "num_hidden_layers": 0, "position_embedding_type": "sinusoidal"}
+    image = {"image_size": sizes.image_size, "patch_size": sizes.patch_size}
+    fusion = {"type": "joint", "num_layers": sizes.layers}
+    return crossfuse(sizes, {"image": image, "text": text}, fusion=fusion, **settings)
+
+
+def florence2(sizes: Sizes, intermediate_size: int) -> Florence2Config:
+    """One stage of DaViT has the patches of a ViT; each of its blocks is two layers."""
+    vision = {
+        "depths": [sizes.layers // 2],
+        "embed_dim": [sizes.width],
+        "num_heads": [sizes.heads],
+        "num_groups": [sizes.heads],
+        "patch_size": [sizes.patch_size],
+        "patch_stride": [sizes.patch_size],
+        "patch_padding": [0],
+        "patch_prenorm": [False],
+        "window_size": sizes.grid,
+        "mlp_ratio": intermediate_size / sizes.width,
+        "projection_dim": sizes.width,
+        "drop_path_rate": 0.0,
+    }
+    text = BartConfig(
+        d_model=sizes.width,
+        encoder_layers=sizes.layers,
+        decoder_layers=sizes.layers,
+        encoder_attention_heads=sizes.heads,
+        decoder_attention_heads=sizes.heads,
+        encoder_ffn_dim=intermediate_size,
+        decoder_ffn_dim=intermediate_size,
+        vocab_size=sizes.vocab_size,
+        max_position_embeddings=sizes.max_positions,
+        dropout=0.0,
+        forced_eos_token_id=None,
+        **TOKENS,
+    )
+    return Florence2Config(text_config=text, vision_config=vision, image_token_id=sizes.image_token, **TOKENS)
+
+
+def t5gemma2(sizes: Sizes, intermediate_size: int) -> T5Gemma2Config:
+    text = {
+        "hidden_size": sizes.width,
+        "intermediate_size": intermediate_size,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "num_key_value_heads": sizes.heads,
+        "head_dim": sizes.width // sizes.heads,
+        "query_pre_attn_scalar": sizes.width // sizes.heads,
+        "vocab_size": sizes.vocab_size,
+        "layer_types": ["full_attention"] * sizes.layers,
+        **{name: TOKENS[name] for name in FREE},
+    }
+    vision = SiglipVisionConfig(
+        hidden_size=sizes.width,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        image_size=sizes.image_size,
+        patch_size=sizes.patch_size,
+        vision_use_head=False,
+    )
+    tokens = {"image_token_index": sizes.image_token, "eoi_token_index": 2, "boi_token_index": 2}
+    encoder = {"text_config": text, "vision_config": vision, "mm_tokens_per_image": sizes.grid**2, **tokens}
+    tokens = {"image_token_index": sizes.image_token, "eoi_token_index": 2}
+    return T5Gemma2Config(encoder=encoder, decoder=text, **tokens, **TOKENS)
+
+
 def make_labels(sizes: Sizes) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(3, sizes.vocab_size - 1, (sizes.batch, sizes.target_tokens), generator=generator)
@@ -179,6 +311,23 @@ def make_images(sizes: Sizes) -> dict[str, torch.Tensor]:
 def make_prompted_images(sizes: Sizes) -> dict[str, torch.Tensor]:
     """Of the prompt, BLIP drops the last token and replaces the first; without one, it needs an end of sequence."""
     return {**make_images(sizes), "input_ids": torch.ones(sizes.batch, 2, dtype=torch.long)}
+
+
+def make_sounds(sizes: Sizes) -> dict[str, torch.Tensor]:
+    shape = (sizes.batch, sizes.mel_bins, sizes.frames)
+    return {"input_features": torch.randn(shape, generator=torch.Generator().manual_seed(2))}
+
+
+def make_spectrograms(sizes: Sizes) -> dict[str, torch.Tensor]:
+    return {"inputs": make_sounds(sizes)["input_features"].transpose(1, 2)}
+
+
+def make_questions(sizes: Sizes, image_tokens: int = 0) -> dict[str, torch.Tensor]:
+    """An image and a question to each; `image_tokens` stand before the question for peers that need them."""
+    generator = torch.Generator().manual_seed(3)
+    question = torch.randint(3, sizes.image_token, (sizes.batch, sizes.question_tokens), generator=generator)
+    image = torch.full((sizes.batch, image_tokens), sizes.image_token)
+    return {**make_images(sizes), "input_ids": torch.cat([image, question], dim=1)}
 
 
 def train_plainly(labels: torch.Tensor) -> dict:
@@ -216,10 +365,18 @@ class Entrant:
         return self.model_class is CrossFuseForConditionalGeneration
 
 
+def make_model(model_class: type[PreTrainedModel], config: PreTrainedConfig, **settings) -> PreTrainedModel:
+    """A model with random weights; questions and answers share the embedding of tokens, as they do in the peers."""
+    model = model_class._from_config(config, **settings)
+    if isinstance(config, CrossFuseConfig) and "text" in config.modalities:
+        model.get_encoder().set_input_embeddings(model.get_input_embeddings())
+    return model
+
+
 def count_parameters(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> int:
-    """Without memory for them."""
+    """Those that train, without memory for them: fixed positions are parameters to some models."""
     with torch.device("meta"):
-        return model_class._from_config(config).num_parameters()
+        return make_model(model_class, config).num_parameters(only_trainable=True)
 
 
 def ours(make_config: Callable[..., PreTrainedConfig], make_inputs: Callable) -> dict[str, Entrant]:
@@ -238,6 +395,20 @@ TASKS = {
         "ViT + GPT-2": Entrant(VisionEncoderDecoderModel, vit_gpt2, make_images),
         "BLIP": Entrant(BlipForConditionalGeneration, blip, make_prompted_images, train_blip),
     },
+    "speech": {
+        **ours(crossfuse_transcriber, make_sounds),
+        "Whisper": Entrant(WhisperForConditionalGeneration, whisper, make_sounds),
+        "AST + BERT": Entrant(SpeechEncoderDecoderModel, ast_bert, make_spectrograms),
+    },
+    "questions": {
+        **ours(crossfuse_answerer, make_questions),
+        "Florence-2": Entrant(
+            Florence2ForConditionalGeneration, florence2, lambda sizes: make_questions(sizes, sizes.grid**2 + 1)
+        ),
+        "T5Gemma2": Entrant(
+            T5Gemma2ForConditionalGeneration, t5gemma2, lambda sizes: make_questions(sizes, sizes.grid**2)
+        ),
+    },
 }
 
 # What is not the same, although the parameters agree.
@@ -246,6 +417,18 @@ DIFFERENCES = {
         "the ViT and BLIP's encoder have a class token, and a layer that pools the picture",
         "BERT and BLIP have a dense layer before the vocabulary",
         "BLIP scores one token fewer, since it shifts the labels that it is given",
+    ),
+    "speech": (
+        "Whisper has a second convolution, over all frames, where CrossFuse has one that halves their number",
+        "AST has patches of the spectrogram in place of convolutions, two tokens more for the whole, and 97 positions "
+        "with them where the others have 100",
+        "BERT has a dense layer before the vocabulary",
+    ),
+    "questions": (
+        "of DaViT, which is Florence-2's encoder of images, every other layer attends to channels, and each has "
+        "convolutions of 3 x 3; a position more is the mean of the image",
+        "T5Gemma2 has gates in its feed-forward layers, and attends to the answer and the memory at once; another "
+        "width inside its feed-forward layers makes up for both",
     ),
 }
 
@@ -291,9 +474,9 @@ def fit_config(entrant: Entrant, sizes: Sizes, target: int) -> PreTrainedConfig:
     usual = entrant.make_config(sizes, 4 * sizes.width)
     if abs(count_parameters(entrant.model_class, usual) / target - 1) <= TOLERANCE:
         return usual
-    # The number of parameters is a straight line over that width: two points give it.
-    low, high = (count_parameters(entrant.model_class, entrant.make_config(sizes, width)) for width in (8, 16))
-    return entrant.make_config(sizes, max(8 + 8 * round((target - low) / (high - low)), 8))
+    # The number of parameters is a straight line over that width: two points give it. Odd widths would be slow.
+    low, high = (count_parameters(entrant.model_class, entrant.make_config(sizes, width)) for width in (16, 32))
+    return entrant.make_config(sizes, max(16 + 16 * round((target - low) / (high - low)), 16))
 
 
 def make_configs(task: str, sizes: Sizes) -> dict[str, PreTrainedConfig]:
@@ -331,14 +514,14 @@ def build(entrant: Entrant, config: PreTrainedConfig, sizes: Sizes, settings: Se
 
 def build_model(model_class: type[PreTrainedModel], config: PreTrainedConfig, settings: Settings) -> PreTrainedModel:
     """A peer without the attention that was asked for runs with its own choice."""
-    make = partial(model_class._from_config, dtype=getattr(torch, settings.dtype))
+    make = partial(make_model, model_class, dtype=getattr(torch, settings.dtype))
     attention = {} if settings.attn_implementation is None else {"attn_implementation": settings.attn_implementation}
     try:
-        model = make(copy.deepcopy(config), **attention)
+        model = make(config=copy.deepcopy(config), **attention)
     except (ImportError, ValueError):
         if model_class is CrossFuseForConditionalGeneration:
             raise
-        model = make(config)
+        model = make(config=config)
     return model.to(settings.device)
 
 
