@@ -26,9 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from benchmark_compile import measure_compile
 from benchmark_frozen import measure_frozen, measure_quantized, report_variants
+from benchmark_growth import measure_growth, plot_growth, report_growth
 from benchmark_models import TASKS, Settings, Sizes
 from benchmark_peers import LARGE, measure_loading, measure_peers, plot_peers, report_peers
+from benchmark_selves import measure_latent, measure_missing, measure_reuse
+from benchmark_tools import report_rows
 
 from modeling_crossfuse.command_line import check_arguments, run_program
 from modeling_crossfuse.model_card import write_whole
@@ -79,6 +83,32 @@ GROUPS = {
         report_peers,
         plot_peers,
     ),
+    "compile": Group(
+        "what torch.compile saves in training and in answering, and after how long",
+        lambda args, settings: measure_compile(args.task, Sizes(), settings),
+        report_rows,
+    ),
+    "missing": Group(
+        "a training step where half of the modality values are missing",
+        lambda args, settings: measure_missing(Sizes(), settings),
+        report_rows,
+    ),
+    "latent": Group(
+        "a token's time with 16 times as much input, for each fusion",
+        lambda args, settings: measure_latent(Sizes(), settings),
+        report_rows,
+    ),
+    "reuse": Group(
+        "another question, and another answer, about the same image",
+        lambda args, settings: measure_reuse(Sizes(), settings),
+        report_rows,
+    ),
+    "growth": Group(
+        "how a training step grows with length, modalities, batch and answer, for each fusion",
+        lambda args, settings: measure_growth(Sizes(), settings),
+        report_growth,
+        plot_growth,
+    ),
     "frozen": Group(
         "what it saves to freeze encoders, and to cache what they give",
         lambda args, settings: measure_frozen(settings),
@@ -103,7 +133,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     default = Settings()
     parser.add_argument("group", choices=list(GROUPS), metavar="group", help="what to compare, see below")
     parser.add_argument(
-        "--task", choices=list(TASKS), default="captioning", help="of peers and loading (default: captioning)"
+        "--task", choices=list(TASKS), default="captioning", help="of peers, loading and compile (default: captioning)"
     )
     parser.add_argument("--device", default=default.device, help="cpu, cuda or cuda:1 (default: cpu)")
     parser.add_argument(

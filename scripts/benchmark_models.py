@@ -17,8 +17,10 @@ import copy
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
+from benchmark_tools import alternate, summarize
 from transformers import (
     ASTConfig,
     BartConfig,
@@ -503,13 +505,19 @@ def check_parameters(counts: dict[str, int], peers: list[str]):
             )
 
 
-def build(entrant: Entrant, config: PreTrainedConfig, sizes: Sizes, settings: Settings) -> Contestant:
-    """The model with random weights, and its batch."""
+def build(
+    config: PreTrainedConfig,
+    inputs: dict[str, torch.Tensor],
+    sizes: Sizes,
+    settings: Settings,
+    model_class: type[PreTrainedModel] = CrossFuseForConditionalGeneration,
+    train: Callable[[torch.Tensor], dict] = train_ours,
+) -> Contestant:
+    """The model with random weights, and its batch, on the device."""
     torch.manual_seed(0)
-    model = build_model(entrant.model_class, config, settings)
-    inputs = move(entrant.make_inputs(sizes), settings)
-    labels = make_labels(sizes).to(settings.device)
-    return Contestant(model, inputs, {**inputs, **entrant.train(labels)})
+    model = build_model(model_class, config, settings)
+    inputs = move(inputs, settings)
+    return Contestant(model, inputs, {**inputs, **train(make_labels(sizes).to(settings.device))})
 
 
 def build_model(model_class: type[PreTrainedModel], config: PreTrainedConfig, settings: Settings) -> PreTrainedModel:
@@ -538,8 +546,21 @@ def build_contestants(
     task: str, sizes: Sizes, settings: Settings, titles: Collection[str] | None = None
 ) -> dict[str, Contestant]:
     """The contestants of a task, or some of them."""
-    configs = make_configs(task, sizes)
-    return {
-        title: build(TASKS[task][title], configs[title], sizes, settings)
-        for title in (configs if titles is None else titles)
-    }
+    configs, contestants = make_configs(task, sizes), {}
+    for title in configs if titles is None else titles:
+        entrant = TASKS[task][title]
+        inputs = entrant.make_inputs(sizes)
+        contestants[title] = build(configs[title], inputs, sizes, settings, entrant.model_class, entrant.train)
+    return contestants
+
+
+def train_steps(contestant: Contestant, steps: int):
+    for _ in range(steps):
+        contestant.step()
+
+
+def time_steps(contestants: dict[Any, Contestant], settings: Settings) -> dict[Any, dict[str, float]]:
+    """Milliseconds of a step of training."""
+    functions = {title: partial(train_steps, contestant, settings.steps) for title, contestant in contestants.items()}
+    times = alternate(functions, settings.repeats, settings.device)
+    return {title: summarize([time / settings.steps for time in taken]) for title, taken in times.items()}

@@ -20,7 +20,16 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from benchmark_models import DIFFERENCES, TASKS, Contestant, Settings, Sizes, build_contestants
+from benchmark_models import (
+    DIFFERENCES,
+    TASKS,
+    Contestant,
+    Settings,
+    Sizes,
+    build_contestants,
+    time_steps,
+    train_steps,
+)
 from benchmark_tools import alternate, extra_memory, run_alone, show, summarize, table
 
 from modeling_crossfuse.plotting import plot_bars
@@ -41,7 +50,7 @@ LARGE = Sizes(width=640, layers=8, heads=10, vocab_size=16_000, image_size=224, 
 def measure_peers(task: str, sizes: Sizes, settings: Settings) -> dict:
     """Time, speed and memory of all contestants of a task, and what CrossFuse's are to the best peer's."""
     contestants = build_contestants(task, sizes, settings)
-    measures = {STEP: measure_steps(contestants, settings)}
+    measures = {STEP: time_steps(contestants, settings)}
     for measure, (batch, beams) in GENERATION.items():
         measures[measure] = measure_generation(contestants, min(batch, sizes.batch), beams, settings)
     measures[MEMORY] = measure_memory(task, sizes, settings)
@@ -60,17 +69,6 @@ def measure_loading(task: str, sizes: Sizes, settings: Settings) -> dict:
         times = alternate(functions, settings.repeats, settings.device)
     measures = {LOADING: {title: summarize(taken) for title, taken in times.items()}}
     return {**describe(contestants, sizes, settings), "task": task, "measures": measures, **compare(task, measures)}
-
-
-def measure_steps(contestants: dict[str, Contestant], settings: Settings) -> dict[str, dict[str, float]]:
-    functions = {title: partial(train, contestant, settings.steps) for title, contestant in contestants.items()}
-    times = alternate(functions, settings.repeats, settings.device)
-    return {title: summarize([time / settings.steps for time in taken]) for title, taken in times.items()}
-
-
-def train(contestant: Contestant, steps: int):
-    for _ in range(steps):
-        contestant.step()
 
 
 def measure_generation(
@@ -92,7 +90,7 @@ def step_memory(task: str, title: str, sizes: Sizes, settings: Settings) -> floa
     """The most megabytes that training needs on top of the finished model."""
     torch.set_num_threads(settings.threads)
     contestant = build_contestants(task, sizes, settings, [title])[title]
-    return extra_memory(partial(train, contestant, settings.steps), settings.device)
+    return extra_memory(partial(train_steps, contestant, settings.steps), settings.device)
 
 
 def describe(contestants: dict[str, Contestant], sizes: Sizes, settings: Settings) -> dict:
@@ -100,7 +98,7 @@ def describe(contestants: dict[str, Contestant], sizes: Sizes, settings: Setting
     return {
         "sizes": asdict(sizes),
         "settings": asdict(settings),
-        "parameters": {title: model.num_parameters() for title, model in models.items()},
+        "parameters": {title: model.num_parameters(only_trainable=True) for title, model in models.items()},
         "attention": {title: model.config._attn_implementation for title, model in models.items()},
     }
 

@@ -13,6 +13,8 @@
 # limitations under the License.
 """How `benchmark.py` measures (in turns, medians, memory in a process of its own) and what its tables look like."""
 
+import contextlib
+import ctypes
 import gc
 import multiprocessing
 import re
@@ -60,7 +62,6 @@ def alternate(functions: dict[str, Callable[[], Any]], repeats: int, device: str
 
 def extra_memory(function: Callable[[], Any], device: str = "cpu") -> float:
     """The most megabytes, of this process (Linux) or on the GPU, that a call needs on top of what is held before."""
-    gc.collect()
     before = reset_peak_memory(device)
     function()
     return max(peak_memory(device) - before, 0.0)
@@ -68,10 +69,13 @@ def extra_memory(function: Callable[[], Any], device: str = "cpu") -> float:
 
 def reset_peak_memory(device: str) -> float:
     """Forgets the most megabytes that were held, and gives what is held now."""
+    gc.collect()
     if torch.device(device).type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     else:
+        with contextlib.suppress(AttributeError):  # only glibc keeps what was freed, and gives it back by this
+            ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
     return peak_memory(device)
 
@@ -95,7 +99,18 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def show(summary: dict[str, float]) -> str:
-    """A median and its spread, as a cell of a table."""
-    digits = 0 if summary["median"] >= 100 else 1
-    return f"{summary['median']:.{digits}f} ± {summary['spread']:.{digits}f}"
+def show(value: dict[str, float] | float | str) -> str:
+    """A cell of a table: a median with its spread, a number or a text."""
+    if isinstance(value, dict):
+        digits = 0 if value["median"] >= 100 else 1 if value["median"] >= 10 else 2
+        return f"{value['median']:.{digits}f} ± {value['spread']:.{digits}f}"
+    if isinstance(value, float):
+        return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def report_rows(results: dict) -> str:
+    """A table of rows that have the same columns: summaries, whole numbers, other numbers and texts."""
+    rows = results["rows"]
+    header = [results["title"], *next(iter(rows.values()))]
+    return table(header, [[title, *map(show, row.values())] for title, row in rows.items()])

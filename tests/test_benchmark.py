@@ -16,6 +16,7 @@
 import json
 import statistics
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -58,7 +59,8 @@ def quick(models):
 
 @pytest.fixture
 def here(monkeypatch, script):
-    """What would run in a process of its own runs in this one, whose memory says nothing."""
+    """What would run in a process of its own runs in this one, whose memory says nothing and has much to collect."""
+    monkeypatch.setattr(sys.modules["benchmark_tools"].gc, "collect", lambda *arguments: 0)
     stand_ins = {
         "run_alone": lambda function, *arguments: function(*arguments),
         "extra_memory": lambda function, device: function() or 1.0,
@@ -128,7 +130,9 @@ def test_an_attention_that_a_peer_has_not_is_left_to_the_peer(models, tiny):
     assert blip.model.config._attn_implementation == "eager"
 
 
-@pytest.mark.parametrize("task", TITLES)
+@pytest.mark.parametrize(
+    "task", ["captioning", *(pytest.param(task, marks=pytest.mark.slow) for task in ("speech", "questions"))]
+)
 def test_peers_are_compared(peers, models, tiny, quick, here, tmp_path, monkeypatch, task):
     monkeypatch.setattr(peers, "NEW_TOKENS", 3)
     results = peers.measure_peers(task, tiny, quick)
@@ -150,9 +154,121 @@ def test_ratios_are_to_the_best_peer(peers):
     assert compared["ratios"]["greedy, tokens/s"]["CrossFuse"] == 0.125
 
 
-def test_loading_is_compared(peers, tiny, quick):
+def test_loading_is_compared(peers, tiny, quick, here):
     results = peers.measure_loading("captioning", tiny, quick)
     assert list(results["measures"]) == ["from_pretrained, ms"]
+
+
+# compile, missing, latent and reuse
+
+
+@pytest.fixture
+def compiling(script, monkeypatch):
+    """With a backend that takes no time."""
+    compiling = sys.modules["benchmark_compile"]
+    monkeypatch.setattr(compiling, "BACKEND", "eager")
+    monkeypatch.setattr(compiling, "NEW_TOKENS", 3)
+    return compiling
+
+
+def test_a_compiled_step_trains(compiling, models, tiny, quick, here):
+    contestant = models.build_contestants("captioning", tiny, quick, ["CrossFuse"])["CrossFuse"]
+    before = contestant.model(**contestant.training).loss.item()
+    assert compiling.compile_training(contestant, quick)["compiling, s"] > 0
+    assert contestant.model(**contestant.training).loss.item() < before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_compiling_is_compared_with_not_compiling(compiling, tiny, quick, monkeypatch, backend):
+    monkeypatch.setattr(compiling, "BACKEND", backend)
+    rows = compiling.measure_compile("captioning", tiny, quick)["rows"]
+    assert len(rows) == 4  # tokens and steps, of both CrossFuses
+    assert all(row["compiling, s"] > 0 for row in rows.values())
+
+
+@pytest.mark.parametrize(("compiled", "pays_after"), [(2.0, 4), (20.0, "never")])
+def test_when_compiling_has_paid_for_itself(compiling, quick, monkeypatch, compiled, pays_after):
+    monkeypatch.setattr(compiling, "milliseconds", lambda function, device: compiled + 32.0)
+    monkeypatch.setattr(compiling, "alternate", lambda *arguments: {"eager": [10.0], "compiled": [compiled]})
+    row = compiling.compare(None, None, 1, quick)
+    assert row["compiling, s"] == 0.032 and row["pays after"] == pays_after
+
+
+@pytest.fixture(scope="module")
+def selves(script):
+    return sys.modules["benchmark_selves"]
+
+
+def test_half_of_the_values_are_missing(selves, tiny, quick):
+    present = selves.make_pair("concat", True, tiny, quick).inputs["modality_mask"]
+    assert present.float().mean() == 0.5 and present.any(1).all()
+
+
+def test_missing_values_are_compared_with_all(selves, tiny, quick, here):
+    rows = selves.measure_missing(tiny, quick)["rows"]
+    assert list(rows) == ["concat", "joint", "bottleneck", "latent"]
+
+
+def test_tokens_are_timed_without_the_encoder(selves, tiny, quick, here, monkeypatch):
+    monkeypatch.setattr(selves, "NEW_TOKENS", 3)
+    answer = selves.answer_from_memory("latent", tiny, quick)
+    assert set(selves.count_encoder_calls(answer.func.__self__, answer).values()) == {0}
+    assert answer().shape == (2, 4)
+    rows = selves.measure_latent(tiny, quick)["rows"]
+    assert list(rows["latent"]) == ["16 patches, ms", "256 patches, ms", "ratio"]
+
+
+def test_what_is_reused_is_not_run_again(selves, tiny, quick, here):
+    rows = selves.measure_reuse(tiny, quick)["rows"]
+    runs = [(row["runs of the image's encoder"], row["of the whole encoder"]) for row in rows.values()]
+    assert runs == [(1, 1), (0, 1), (0, 0)]
+
+
+def test_what_is_reused_gives_the_same_answer(selves, models, tiny, quick):
+    contestant = models.build(models.crossfuse_answerer(tiny), models.make_questions(tiny), tiny, quick)
+    first, another, memory = selves.reusable_inputs(contestant).values()
+    another["input_ids"] = first["input_ids"]
+    answers = [contestant.model.eval().generate(**inputs, max_new_tokens=5) for inputs in (first, another, memory)]
+    assert torch.equal(answers[0], answers[1]) and torch.equal(answers[0], answers[2])
+
+
+# growth
+
+
+@pytest.fixture(scope="module")
+def growth(script):
+    return sys.modules["benchmark_growth"]
+
+
+def test_the_slope_of_a_power(growth):
+    assert growth.slope({x: 3 * x**1.5 for x in (1, 2, 4, 8)}) == pytest.approx(1.5)
+    # What is constant hides the power, the more so the smaller x is: only the upper half of the points counts.
+    constant = {1: 5.0, 2: 5.0, 4: 5.0, 8: 8.0, 16: 32.0, 32: 128.0}
+    assert growth.slope(constant) == pytest.approx(2.0)
+
+
+def test_a_load_is_what_it_says(growth, tiny, quick):
+    load = growth.Load(positions=6, modalities=3, batch=2, target=4)
+    contestant = growth.make_loaded("joint", load, tiny, quick)
+    assert len(contestant.model.config.modalities) == 3 and contestant.model.config.fusion.type == "joint"
+    assert contestant.training["labels"].shape == (2, 4)
+    memory = contestant.model.get_encoder()(**contestant.inputs).last_hidden_state
+    assert memory.shape == (2, 3 * 6, tiny.width)
+
+
+def test_growth_is_measured_and_drawn(script, growth, tiny, here, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(growth, "AXES", {axis: (field, (1, 2, 4)) for axis, (field, _) in growth.AXES.items()})
+    monkeypatch.setattr(script, "Sizes", lambda: tiny)
+    files = {flag: tmp_path / f"growth.{flag}" for flag in ("output", "plot")}
+    flags = [text for flag, file in files.items() for text in (f"--{flag}", str(file))]
+    script.main(["growth", "--repeats", "1", "--steps", "1", "--threads", "1", *flags])
+    results = json.loads(files["output"].read_text())
+    assert list(results["slopes"]["time, ms"]) == list(growth.AXES)
+    assert list(results["found"]["memory, MB"]["batch"]["latent"]) == ["1", "2", "4"]
+    assert files["plot"].read_bytes().startswith(b"\x89PNG")
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].startswith("| fusion | time / positions of a modality | memory / positions") and len(table) == 6
 
 
 # frozen and quantized
@@ -214,6 +330,19 @@ def test_functions_take_turns(script):
     times = sys.modules["benchmark_tools"].alternate(functions, repeats=2)
     assert calls == ["a", "b"] * 3  # the first ones are not timed
     assert {name: len(taken) for name, taken in times.items()} == {"a": 2, "b": 2}
+
+
+def test_a_cell_of_a_table(script):
+    show = sys.modules["benchmark_tools"].show
+    shown = [show(value) for value in ({"median": 12.34, "spread": 1.0}, 0.567, 1234.5, 1_234, "never")]
+    assert shown == ["12.3 ± 1.0", "0.57", "1234", "1,234", "never"]
+
+
+def test_memory_is_what_a_call_adds(script):
+    """In a process of its own, as the program measures it."""
+    tools = sys.modules["benchmark_tools"]
+    megabytes = tools.run_alone(tools.extra_memory, partial(torch.ones, 2**24))
+    assert 60 < megabytes < 90
 
 
 def test_the_program(script, frozen, monkeypatch, tmp_path, capsys):
