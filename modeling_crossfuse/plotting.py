@@ -291,6 +291,71 @@ def plot_curves(
     return save_figure(figure, path)
 
 
+def plot_panels(
+    panels: Mapping[str, Mapping[str, Mapping[str, Mapping[float, float]]]], path: str | Path, title: str = ""
+) -> Path:
+    """
+    Draws a grid of panels with curves on logarithmic axes, on which a power is a straight line.
+
+    Args:
+        panels (`Mapping[str, Mapping[str, Mapping[str, Mapping[float, float]]]]`): what the rows measure, to what the
+            columns are drawn over, to model, to a curve of values above 0. All rows have the same columns.
+        path (`str` or `Path`): the PNG file, written whole or not at all. Its folder must exist.
+        title (`str`, defaults to `""`): stands above.
+
+    Returns:
+        `Path`: the file.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        ValueError: if there is nothing to draw.
+
+    Example:
+
+    ```python
+    >>> import tempfile
+    >>> from modeling_crossfuse.plotting import plot_panels
+
+    >>> growth = {"joint": {64: 1.0, 128: 4.0}, "latent": {64: 1.0, 128: 2.0}}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     plot_panels({"time": {"length": growth}, "memory": {"length": growth}}, f"{folder}/panels.png").name
+    'panels.png'
+    ```
+    """
+    rows, columns = len(panels), len(next(iter(panels.values()), ()))
+    if rows * columns == 0:
+        raise ValueError("there is nothing to draw; expected at least one panel")
+    size = (3.1 * columns + 0.6, 2.7 * rows + 0.9)
+    figure = import_figure()(figsize=size, dpi=130, facecolor="white", layout="constrained")
+    figure.suptitle(title, fontsize=12, fontweight="bold", color=INK)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex="col", sharey="row")
+    for row, (label, curves_over) in zip(grid, panels.items()):
+        row[0].set_ylabel(label)
+        for axes, curves in zip(row, curves_over.values()):
+            _draw_powers(axes, curves)
+    for axes, x_label in zip(grid[-1], next(iter(panels.values()))):
+        axes.set_xlabel(x_label)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9.5)
+    return save_figure(figure, path)
+
+
+def _draw_powers(axes, curves: Mapping[str, Mapping[float, float]]):
+    """A panel's curves; the axes double, and have no frame."""
+    places = list(next(iter(curves.values())))
+    for (model, points), (color, marker) in zip(curves.items(), itertools.cycle(_CURVES)):
+        style = {"color": color, "marker": marker, "ms": 5, "lw": 1.8, "mec": "white"}
+        axes.plot(list(points), list(points.values()), label=model, **style)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(places, map(str, places))
+    axes.minorticks_off()
+    axes.grid(color="#E8EAED")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(length=0, labelsize=9)
+
+
 def _are_shares(values: Mapping[str, Mapping[Any, float]]) -> bool:
     """Whether all values lie between 0 and 1; raises a `ValueError` if they can't be drawn."""
     if not values or not all(values.values()):
@@ -319,4 +384,4 @@ def _finish(axes, metric_axis, count: int, are_shares: bool):
         axes.figure.legend(loc="outside lower center", ncols=min(count, 4), frameon=False, fontsize=9.5)
 
 
-__all__ = ["plot_answers", "plot_bars", "plot_curves"]
+__all__ = ["plot_answers", "plot_bars", "plot_curves", "plot_panels"]

@@ -13,232 +13,194 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-Measures what a training step costs, in time and memory, against a peer on the same work in the same run.
+Measures what CrossFuse costs, in time and memory: beside its peers of transformers, and beside itself.
 
-Each variant runs in a process of its own, in turn with the others, several times; the table has the medians.
+Contestants take turns in one process, so that what else the machine does falls on all; memory is that of a process of
+its own. Tables have medians and, where there is a ±, the interquartile range.
 """
 
 import argparse
-import copy
-import gc
 import json
-import multiprocessing
-import re
-import statistics
-import tempfile
-import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModel, BertConfig, TorchAoConfig, ViTConfig
+from benchmark_compile import measure_compile
+from benchmark_frozen import measure_frozen, measure_quantized, report_variants
+from benchmark_growth import measure_growth, plot_growth, report_growth
+from benchmark_models import TASKS, Settings, Sizes
+from benchmark_peers import LARGE, measure_loading, measure_peers, plot_peers, report_peers
+from benchmark_selves import measure_latent, measure_missing, measure_reuse
+from benchmark_tools import report_rows
 
-from modeling_crossfuse import CrossFuseForConditionalGeneration
-from modeling_crossfuse.command_line import check_arguments, format_table, run_program
+from modeling_crossfuse.command_line import check_arguments, run_program
 from modeling_crossfuse.model_card import write_whole
+from modeling_crossfuse.plotting import import_figure
 
 
 EPILOG = """
 examples:
-  what freezing the encoders saves, and caching what they give:
-    python scripts/benchmark.py frozen
+  CrossFuse beside its peers at captions, on two threads:
+    python scripts/benchmark.py peers --task captioning --output peers.json --plot peers.png
+  the same on a GPU:
+    python scripts/benchmark.py peers --device cuda --dtype bfloat16 --attn_implementation flash_attention_2
+  what freezing the encoders saves, and caching what they give, on one thread:
+    python scripts/benchmark.py frozen --threads 1
   what int8 weights of frozen encoders save, and what they change:
-    python scripts/benchmark.py quantized --output quantized.json
+    python scripts/benchmark.py quantized --threads 1 --output quantized.json
 """
 
-# As all-MiniLM-L6-v2, and a ViT of the same width.
-SIZES = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
-TEXT, IMAGE = BertConfig(**SIZES), ViTConfig(**SIZES)
-DECODER = {"vocab_size": 4096, "num_hidden_layers": 2}
-BATCH, TOKENS, ANSWER = 8, 32, 16
+
+@dataclass(frozen=True)
+class Group:
+    """
+    What can be measured.
+
+    Args:
+        help (`str`): what that is, in a line.
+        measure (`Callable`): the command line and settings to results, which JSON can hold.
+        report (`Callable`): results to Markdown.
+        plot (`Callable`, *optional*): draws results to a file.
+    """
+
+    help: str
+    measure: Callable[[argparse.Namespace, Settings], dict]
+    report: Callable[[dict], str]
+    plot: Callable[[dict, str], object] | None = None
 
 
-def make_model(freeze: tuple[str, ...] = (), quantize: bool = False) -> CrossFuseForConditionalGeneration:
-    """A model of both encoders, with random weights."""
-    torch.manual_seed(0)
-    encoders = {"text": TEXT, "image": IMAGE}
-    if quantize:
-        encoders = {name: quantize_encoder(AutoModel.from_config(config)) for name, config in encoders.items()}
-    return CrossFuseForConditionalGeneration.from_encoders(encoders, decoder=DECODER, freeze=freeze, d_model=256)
-
-
-def quantize_encoder(model):
-    """The model with int8 weights, saved and loaded as a user would."""
-    from torchao.quantization import Int8WeightOnlyConfig
-
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        settings = TorchAoConfig(Int8WeightOnlyConfig(version=2))
-        return AutoModel.from_pretrained(folder, quantization_config=settings)
-
-
-def make_batch() -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "input_ids": torch.randint(1000, 20_000, (BATCH, TOKENS), generator=generator),
-        "pixel_values": torch.randn(BATCH, 3, 224, 224, generator=generator),
-        "labels": torch.randint(3, 4096, (BATCH, ANSWER), generator=generator),
-    }
-
-
-@torch.no_grad()
-def encode(model: CrossFuseForConditionalGeneration, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The batch with what the encoders give in place of values."""
-    encoder, encoded = model.get_encoder(), {"labels": batch["labels"]}
-    for name, values, length in (
-        ("text", batch["input_ids"], TOKENS),
-        ("image", batch["pixel_values"].unsqueeze(1), 1),
-    ):
-        states, mask = encoder.encode_modality(name, values, torch.ones(BATCH, length, dtype=torch.long))
-        encoded |= {f"{name}_hidden_states": states, f"{name}_hidden_states_mask": mask}
-    return encoded
-
-
-def trained(**settings) -> Callable[[], tuple]:
-    return lambda: (make_model(**settings), make_batch())
-
-
-def cached() -> tuple:
-    model = make_model(freeze=("text", "image"))
-    return model, encode(model, make_batch())
-
-
-FROZEN = ("text", "image")
-VARIANTS = {
-    "frozen": {
-        "both encoders train": trained(),
-        "text frozen": trained(freeze=("text",)),
-        "both frozen": trained(freeze=FROZEN),
-        "both frozen, cached": cached,
-    },
-    "quantized": {
-        "both frozen, float32": trained(freeze=FROZEN),
-        "both frozen, int8": trained(freeze=FROZEN, quantize=True),
-    },
+GROUPS = {
+    "peers": Group(
+        "CrossFuse beside models of transformers, at the same work",
+        lambda args, settings: measure_peers(args.task, Sizes(), settings),
+        report_peers,
+        plot_peers,
+    ),
+    "loading": Group(
+        "from_pretrained of models of 100 million parameters",
+        lambda args, settings: measure_loading(args.task, LARGE, settings),
+        report_peers,
+        plot_peers,
+    ),
+    "compile": Group(
+        "what torch.compile saves in training and in answering, and after how long",
+        lambda args, settings: measure_compile(args.task, Sizes(), settings),
+        report_rows,
+    ),
+    "missing": Group(
+        "a training step where half of the modality values are missing",
+        lambda args, settings: measure_missing(Sizes(), settings),
+        report_rows,
+    ),
+    "latent": Group(
+        "a token's time with 16 times as much input, for each fusion",
+        lambda args, settings: measure_latent(Sizes(), settings),
+        report_rows,
+    ),
+    "reuse": Group(
+        "another question, and another answer, about the same image",
+        lambda args, settings: measure_reuse(Sizes(), settings),
+        report_rows,
+    ),
+    "growth": Group(
+        "how a training step grows with length, modalities, batch and answer, for each fusion",
+        lambda args, settings: measure_growth(Sizes(), settings),
+        report_growth,
+        plot_growth,
+    ),
+    "frozen": Group(
+        "what it saves to freeze encoders, and to cache what they give",
+        lambda args, settings: measure_frozen(settings),
+        report_variants,
+    ),
+    "quantized": Group(
+        "what int8 weights of frozen encoders save, and change",
+        lambda args, settings: measure_quantized(settings),
+        report_variants,
+    ),
 }
 
 
-def reset_peak_memory() -> float:
-    """Forgets the most memory that this process has held, and gives what it holds now, in MB (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return peak_memory()
-
-
-def peak_memory() -> float:
-    """The most memory that this process has held since, in MB (Linux)."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
-
-
-def measure(group: str, variant: str, steps: int, threads: int) -> dict[str, float]:
-    """Milliseconds of a training step, and the megabytes that the steps needed on top of the finished model."""
-    torch.set_num_threads(threads)
-    model, batch = VARIANTS[group][variant]()
-    model.train()
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4)
-    gc.collect()
-    before, times = reset_peak_memory(), []
-    for _ in range(steps + 1):
-        started = time.perf_counter()
-        model(**batch, skip_logits=True).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        times.append(time.perf_counter() - started)
-    return {
-        "step_ms": 1000 * statistics.median(times[1:]),  # the first makes the optimizer's state
-        "step_mb": peak_memory() - before,
-        "encoder_mb": encoder_memory(model),
-    }
-
-
-def encoder_memory(model: CrossFuseForConditionalGeneration) -> float:
-    """Megabytes of the encoders' weights."""
-    tensors = [tensor for part in model.get_encoder().encoders.parameters() for tensor in inner_tensors(part)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 2**20
-
-
-def inner_tensors(tensor: torch.Tensor) -> list[torch.Tensor]:
-    if hasattr(tensor, "__tensor_flatten__"):  # quantised: values and scales
-        return [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]
-    return [tensor]
-
-
-def run_variants(group: str, repeats: int, steps: int, threads: int) -> dict[str, dict[str, float]]:
-    """Medians over processes, the variants taking turns so that what else the machine does falls on all."""
-    results = {variant: [] for variant in VARIANTS[group]}
-    context = multiprocessing.get_context("spawn")
-    for _ in range(repeats):
-        for variant, found in results.items():
-            with ProcessPoolExecutor(1, context) as process:
-                found.append(process.submit(measure, group, variant, steps, threads).result())
-    return {
-        variant: {key: statistics.median(result[key] for result in found) for key in found[0]}
-        for variant, found in results.items()
-    }
-
-
-def report(results: dict[str, dict[str, float]]) -> str:
-    """A table; ratios are to the first variant."""
-    first = next(iter(results.values()))
-    header = ["", "step ms", "ratio", "step MB", "ratio", "encoders MB"]
-    rows = [
-        [
-            variant,
-            f"{result['step_ms']:.0f}",
-            f"{result['step_ms'] / first['step_ms']:.2f}",
-            f"{result['step_mb']:.0f}",
-            f"{result['step_mb'] / first['step_mb']:.2f}",
-            f"{result['encoder_mb']:.0f}",
-        ]
-        for variant, result in results.items()
-    ]
-    return format_table(header, rows, right=range(1, 6))
-
-
-@torch.no_grad()
-def quantization_error() -> float:
-    """By how much of their length hidden states of the encoders change with int8 weights, at the median."""
-    batch, errors = make_batch(), []
-    model = make_model(freeze=FROZEN).eval()
-    quantized = CrossFuseForConditionalGeneration.from_encoders(
-        {name: quantize_encoder(copy.deepcopy(model.get_encoder().encoders[name].model)) for name in FROZEN},
-        decoder=DECODER,
-        freeze=FROZEN,
-        d_model=256,
-    ).eval()
-    for name in FROZEN:
-        exact, rounded = (encode(each, batch)[f"{name}_hidden_states"] for each in (model, quantized))
-        errors.append(((rounded - exact).norm(dim=-1) / exact.norm(dim=-1)).flatten())
-    return torch.cat(errors).median().item()
-
-
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    groups = "\n".join(f"  {name:<12}{group.help}" for name, group in GROUPS.items())
     parser = argparse.ArgumentParser(
-        prog="benchmark.py", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="benchmark.py",
+        description=__doc__,
+        epilog=f"groups:\n{groups}\n{EPILOG}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("group", choices=list(VARIANTS), help="what to compare")
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="processes per variant (default: 5)")
-    parser.add_argument("--steps", type=int, default=5, metavar="N", help="steps per process (default: 5)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads (default: 1)")
-    parser.add_argument("--output", metavar="FILE", help="write the figures there, as JSON")
-    return parser.parse_args(argv)
-
-
-def run(argv: list[str] | None) -> dict[str, dict[str, float]]:
-    args = parse_args(argv)
+    default = Settings()
+    parser.add_argument("group", choices=list(GROUPS), metavar="group", help="what to compare, see below")
+    parser.add_argument(
+        "--task", choices=list(TASKS), default="captioning", help="of peers, loading and compile (default: captioning)"
+    )
+    parser.add_argument("--device", default=default.device, help="cpu, cuda or cuda:1 (default: cpu)")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], default=default.dtype, help="of the weights (default: float32)"
+    )
+    parser.add_argument("--attn_implementation", metavar="NAME", help="such as sdpa (default: the model's own choice)")
+    parser.add_argument("--threads", type=int, default=default.threads, metavar="N", help="threads (default: 2)")
+    parser.add_argument("--repeats", type=int, default=default.repeats, metavar="N", help="turns (default: 5)")
+    parser.add_argument(
+        "--steps", type=int, default=default.steps, metavar="N", help="training steps in each turn (default: 5)"
+    )
+    parser.add_argument("--output", metavar="FILE", help="write the results there, as JSON")
+    parser.add_argument("--plot", metavar="FILE", help="draw them there, as a PNG")
+    args = parser.parse_args(argv)
     check_arguments(args, above_zero=("repeats", "steps", "threads"))
-    results = run_variants(args.group, args.repeats, args.steps, args.threads)
-    print(report(results))
-    if args.group == "quantized":
-        print(f"\nhidden states change by {100 * quantization_error():.2f} % of their length (median)")
+    check_device(args.device)
+    check_plot(args)
+    return args
+
+
+def check_device(device: str):
+    """Raises a `ValueError` unless the machine has the device."""
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"--device is {device!r}, which this machine does not have; expected cpu or cuda") from error
+    if place.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device is {device!r}; expected cpu or cuda")
+
+
+def check_plot(args: argparse.Namespace):
+    """Before any measuring: raises an error if there is nothing to draw with, on, or at all."""
+    if args.plot is None:
+        return
+    if GROUPS[args.group].plot is None:
+        drawn = ", ".join(name for name, group in GROUPS.items() if group.plot is not None)
+        raise ValueError(f"--plot: the group {args.group} has no plot; expected one of {drawn}")
+    if not Path(args.plot).absolute().parent.is_dir():
+        raise ValueError(f"--plot: there is no folder {Path(args.plot).parent}")
+    import_figure()
+
+
+def run(argv: list[str] | None) -> dict:
+    args = parse_args(argv)
+    group = GROUPS[args.group]
+    settings = Settings(args.device, args.dtype, args.attn_implementation, args.threads, args.repeats, args.steps)
+    torch.set_num_threads(settings.threads)
+    results = group.measure(args, settings)
+    print(group.report(results))
     if args.output is not None:
         write_whole(args.output, json.dumps(results, indent=2) + "\n")
+    if args.plot is not None:
+        group.plot(results, args.plot)
     return results
 
 
-def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
+def main(argv: list[str] | None = None) -> dict:
+    """
+    Measures a group, prints a table, and writes JSON and a plot if asked to.
+
+    Args:
+        argv (`list[str]`, *optional*): the command line without the program's name; that of the process by default.
+
+    Returns:
+        `dict`: the results.
+    """
     return run_program("benchmark.py", run, argv)
 
 
