@@ -27,9 +27,10 @@ from pathlib import Path
 
 import torch
 from benchmark_compile import measure_compile
+from benchmark_configs import Sizes
 from benchmark_frozen import measure_frozen, measure_quantized, report_variants
 from benchmark_growth import measure_growth, plot_growth, report_growth
-from benchmark_models import TASKS, Settings, Sizes
+from benchmark_models import TASKS, Settings
 from benchmark_peers import LARGE, measure_loading, measure_peers, plot_peers, report_peers
 from benchmark_selves import measure_latent, measure_missing, measure_reuse
 from benchmark_tools import report_rows

@@ -19,7 +19,8 @@ from functools import partial
 
 import torch
 import torch._inductor.config as inductor
-from benchmark_models import TASKS, Contestant, Settings, Sizes, build_contestants
+from benchmark_configs import Sizes
+from benchmark_models import TASKS, Contestant, Settings, build_contestants
 from benchmark_tools import alternate, milliseconds, summarize
 from transformers import CompileConfig
 

@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
-from benchmark_models import Contestant, Settings, Sizes, build, crossfuse, time_steps
+from benchmark_configs import Sizes, crossfuse
+from benchmark_models import Contestant, Settings, build, time_steps
 from benchmark_tools import extra_memory, run_alone, table
 
 from modeling_crossfuse.configuration_crossfuse import FUSION_TYPES

@@ -20,17 +20,18 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from benchmark_configs import Sizes
 from benchmark_models import (
     DIFFERENCES,
     TASKS,
     Contestant,
     Settings,
-    Sizes,
     build_contestants,
     time_steps,
     train_steps,
 )
 from benchmark_tools import alternate, extra_memory, run_alone, show, summarize, table
+from transformers import PreTrainedModel
 
 from modeling_crossfuse.plotting import plot_bars
 
@@ -64,11 +65,14 @@ def measure_loading(task: str, sizes: Sizes, settings: Settings) -> dict:
         functions = {}
         for title, contestant in contestants.items():
             contestant.model.save_pretrained(Path(folder) / title)
-            load = partial(TASKS[task][title].model_class.from_pretrained, dtype=getattr(torch, settings.dtype))
-            functions[title] = partial(load, Path(folder) / title)
+            functions[title] = partial(load, TASKS[task][title].model_class, Path(folder) / title, settings)
         times = alternate(functions, settings.repeats, settings.device)
     measures = {LOADING: {title: summarize(taken) for title, taken in times.items()}}
     return {**describe(contestants, sizes, settings), "task": task, "measures": measures, **compare(task, measures)}
+
+
+def load(model_class: type[PreTrainedModel], folder: Path, settings: Settings) -> PreTrainedModel:
+    return model_class.from_pretrained(folder, dtype=getattr(torch, settings.dtype)).to(settings.device)
 
 
 def measure_generation(

@@ -18,13 +18,11 @@ from dataclasses import asdict, replace
 from functools import partial
 
 import torch
+from benchmark_configs import Sizes, crossfuse, crossfuse_answerer
 from benchmark_models import (
     Contestant,
     Settings,
-    Sizes,
     build,
-    crossfuse,
-    crossfuse_answerer,
     make_images,
     make_questions,
     make_sounds,

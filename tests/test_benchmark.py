@@ -34,6 +34,11 @@ def script():
 
 
 @pytest.fixture(scope="module")
+def configs(script):
+    return sys.modules["benchmark_configs"]
+
+
+@pytest.fixture(scope="module")
 def models(script):
     return sys.modules["benchmark_models"]
 
@@ -44,9 +49,9 @@ def peers(script):
 
 
 @pytest.fixture(scope="module")
-def tiny(models):
+def tiny(configs):
     """Sizes at which a test takes no time, and at which parameters still agree."""
-    return models.Sizes(
+    return configs.Sizes(
         width=64, layers=2, heads=2, vocab_size=4096, image_size=16, patch_size=4, mel_bins=10, frames=20,
         question_tokens=4, target_tokens=5, max_positions=32, batch=2,
     )  # fmt: skip
@@ -111,9 +116,9 @@ def test_a_contestant_answers_in_exactly_so_many_tokens(contestants, task, title
 
 
 @pytest.mark.parametrize("task", TITLES)
-def test_parameters_agree_at_the_reference_sizes(models, task):
-    configs = models.make_configs(task, models.Sizes())
-    assert list(configs) == TITLES[task]  # a difference is an error
+def test_parameters_agree_at_the_reference_sizes(configs, models, task):
+    fitted = models.make_configs(task, configs.Sizes())
+    assert list(fitted) == TITLES[task]  # a difference is an error
 
 
 def test_other_numbers_of_parameters_are_refused(models):
@@ -179,9 +184,7 @@ def test_a_compiled_step_trains(compiling, models, tiny, quick, here):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["eager", "inductor"])
-def test_compiling_is_compared_with_not_compiling(compiling, tiny, quick, monkeypatch, backend):
-    monkeypatch.setattr(compiling, "BACKEND", backend)
+def test_compiling_is_compared_with_not_compiling(compiling, tiny, quick):
     rows = compiling.measure_compile("captioning", tiny, quick)["rows"]
     assert len(rows) == 4  # tokens and steps, of both CrossFuses
     assert all(row["compiling, s"] > 0 for row in rows.values())
@@ -225,8 +228,8 @@ def test_what_is_reused_is_not_run_again(selves, tiny, quick, here):
     assert runs == [(1, 1), (0, 1), (0, 0)]
 
 
-def test_what_is_reused_gives_the_same_answer(selves, models, tiny, quick):
-    contestant = models.build(models.crossfuse_answerer(tiny), models.make_questions(tiny), tiny, quick)
+def test_what_is_reused_gives_the_same_answer(selves, configs, models, tiny, quick):
+    contestant = models.build(configs.crossfuse_answerer(tiny), models.make_questions(tiny), tiny, quick)
     first, another, memory = selves.reusable_inputs(contestant).values()
     another["input_ids"] = first["input_ids"]
     answers = [contestant.model.eval().generate(**inputs, max_new_tokens=5) for inputs in (first, another, memory)]
