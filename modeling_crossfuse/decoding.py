@@ -92,7 +92,8 @@ def can_decode_token(layers: nn.ModuleList, inputs_embeds: torch.Tensor, past_ke
 
 
 def _is_watched(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    """Whether a call does more than the `forward` of its class: hooks, or a `forward` of its own, as of accelerate."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
 
 
 def decode_token(

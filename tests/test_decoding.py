@@ -17,6 +17,7 @@ import copy
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from transformers import DynamicCache, EncoderDecoderCache
 
 from modeling_crossfuse import decoder, decoding
@@ -112,6 +113,15 @@ def test_hooks_and_other_layers_are_obeyed(tokens_decoded):
 
     layer.mlp.down_proj.__class__ = Doubled
     assert torch.equal(answer(model, inputs)[0], hooked) and tokens_decoded
+
+
+def test_offloaded_layers(tokens_decoded):
+    """accelerate puts a `forward` of its own on modules, which fetches their weights."""
+    model, inputs = make_model()
+    expected, _ = answer(model, inputs)
+    cpu_offload(model.model.decoder, execution_device="cpu")
+    assert model.model.decoder.layers[0].mlp.up_proj.weight.is_meta
+    assert torch.equal(answer(model, inputs)[0], expected)
 
 
 def test_no_decoding_by_functions_with_gradients_or_in_training(tokens_decoded):
