@@ -25,6 +25,9 @@ from transformers import BertConfig, ViTConfig
 from .test_scripts import SCRIPTS, assert_refused, load_script
 
 
+pytestmark = pytest.mark.slow  # models are built and exported or trained in most of them
+
+
 @pytest.fixture(scope="module")
 def script():
     """The program; its modules are found beside it while the tests run."""

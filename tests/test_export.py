@@ -31,6 +31,9 @@ from modeling_crossfuse.training import train_tokenizer
 from .helpers import FUSIONS, assert_same, load_script, run_python, take_rows, tiny_config, tiny_inputs, tiny_model
 
 
+pytestmark = pytest.mark.slow  # models are built and exported or trained in most of them
+
+
 NAMES = ["red", "green", "blue", "grey", "white"]
 BERT = BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
 WRIST = {"wrist": {"kind": "series", "num_channels": 3}}
