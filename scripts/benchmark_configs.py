@@ -85,12 +85,19 @@ def crossfuse_captioner(sizes: Sizes, **settings) -> CrossFuseConfig:
     return crossfuse(sizes, {"image": image}, **settings)
 
 
+def layers(sizes: Sizes, intermediate_size: int) -> dict[str, int]:
+    """What most configs of transformers call the sizes of their layers."""
+    return {
+        "hidden_size": sizes.width,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "intermediate_size": intermediate_size,
+    }
+
+
 def vit(sizes: Sizes, intermediate_size: int) -> ViTConfig:
     return ViTConfig(
-        hidden_size=sizes.width,
-        num_hidden_layers=sizes.layers,
-        num_attention_heads=sizes.heads,
-        intermediate_size=intermediate_size,
+        **layers(sizes, intermediate_size),
         image_size=sizes.image_size,
         patch_size=sizes.patch_size,
         hidden_dropout_prob=0.0,
@@ -100,10 +107,7 @@ def vit(sizes: Sizes, intermediate_size: int) -> ViTConfig:
 
 def bert_decoder(sizes: Sizes, intermediate_size: int) -> BertConfig:
     return BertConfig(
-        hidden_size=sizes.width,
-        num_hidden_layers=sizes.layers,
-        num_attention_heads=sizes.heads,
-        intermediate_size=intermediate_size,
+        **layers(sizes, intermediate_size),
         vocab_size=sizes.vocab_size,
         max_position_embeddings=sizes.max_positions,
         hidden_dropout_prob=0.0,
@@ -144,12 +148,7 @@ def encoder_decoder(
 
 
 def blip(sizes: Sizes, intermediate_size: int) -> BlipConfig:
-    shared = {
-        "hidden_size": sizes.width,
-        "num_hidden_layers": sizes.layers,
-        "num_attention_heads": sizes.heads,
-        "intermediate_size": intermediate_size,
-    }
+    shared = layers(sizes, intermediate_size)
     text = {
         **shared,
         "vocab_size": sizes.vocab_size,
@@ -190,10 +189,7 @@ def whisper(sizes: Sizes, intermediate_size: int) -> WhisperConfig:
 def ast_bert(sizes: Sizes, intermediate_size: int) -> SpeechEncoderDecoderConfig:
     """A ViT of spectrograms: patches of five rows, as many as Whisper has positions, or nearly so."""
     encoder = ASTConfig(
-        hidden_size=sizes.width,
-        num_hidden_layers=sizes.layers,
-        num_attention_heads=sizes.heads,
-        intermediate_size=intermediate_size,
+        **layers(sizes, intermediate_size),
         num_mel_bins=sizes.mel_bins,
         max_length=sizes.frames,
         patch_size=sizes.mel_bins // 5,
