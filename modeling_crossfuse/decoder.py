@@ -22,7 +22,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_crossfuse import CrossFuseDecoderConfig
-from .decoding import CrossFuseCache, can_decode_token, decode_token
+from .decoding import CrossFuseCache, can_decode_tokens, decode_token
 from .layers import (
     RECORDED,
     CrossFuseAttention,
@@ -63,13 +63,19 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
         self.norm = make_norm(config)
         self.post_init()
 
-    def _embed_positions(self, hidden_states: torch.Tensor, position_ids: torch.Tensor):
+    def embed_positions(
+        self, position_ids: torch.LongTensor, dtype: torch.dtype
+    ) -> tuple[torch.Tensor | None, tuple[torch.Tensor, torch.Tensor] | None]:
+        """What is added to the states of positions `(batch, length)`, or else what turns their queries and keys."""
         positions = position_ids.unsqueeze(-1)
         if self.rotary_emb is not None:
-            return hidden_states, self.rotary_emb(positions, hidden_states.dtype)
-        return hidden_states + sinusoidal_positions(positions, hidden_states.shape[-1]).to(hidden_states), None
+            return None, self.rotary_emb(positions, dtype)
+        return sinusoidal_positions(positions, self.config.hidden_size).to(dtype), None
 
-    def _memory_mask(self, inputs_embeds, memory, memory_mask) -> torch.Tensor | None:
+    def expand_memory_mask(
+        self, inputs_embeds: torch.Tensor, memory: torch.Tensor | None, memory_mask: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """The memory's mask `(rows, memory_length)` as the attention implementation takes it; none if all is kept."""
         if memory is not None and memory.shape[0] != inputs_embeds.shape[0]:
             inputs_embeds = inputs_embeds[: memory.shape[0], :1]  # all beams of a sample may read the same
         return create_bidirectional_mask(
@@ -127,14 +133,22 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
             position_ids=position_ids,
         )
         memory_packing = Packing.of(None if _reads_cache(past_key_values) else encoder_attention_mask)
-        encoder_attention_mask = self._memory_mask(inputs_embeds, encoder_hidden_states, encoder_attention_mask)
-        hidden_states, position_embeddings = self._embed_positions(inputs_embeds, position_ids)
-        hidden_states = self.dropout(hidden_states)
-        if can_decode_token(self.layers, inputs_embeds, past_key_values):
-            for layer in self.layers:
-                hidden_states = decode_token(
-                    layer, hidden_states, causal_mask, encoder_attention_mask, position_embeddings, past_key_values
-                )
+        encoder_attention_mask = self.expand_memory_mask(inputs_embeds, encoder_hidden_states, encoder_attention_mask)
+        added, position_embeddings = self.embed_positions(position_ids, inputs_embeds.dtype)
+        hidden_states = self.dropout(inputs_embeds if added is None else inputs_embeds + added)
+        if (
+            inputs_embeds.shape[1] == 1
+            and _reads_cache(past_key_values)
+            and can_decode_tokens(self.layers, past_key_values)
+        ):
+            hidden_states = decode_token(
+                self.layers,
+                hidden_states.squeeze(1),
+                causal_mask,
+                encoder_attention_mask,
+                position_embeddings,
+                past_key_values,
+            ).unsqueeze(1)
         else:
             packing = Packing.of(needed_mask)
             hidden_states = pack(hidden_states, packing)

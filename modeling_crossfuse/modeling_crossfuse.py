@@ -13,16 +13,14 @@
 # limitations under the License.
 """CrossFuse models: the encoders and their fusion, with and without a decoder, and the model that generates text."""
 
-import copy
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
-from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
@@ -32,10 +30,11 @@ from transformers.utils.output_capturing import capture_outputs
 from .composition import EncodersMixin
 from .configuration_crossfuse import CrossFuseConfig
 from .decoder import CrossFuseDecoder
-from .decoding import CrossFuseCache
+from .decoding import project_rows
 from .encoders import CrossFuseEncoders
 from .fusion import FUSIONS, Stream
-from .inputs import ModalityInputs, check_labels, find_present, read_inputs, refuse_no_modality, refuse_unknown_tensors
+from .generation_crossfuse import CrossFuseGenerationMixin
+from .inputs import ModalityInputs, check_labels, find_present, read_inputs, refuse_unknown_tensors
 from .layers import RECORDED, CrossFusePreTrainedModel, make_norm
 
 
@@ -533,7 +532,7 @@ class CrossFuseAnswerHead(nn.Module):
         return self.out_proj(self.norm(masked_mean(memory, memory_mask)))
 
 
-class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel, GenerationMixin):
+class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel, CrossFuseGenerationMixin):
     """
     CrossFuse with a language modelling head: any mix of modalities in, text out.
 
@@ -666,7 +665,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         hidden_states = outputs.last_hidden_state
         if scored is not None:
             hidden_states, shift_labels = hidden_states[scored], shift_labels[scored]
-        logits, loss = self.lm_head(hidden_states), None
+        logits, loss = self._score(hidden_states), None
         if labels is not None:
             loss = self._loss(logits, outputs, answer_ids, shift_labels, **loss_kwargs)
             logits = None if skip_logits else logits
@@ -683,6 +682,12 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
             encoder_attention_mask=outputs.encoder_attention_mask,
             encoder_modality_ids=outputs.encoder_modality_ids,
         )
+
+    def _score(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        is_token = hidden_states.dim() == 3 and hidden_states.shape[1] == 1
+        if is_token and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return project_rows(self.lm_head, hidden_states.squeeze(1)).unsqueeze(1)
+        return self.lm_head(hidden_states)
 
     def _loss(self, logits, outputs, answer_ids, shift_labels, num_items_in_batch=None) -> torch.Tensor:
         """Cross entropy and, in training, auxiliary losses and label smoothing: a mean over the accumulated items."""
@@ -701,66 +706,6 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
             # A mean over this batch: it counts as its share of the items that are accumulated.
             loss = loss + self.config.answer_loss_weight * answer_loss * (scored / items)
         return loss
-
-    def prepare_inputs_for_generation(
-        self, input_ids, decoder_attention_mask=None, decoder_position_ids=None, **kwargs
-    ):
-        """What `generate` hands to `forward` at each step: the memory, never again the modalities."""
-        kwargs = {key: value for key, value in kwargs.items() if key not in self.encoder_tensor_names}
-        if decoder_position_ids is None and decoder_attention_mask is not None:
-            # A static cache gets its mask in four dimensions, from which the decoder can't count positions.
-            decoder_position_ids = (decoder_attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-        if decoder_attention_mask is not None:
-            kwargs |= {"decoder_attention_mask": decoder_attention_mask, "decoder_position_ids": decoder_position_ids}
-        elif kwargs.get("past_key_values") is not None and kwargs.get("next_sequence_length") is None:
-            # Going on from a cache of the user's: without a mask, `generate` does not tell old tokens from new ones.
-            kwargs["next_sequence_length"] = input_ids.shape[1] - kwargs["past_key_values"].get_seq_length()
-        return super().prepare_inputs_for_generation(input_ids, **kwargs)
-
-    def _prepare_cache_for_generation(self, generation_config, model_kwargs: dict[str, Any], *args, **kwargs):
-        makes_cache = model_kwargs.get("past_key_values") is None
-        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        memory = model_kwargs["encoder_outputs"]
-        if not isinstance(memory, BaseModelOutput):
-            return
-        if memory.get("attention_mask") is not None and bool((memory.attention_mask != 0).all()):
-            memory = replace(memory, attention_mask=None)  # or else each step would look for what it masks
-        is_dynamic = generation_config.cache_implementation in (None, "dynamic")
-        if makes_cache and is_dynamic and model_kwargs.get("past_key_values") is not None:
-            model_kwargs["past_key_values"] = CrossFuseCache()
-            memory = self._share_memory(memory, generation_config)
-        model_kwargs["encoder_outputs"] = memory
-
-    def _share_memory(self, memory: CrossFuseEncoderOutput, generation_config) -> CrossFuseEncoderOutput:
-        """The memory of each sample once, whereas `generate` has repeated it for each beam and returned sequence."""
-        repeats = max(generation_config.num_beams, generation_config.num_return_sequences)
-        if repeats == 1 or self.config.decoder._attn_implementation not in ("eager", "sdpa"):
-            return memory
-        mask = memory.get("attention_mask")
-        return replace(
-            memory,
-            last_hidden_state=memory.last_hidden_state[::repeats],
-            attention_mask=None if mask is None else mask[::repeats],
-        )
-
-    def _prepare_model_inputs(self, inputs, bos_token_id, model_kwargs):
-        model_kwargs.pop("labels", None)  # Trainer passes them; they are no input of the encoder
-        # A modality's tensors have the user's name and any of them may be absent: the first one given stands for all
-        # where `generate` asks for the batch size. `input_ids` before all: left over, they would become the decoder's.
-        if inputs is None and model_kwargs.get("encoder_outputs") is None:
-            for name in sorted(self.config.modalities.tensor_names, key=lambda name: name != "input_ids"):
-                if model_kwargs.get(name) is not None:
-                    return model_kwargs.pop(name), name, model_kwargs
-            refuse_no_modality(self.config.modalities)
-        if isinstance(model_kwargs.get("encoder_outputs"), BaseModelOutput):
-            # A copy, since `generate` repeats its tensors in place for beams and the user may ask it again.
-            model_kwargs["encoder_outputs"] = copy.copy(model_kwargs["encoder_outputs"])
-        return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
-
-    def _validate_model_kwargs(self, model_kwargs: dict[str, Any]):
-        super()._validate_model_kwargs(
-            {key: value for key, value in model_kwargs.items() if key not in self.encoder_tensor_names}
-        )
 
 
 class CrossFuseForSpeechSeq2Seq(CrossFuseForConditionalGeneration):
