@@ -22,7 +22,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_crossfuse import CrossFuseDecoderConfig
-from .decoding import CrossFuseCache, can_decode_tokens, decode_token
+from .decoding import CrossFuseCache, TokenLayer, can_decode_tokens
 from .layers import (
     RECORDED,
     CrossFuseAttention,
@@ -141,14 +141,12 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
             and _reads_cache(past_key_values)
             and can_decode_tokens(self.layers, past_key_values)
         ):
-            hidden_states = decode_token(
-                self.layers,
-                hidden_states.squeeze(1),
-                causal_mask,
-                encoder_attention_mask,
-                position_embeddings,
-                past_key_values,
-            ).unsqueeze(1)
+            hidden_states = hidden_states.squeeze(1)
+            for layer in map(TokenLayer, self.layers):
+                hidden_states = layer(
+                    hidden_states, causal_mask, encoder_attention_mask, position_embeddings, past_key_values
+                )
+            hidden_states = hidden_states.unsqueeze(1)
         else:
             packing = Packing.of(needed_mask)
             hidden_states = pack(hidden_states, packing)

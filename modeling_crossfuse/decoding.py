@@ -14,13 +14,15 @@
 """What makes decoding fast: a cache that grows in place and that beams share, and a token's way through a layer."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
 
-from .layers import CrossFuseAttention, CrossFuseLayer, CrossFuseMLP, apply_rotary, join_beams
+from .layers import CrossFuseAttention, CrossFuseLayer, CrossFuseMLP, CrossFuseRMSNorm, apply_rotary, join_beams
 
 
 class GrowingLayer(DynamicLayer):
@@ -97,7 +99,7 @@ class CrossFuseCache(EncoderDecoderCache):
 
 
 def can_decode_tokens(layers: nn.ModuleList, past_key_values: Cache | None) -> bool:
-    """Whether `decode_token` can stand in for the layers: a cache it knows, no gradient, nobody who watches."""
+    """Whether [`TokenLayer`]s can stand in for the layers: a cache they know, no gradient, nobody who watches."""
     return (
         isinstance(past_key_values, CrossFuseCache)
         and not torch.is_grad_enabled()
@@ -127,78 +129,102 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     )
 
 
-def decode_token(
-    layers: nn.ModuleList,
-    hidden_states: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    memory_mask: torch.Tensor | None,
-    position_embeddings: tuple[torch.Tensor, torch.Tensor] | None,
-    past_key_values: CrossFuseCache,
-) -> torch.Tensor:
+class TokenLayer:
     """
-    What the layers make of one token a sample `(rows, hidden_size)` in evaluation, by functions in place of modules:
-    at small batches, calling the modules takes as long as the arithmetic.
+    A layer of the decoder for one token a sample, in evaluation: the same arithmetic by functions, since at small
+    batches the calls of its modules take as long. A module that is more than it seems (quantised, with an adapter or
+    hooks) is called.
+
+    Args:
+        layer ([`CrossFuseLayer`]): the layer, as it is now.
     """
-    for layer in layers:
-        attended = _attend_to_answer(layer, hidden_states, attention_mask, position_embeddings, past_key_values)
-        hidden_states = hidden_states + attended
-        hidden_states = hidden_states + _attend_to_memory(layer, hidden_states, memory_mask, past_key_values)
-        hidden_states = hidden_states + _feed_forward(layer.mlp, layer.post_attention_layernorm(hidden_states))
-    return hidden_states
+
+    def __init__(self, layer: CrossFuseLayer):
+        self.layer_idx = layer.self_attn.layer_idx
+        self.norms = [
+            inline(norm)
+            for norm in (layer.input_layernorm, layer.cross_attention_layernorm, layer.post_attention_layernorm)
+        ]
+        self.self_attn, self.cross_attn = _TokenAttention(layer.self_attn), _TokenAttention(layer.cross_attn)
+        self.gate_proj = None if layer.mlp.gate_proj is None else inline(layer.mlp.gate_proj)
+        self.up_proj, self.down_proj = inline(layer.mlp.up_proj), inline(layer.mlp.down_proj)
+
+    def __call__(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        memory_mask: torch.Tensor | None,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None,
+        past_key_values: CrossFuseCache,
+    ) -> torch.Tensor:
+        """States `(rows, hidden_size)` to states, with the arguments of [`CrossFuseLayer`]."""
+        answer = past_key_values.self_attention_cache.layers[self.layer_idx]
+        memory = past_key_values.cross_attention_cache.layers[self.layer_idx]
+        states = self.norms[0](hidden_states)
+        query, keys, values = self.self_attn.project(states, position_embeddings)
+        keys, values = answer.update(keys, values)
+        hidden_states = hidden_states + self.self_attn.attend(query, keys, values, attention_mask)
+        query = self.cross_attn.project_query(self.norms[1](hidden_states))
+        if memory.keys.shape[0] != query.shape[0]:
+            query = join_beams(query, memory.keys.shape[0])
+        hidden_states = hidden_states + self.cross_attn.attend(query, memory.keys, memory.values, memory_mask)
+        return hidden_states + self._feed_forward(self.norms[2](hidden_states))
+
+    def _feed_forward(self, states: torch.Tensor) -> torch.Tensor:
+        if self.gate_proj is None:
+            return self.down_proj(F.gelu(self.up_proj(states)))
+        return self.down_proj(F.silu(self.gate_proj(states)).mul_(self.up_proj(states)))
 
 
-def project_rows(projection: nn.Module, states: torch.Tensor) -> torch.Tensor:
+class _TokenAttention:
+    def __init__(self, attention: CrossFuseAttention):
+        self.head_dim, self.width, self.scaling = attention.head_dim, attention.config.hidden_size, attention.scaling
+        self.is_grouped = attention.num_key_value_groups > 1
+        self.q_proj, self.k_proj = inline(attention.q_proj), inline(attention.k_proj)
+        self.v_proj, self.o_proj = inline(attention.v_proj), inline(attention.o_proj)
+
+    def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        return states.unflatten(1, (-1, self.head_dim)).unsqueeze(2)
+
+    def project_query(self, states: torch.Tensor) -> torch.Tensor:
+        return self._split_heads(self.q_proj(states))
+
+    def project(self, states: torch.Tensor, position_embeddings) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        query, key = self.project_query(states), self._split_heads(self.k_proj(states))
+        if position_embeddings is not None:
+            turned = apply_rotary(torch.cat([query, key], dim=1), *position_embeddings)
+            query, key = turned.split([query.shape[1], key.shape[1]], dim=1)
+        return query, key, self._split_heads(self.v_proj(states))
+
+    def attend(self, query, keys, values, mask: torch.Tensor | None) -> torch.Tensor:
+        query = query.contiguous()  # or else PyTorch takes a slower way
+        output = F.scaled_dot_product_attention(
+            query, keys, values, mask, scale=self.scaling, enable_gqa=self.is_grouped
+        )
+        return self.o_proj(output.transpose(1, 2).reshape(-1, self.width))
+
+
+def inline(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What a call of a projection or a norm does to `(rows, width)`, as a function where that can be told."""
+    if is_plain(module, nn.Linear) and type(module.weight) is nn.Parameter:  # not quantised
+        is_cpu = module.weight.device.type == "cpu" and module.weight.dtype == torch.float32
+        return partial(project_rows if is_cpu else F.linear, weight=module.weight, bias=module.bias)
+    if is_plain(module, nn.LayerNorm):
+        shape, weight, bias, eps = module.normalized_shape, module.weight, module.bias, module.eps
+        return lambda states: torch.layer_norm(states, shape, weight, bias, eps)
+    if is_plain(module, CrossFuseRMSNorm):
+        return partial(torch.rms_norm, normalized_shape=module.normalized_shape, weight=module.weight, eps=module.eps)
+    return module
+
+
+def project_rows(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """
-    A projection of few rows `(rows, width)`. In float32 on a CPU, weights times columns is up to six times as fast as
-    `nn.Linear`'s rows times weights, and a single column as a batch of products, which then run on several cores.
+    `nn.functional.linear` of few rows `(rows, width)`. In float32 on a CPU, weights times columns is up to six times
+    as fast as rows times weights, and a single column as a batch of products, which then run on several cores.
     """
-    weight, bias = projection.weight, projection.bias
-    if not is_plain(projection, nn.Linear) or type(weight) is not nn.Parameter:  # quantised, an adapter, ...
-        return projection(states)
-    if weight.device.type != "cpu" or weight.dtype != torch.float32:
-        return F.linear(states, weight, bias)
     columns = states.T
     if columns.shape[1] == 1:
         parts = math.gcd(weight.shape[0], 8)
         product = torch.bmm(weight.reshape(parts, -1, weight.shape[1]), columns.expand(parts, -1, -1)).view(1, -1)
         return product if bias is None else product + bias
     return (weight @ columns if bias is None else torch.addmm(bias.unsqueeze(1), weight, columns)).T
-
-
-def _attend_to_answer(layer, hidden_states, attention_mask, position_embeddings, past_key_values) -> torch.Tensor:
-    attention, states = layer.self_attn, layer.input_layernorm(hidden_states)
-    query, key, value = (
-        _project_heads(attention, projection, states)
-        for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
-    if position_embeddings is not None:
-        query, key = apply_rotary(query, *position_embeddings), apply_rotary(key, *position_embeddings)
-    key, value = past_key_values.self_attention_cache.layers[attention.layer_idx].update(key, value)
-    return _attend(attention, query, key, value, attention_mask)
-
-
-def _attend_to_memory(layer, hidden_states, memory_mask, past_key_values) -> torch.Tensor:
-    attention, memory = layer.cross_attn, past_key_values.cross_attention_cache.layers[layer.cross_attn.layer_idx]
-    query = _project_heads(attention, attention.q_proj, layer.cross_attention_layernorm(hidden_states))
-    if memory.keys.shape[0] != query.shape[0]:
-        query = join_beams(query, memory.keys.shape[0])
-    return _attend(attention, query, memory.keys, memory.values, memory_mask)
-
-
-def _project_heads(attention: CrossFuseAttention, projection: nn.Module, states: torch.Tensor) -> torch.Tensor:
-    return project_rows(projection, states).unflatten(1, (-1, attention.head_dim)).unsqueeze(2)
-
-
-def _attend(attention: CrossFuseAttention, query, key, value, mask: torch.Tensor | None) -> torch.Tensor:
-    query = query.contiguous()  # or else PyTorch takes a slower way
-    output = F.scaled_dot_product_attention(
-        query, key, value, mask, scale=attention.scaling, enable_gqa=attention.num_key_value_groups > 1
-    )
-    return project_rows(attention.o_proj, output.transpose(1, 2).reshape(-1, attention.o_proj.in_features))
-
-
-def _feed_forward(mlp: CrossFuseMLP, states: torch.Tensor) -> torch.Tensor:
-    if mlp.gate_proj is None:
-        return project_rows(mlp.down_proj, F.gelu(project_rows(mlp.up_proj, states)))
-    gate = F.silu(project_rows(mlp.gate_proj, states))
-    return project_rows(mlp.down_proj, gate.mul_(project_rows(mlp.up_proj, states)))

@@ -18,13 +18,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers.generation import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
-from transformers.generation.utils import GenerateNonBeamOutput
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationConfig, GenerationMixin
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from .decoder import CrossFuseDecoder
-from .decoding import CrossFuseCache, can_decode_tokens, decode_token, is_plain, project_rows
+from .decoding import CrossFuseCache, TokenLayer, can_decode_tokens, inline, is_plain
 from .inputs import refuse_no_modality
 
 
@@ -94,100 +93,78 @@ class CrossFuseGenerationMixin(GenerationMixin):
             {key: value for key, value in model_kwargs.items() if key not in self.encoder_tensor_names}
         )
 
-    def _sample(
-        self,
-        input_ids: torch.LongTensor,
-        logits_processor: LogitsProcessorList,
-        stopping_criteria: StoppingCriteriaList,
-        generation_config: GenerationConfig,
-        synced_gpus: bool = False,
-        streamer: BaseStreamer | None = None,
-        **model_kwargs,
-    ) -> GenerateNonBeamOutput | torch.LongTensor:
-        """transformers' own loop, without the calls of the model where nobody sees them."""
-        if synced_gpus or not self._can_decode_tokens(generation_config, model_kwargs):
-            return super()._sample(
-                input_ids,
-                logits_processor,
-                stopping_criteria,
-                generation_config,
-                synced_gpus,
-                streamer,
-                **model_kwargs,
-            )
-        logits = self._prefill(input_ids, generation_config, model_kwargs).logits[:, -1]
-        decode = TokenDecoder(self, model_kwargs["past_key_values"], model_kwargs["encoder_outputs"])
-        unfinished = torch.ones(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
-        has_end = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
-        while True:
-            scores = logits_processor(input_ids, logits.float())
-            if generation_config.do_sample:
-                tokens = torch.multinomial(scores.softmax(-1), num_samples=1).squeeze(1)
-            else:
-                tokens = scores.argmax(-1)
-            if has_end:
-                tokens = torch.where(unfinished, tokens, generation_config._pad_token_tensor)
-            input_ids = torch.cat([input_ids, tokens.unsqueeze(1)], dim=1)
-            if streamer is not None:
-                streamer.put(tokens.cpu())
-            unfinished = unfinished & ~stopping_criteria(input_ids, None)
-            if not unfinished.any():
-                break
-            logits = decode(tokens)
-        if streamer is not None:
-            streamer.end()
-        return input_ids
+    def _sample(self, *args, **kwargs):
+        return GenerationMixin._sample(self._for_tokens(**kwargs), *args, **kwargs)
 
-    def _can_decode_tokens(self, generation_config: GenerationConfig, model_kwargs: dict[str, Any]) -> bool:
-        given = {name for name, value in model_kwargs.items() if value is not None} - self.encoder_tensor_names
-        return (
-            self.device.type == "cpu"  # elsewhere, transformers' loop goes on while the device computes
-            and not generation_config.return_dict_in_generate
-            and not generation_config.is_assistant
-            and given == {"encoder_outputs", "past_key_values", "use_cache"}
+    def _beam_search(self, *args, **kwargs):
+        return GenerationMixin._beam_search(self._for_tokens(**kwargs), *args, **kwargs)
+
+    def _for_tokens(self, generation_config: GenerationConfig, past_key_values: Cache | None = None, **kwargs):
+        """What transformers' loops call for each token: a [`TokenModel`] where it gives the same, or this model."""
+        can_decode = (
+            not generation_config.is_assistant
+            and not generation_config.output_attentions
+            and not generation_config.output_hidden_states
+            and kwargs.get("decoder_attention_mask") is None
+            and kwargs.get("decoder_position_ids") is None
             and type(self).forward.__module__.startswith(__package__)  # no subclass' own
             and is_plain(self, type(self))
             and is_plain(self.model, type(self.model))
             and is_plain(self.model.decoder, CrossFuseDecoder)
-            and can_decode_tokens(self.model.decoder.layers, model_kwargs["past_key_values"])
+            and can_decode_tokens(self.model.decoder.layers, past_key_values)
         )
+        return TokenModel(self) if can_decode else self
 
 
-class TokenDecoder:
+class TokenModel:
     """
-    Takes a token of each sample to the next one's logits. What steps share is made once, or for many of them.
+    Stands in for the model in transformers' loops: after the first step, it takes the last token of each sample
+    through the decoder's [`TokenLayer`]s, and makes what they share once, or for many steps. All else is the model's.
 
     Args:
         model ([`CrossFuseForConditionalGeneration`]): the model.
-        past_key_values ([`CrossFuseCache`]): keys and values of the answer so far, and of the memory.
-        memory ([`CrossFuseEncoderOutput`]): the memory.
     """
 
     positions_at_once = 64
 
-    def __init__(self, model, past_key_values: CrossFuseCache, memory: BaseModelOutput):
-        self.decoder, self.lm_head, self.past_key_values = model.model.decoder, model.lm_head, past_key_values
-        states = memory.last_hidden_state
-        self.memory_mask = self.decoder.expand_memory_mask(states[:, :1], states, memory.get("attention_mask"))
-        self.dtype, self.start = states.dtype, past_key_values.get_seq_length()
+    def __init__(self, model: CrossFuseGenerationMixin):
+        self.model, self.decoder = model, model.model.decoder
+        self.layers = [TokenLayer(layer) for layer in self.decoder.layers]
+        self.norm, self.lm_head = inline(self.decoder.norm), inline(model.lm_head)
         self.steps = 0
 
-    def _embed_position(self):
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.LongTensor, past_key_values: CrossFuseCache, encoder_outputs: BaseModelOutput, **kwargs
+    ) -> dict[str, Any]:
+        if self.steps == 0:
+            self._prepare_memory(**encoder_outputs)
+        return {"tokens": input_ids[:, -1], "past_key_values": past_key_values}
+
+    def _prepare_memory(self, last_hidden_state: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
+        token = last_hidden_state[:, :1]
+        self.dtype = token.dtype
+        self.memory_mask = self.decoder.expand_memory_mask(token, last_hidden_state, attention_mask)
+
+    def _embed_positions(self, start: int, device: torch.device):
+        """What is added to the states of the next token, or else what turns its queries and keys."""
         step = self.steps % self.positions_at_once
         if step == 0:
-            positions = torch.arange(self.positions_at_once) + self.start + self.steps
-            self.added, self.turns = self.decoder.embed_positions(positions.unsqueeze(0), self.dtype)
+            positions = torch.arange(start, start + self.positions_at_once, device=device).unsqueeze(0)
+            self.added, self.turns = self.decoder.embed_positions(positions, self.dtype)
         self.steps += 1
         if self.turns is None:
             return self.added[:, step], None
         return None, tuple(turn[:, step : step + 1] for turn in self.turns)
 
-    def __call__(self, tokens: torch.LongTensor) -> torch.Tensor:
-        """Tokens `(rows,)` to logits `(rows, vocab_size)`."""
+    def __call__(self, tokens: torch.LongTensor, past_key_values: CrossFuseCache, **kwargs) -> Seq2SeqLMOutput:
+        """Tokens `(rows,)` to logits `(rows, 1, vocab_size)`."""
         states = self.decoder.embed_tokens(tokens)
-        added, position_embeddings = self._embed_position()
+        added, position_embeddings = self._embed_positions(past_key_values.get_seq_length(), tokens.device)
         states = states if added is None else states + added
-        states = decode_token(
-            self.decoder.layers, states, None, self.memory_mask, position_embeddings, self.past_key_values
-        )
-        return project_rows(self.lm_head, self.decoder.norm(states)).contiguous()
+        for layer in self.layers:
+            states = layer(states, None, self.memory_mask, position_embeddings, past_key_values)
+        logits = self.lm_head(self.norm(states)).unsqueeze(1)
+        return Seq2SeqLMOutput(logits=logits, past_key_values=past_key_values)

@@ -30,7 +30,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .composition import EncodersMixin
 from .configuration_crossfuse import CrossFuseConfig
 from .decoder import CrossFuseDecoder
-from .decoding import project_rows
+from .decoding import inline
 from .encoders import CrossFuseEncoders
 from .fusion import FUSIONS, Stream
 from .generation_crossfuse import CrossFuseGenerationMixin
@@ -686,7 +686,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
     def _score(self, hidden_states: torch.Tensor) -> torch.Tensor:
         is_token = hidden_states.dim() == 3 and hidden_states.shape[1] == 1
         if is_token and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return project_rows(self.lm_head, hidden_states.squeeze(1)).unsqueeze(1)
+            return inline(self.lm_head)(hidden_states.squeeze(1)).unsqueeze(1)
         return self.lm_head(hidden_states)
 
     def _loss(self, logits, outputs, answer_ids, shift_labels, num_items_in_batch=None) -> torch.Tensor:

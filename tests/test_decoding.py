@@ -20,8 +20,8 @@ import torch
 from accelerate import cpu_offload
 from transformers import DynamicCache, EncoderDecoderCache
 
-from modeling_crossfuse import decoder, decoding
-from modeling_crossfuse.decoding import CrossFuseCache, GrowingLayer
+from modeling_crossfuse import decoding
+from modeling_crossfuse.decoding import CrossFuseCache, GrowingLayer, TokenLayer
 
 from .helpers import assert_same, count_calls, tiny_config, tiny_inputs, tiny_model
 
@@ -61,8 +61,8 @@ def without_cache_of_ours(model, inputs, **options):
 @pytest.fixture
 def tokens_decoded(monkeypatch):
     """A list that grows by every layer that a token goes through the fast way."""
-    calls, decode_token = [], decoder.decode_token
-    monkeypatch.setattr(decoder, "decode_token", lambda *args: calls.append(1) or decode_token(*args))
+    calls, decode = [], TokenLayer.__call__
+    monkeypatch.setattr(TokenLayer, "__call__", lambda *args: calls.append(1) or decode(*args))
     return calls
 
 
