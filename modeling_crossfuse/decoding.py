@@ -214,7 +214,7 @@ def inline(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
         return lambda states: torch.layer_norm(states, shape, weight, bias, eps)
     if is_plain(module, CrossFuseRMSNorm):
         return partial(torch.rms_norm, normalized_shape=module.normalized_shape, weight=module.weight, eps=module.eps)
-    return module
+    return lambda states: module(states.unsqueeze(1)).squeeze(1)  # as many dimensions as ever
 
 
 def project_rows(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -14,11 +14,12 @@
 """Fast decoding: the same tokens and numbers as by the layers, with any settings; and the cache it uses."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from accelerate import cpu_offload
-from transformers import DynamicCache, EncoderDecoderCache
+from transformers import DynamicCache, EncoderDecoderCache, GenerationMixin
 
 from modeling_crossfuse import decoding
 from modeling_crossfuse.decoding import CrossFuseCache, GrowingLayer, TokenLayer
@@ -52,9 +53,7 @@ def without_cache_of_ours(model, inputs, **options):
     """By the layers, with transformers' cache and a memory for each beam."""
     model = copy.deepcopy(model)
     model._share_memory = lambda memory, config: memory
-    model._prepare_cache_for_generation = lambda *args, **kwargs: super(
-        type(model), model
-    )._prepare_cache_for_generation(*args, **kwargs)
+    model._prepare_cache_for_generation = partial(GenerationMixin._prepare_cache_for_generation, model)
     return answer(model, inputs, **options)
 
 
