@@ -22,7 +22,6 @@ from transformers.cache_utils import Cache
 from transformers.generation import GenerationConfig, GenerationMixin
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
-from .decoder import CrossFuseDecoder
 from .decoding import CrossFuseCache, TokenLayer, can_decode_tokens, inline, is_plain
 from .inputs import refuse_no_modality
 
@@ -102,15 +101,14 @@ class CrossFuseGenerationMixin(GenerationMixin):
     def _for_tokens(self, generation_config: GenerationConfig, past_key_values: Cache | None = None, **kwargs):
         """What transformers' loops call for each token: a [`TokenModel`] where it gives the same, or this model."""
         can_decode = (
-            not generation_config.is_assistant
+            isinstance(past_key_values, CrossFuseCache)  # and not a cache of the user's, nor an exported model's
+            and not generation_config.is_assistant
             and not generation_config.output_attentions
             and not generation_config.output_hidden_states
             and kwargs.get("decoder_attention_mask") is None
             and kwargs.get("decoder_position_ids") is None
             and type(self).forward.__module__.startswith(__package__)  # no subclass' own
-            and is_plain(self, type(self))
-            and is_plain(self.model, type(self.model))
-            and is_plain(self.model.decoder, CrossFuseDecoder)
+            and all(is_plain(part, type(part)) for part in (self, self.model, self.model.decoder))
             and can_decode_tokens(self.model.decoder.layers, past_key_values)
         )
         return TokenModel(self) if can_decode else self

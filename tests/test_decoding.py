@@ -21,7 +21,7 @@ import torch
 from accelerate import cpu_offload
 from transformers import DynamicCache, EncoderDecoderCache, GenerationMixin
 
-from modeling_crossfuse import decoding
+from modeling_crossfuse import CrossFuseForConditionalGeneration, decoding
 from modeling_crossfuse.decoding import CrossFuseCache, GrowingLayer, TokenLayer
 
 from .helpers import assert_same, count_calls, tiny_config, tiny_inputs, tiny_model
@@ -112,6 +112,50 @@ def test_hooks_and_other_layers_are_obeyed(tokens_decoded):
 
     layer.mlp.down_proj.__class__ = Doubled
     assert torch.equal(answer(model, inputs)[0], hooked) and tokens_decoded
+
+
+@pytest.mark.parametrize("part", ["", "model", "model.decoder"])
+def test_hooks_of_what_is_around_the_layers_are_obeyed(part, tokens_decoded):
+    model, inputs = make_model()
+    calls = []
+    hook = model.get_submodule(part).register_forward_hook(lambda *args: calls.append(1))
+    expected, _ = answer(model, inputs)
+    assert len(calls) == 20
+    hook.remove()
+    assert torch.equal(answer(model, inputs)[0], expected) and len(calls) == 20
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}], ids=["greedy", "beams"])
+def test_a_subclass_with_a_forward_of_its_own(options):
+    class Reversed(CrossFuseForConditionalGeneration):
+        def forward(self, *args, **kwargs):
+            outputs = super().forward(*args, **kwargs)
+            outputs.logits = -outputs.logits
+            return outputs
+
+    model, inputs = make_model()
+    expected = without_cache_of_ours(model, inputs, **options)[0]
+    model.__class__ = Reversed
+    reversed_answers = answer(model, inputs, **options)[0]
+    assert not torch.equal(reversed_answers, expected)
+    assert torch.equal(reversed_answers, without_cache_of_ours(model, inputs, **options)[0])
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize("features", [7, 12, 64])
+@pytest.mark.parametrize("bias", [False, True])
+def test_products_of_few_rows(rows, features, bias):
+    linear, states = torch.nn.Linear(6, features, bias=bias), torch.randn(rows, 6)
+    assert_same(decoding.project_rows(states, linear.weight, linear.bias), linear(states))
+
+
+@pytest.mark.parametrize("settings", SETTINGS[::2], ids=str)
+def test_autocast(settings):
+    model, inputs = make_model(**settings)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = answer(model, inputs, max_new_tokens=2)[1]
+        expected = without_cache_of_ours(model, inputs, max_new_tokens=2)[1]
+    assert_same(logits.float(), expected.float(), atol=0.02)
 
 
 def test_offloaded_layers(tokens_decoded):
