@@ -65,7 +65,8 @@ class GrowingLayer(DynamicLayer):
     def reorder_cache(self, beam_idx: torch.LongTensor):
         """Rows change places, of which some may be lost and others repeated."""
         rooms = {name: self._room_of(name) for name in ("keys", "values")}
-        if None in rooms.values() or len(beam_idx) != self.keys.shape[0] or torch.is_grad_enabled():
+        is_written = all(room is not None for room in rooms.values()) and len(beam_idx) == self.keys.shape[0]
+        if not is_written or torch.is_grad_enabled():
             return super().reorder_cache(beam_idx)
         for name, room in rooms.items():
             second = self._second_rooms.get(name)

@@ -101,7 +101,7 @@ class CrossFuseGenerationMixin(GenerationMixin):
     def _for_tokens(self, generation_config: GenerationConfig, past_key_values: Cache | None = None, **kwargs):
         """What transformers' loops call for each token: a [`TokenModel`] where it gives the same, or this model."""
         can_decode = (
-            isinstance(past_key_values, CrossFuseCache)  # and not a cache of the user's, nor an exported model's
+            isinstance(past_key_values, CrossFuseCache)  # of which exported models know nothing
             and not generation_config.is_assistant
             and not generation_config.output_attentions
             and not generation_config.output_hidden_states
@@ -142,16 +142,14 @@ class TokenModel:
         return {"tokens": input_ids[:, -1], "past_key_values": past_key_values}
 
     def _prepare_memory(self, last_hidden_state: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
-        token = last_hidden_state[:, :1]
-        self.dtype = token.dtype
-        self.memory_mask = self.decoder.expand_memory_mask(token, last_hidden_state, attention_mask)
+        self.memory_mask = self.decoder.expand_memory_mask(last_hidden_state[:, :1], last_hidden_state, attention_mask)
 
     def _embed_positions(self, start: int, device: torch.device):
         """What is added to the states of the next token, or else what turns its queries and keys."""
         step = self.steps % self.positions_at_once
         if step == 0:
             positions = torch.arange(start, start + self.positions_at_once, device=device).unsqueeze(0)
-            self.added, self.turns = self.decoder.embed_positions(positions, self.dtype)
+            self.added, self.turns = self.decoder.embed_positions(positions, self.decoder.dtype)
         self.steps += 1
         if self.turns is None:
             return self.added[:, step], None
