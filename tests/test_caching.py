@@ -131,8 +131,7 @@ def test_questions_are_not_cached(data, tmp_path, calls):
 
 
 # When the file is used again
-
-
+@pytest.mark.slow
 def test_the_file_is_used_again(data, encoders, tmp_path, calls):
     flags = flags_of(data, encoders, cache_encoder_outputs=True, eval_split="", eval_strategy="no", max_steps=2)
     folder = tmp_path / "out" / "_encoder_outputs"

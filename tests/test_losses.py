@@ -57,6 +57,7 @@ def test_answer_loss(smoothing):
     assert_same(outputs.loss, expected)
 
 
+@pytest.mark.slow
 def test_compiled_loss_without_logits():
     """As Trainer asks for it with `torch_compile`: in one graph."""
     model, inputs = make_model()

@@ -87,6 +87,7 @@ def test_nothing_given():
         ExactMatch().compute()
 
 
+@pytest.mark.slow
 def test_a_script_of_the_same_name_does_not_hide_the_library():
     code = f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); import modeling_crossfuse.metrics as m; m.ChrF()"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=600)

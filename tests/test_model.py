@@ -356,6 +356,7 @@ def test_gradient_checkpointing_gives_equal_gradients(fusion):
         torch.testing.assert_close(p.grad, expected[name], msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_compiled_equals_eager(fusion):
     torch.compiler.reset()

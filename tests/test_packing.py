@@ -84,7 +84,7 @@ def test_memory(fusion, monkeypatch):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", pytest.param("flex_attention", marks=pytest.mark.slow)])
 def test_attention_implementations(attention, monkeypatch):
     model, batch = make_model("joint")
     model.set_attn_implementation(attention)

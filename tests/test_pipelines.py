@@ -418,6 +418,7 @@ def test_auto_model_loads_an_encoder_as_one(folder):
     assert isinstance(AutoModel.from_pretrained(folder(CrossFuseForConditionalGeneration, "text")), CrossFuseModel)
 
 
+@pytest.mark.slow
 def test_in_another_process(folder):
     model = folder(CrossFuseForSequenceClassification, "text", "image", "wrist", **LABELS)
     code = (

@@ -94,6 +94,7 @@ def test_its_weights_are_those_of_the_file(processor, tmp_path):
     assert model.config.modalities["text"].source == MINILM.name  # not where it lies on this machine
 
 
+@pytest.mark.slow
 def test_what_pretraining_is_worth(names, processor):
     """Of names that training never saw, the pretrained encoder tells far more than one with random weights."""
     results = {}
@@ -107,6 +108,7 @@ def test_what_pretraining_is_worth(names, processor):
     assert results["pretrained"] > results["random"] + 0.25
 
 
+@pytest.mark.slow
 def test_int8_weights_answer_almost_the_same(names, processor, tmp_path):
     torchao = pytest.importorskip("torchao.quantization")
     model = compose(MINILM, processor)

@@ -412,6 +412,7 @@ def test_help(name, capsys):
     assert f"usage: {name}.py" in output and "examples:" in output and "%(default)" not in output
 
 
+@pytest.mark.slow
 def test_help_from_the_command_line():
     # evaluate.py, since Python puts its folder on the path, where it hides the library `evaluate`
     command = [sys.executable, str(SCRIPTS / "evaluate.py"), "--help"]

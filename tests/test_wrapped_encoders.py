@@ -547,6 +547,7 @@ class TinyEncoder(PreTrainedModel):
 """
 
 
+@pytest.mark.slow
 def test_an_encoder_with_code_of_its_own(tmp_path):
     """In processes of their own, since its type is known once it has been loaded."""
     folder, saved = tmp_path / "tiny", tmp_path / "saved"
