@@ -40,12 +40,19 @@ ANSWER = 8  # tokens of an answer to a question
 
 
 def measure_missing(sizes: Sizes, settings: Settings) -> dict:
-    """A step of training where samples have an image and a sound, and where each has either."""
+    """A step of training where samples have an image and a sound, and where each has either; and at longer inputs."""
+    longer = replace(sizes, image_size=2 * sizes.image_size, frames=4 * sizes.frames)
+    rows = {**measure_pairs(sizes, settings), **measure_pairs(longer, settings)}
+    return describe("training step", sizes, settings, rows)
+
+
+def measure_pairs(sizes: Sizes, settings: Settings) -> dict[str, dict]:
     cases = [(fusion, missing) for fusion in FUSION_TYPES for missing in (False, True)]
     steps = time_steps({case: make_pair(*case, sizes, settings) for case in cases}, settings)
     memory = {case: run_alone(pair_memory, *case, sizes, settings) for case in cases}
-    rows = {
-        fusion: {
+    positions = sizes.grid**2 + sizes.frames // 2
+    return {
+        f"{fusion}, {positions} positions": {
             "all present, ms": steps[fusion, False],
             "half missing, ms": steps[fusion, True],
             "ratio": steps[fusion, True]["median"] / steps[fusion, False]["median"],
@@ -55,7 +62,6 @@ def measure_missing(sizes: Sizes, settings: Settings) -> dict:
         }
         for fusion in FUSION_TYPES
     }
-    return describe("training step", sizes, settings, rows)
 
 
 def make_pair(fusion: str, missing: bool, sizes: Sizes, settings: Settings) -> Contestant:

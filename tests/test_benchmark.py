@@ -213,7 +213,7 @@ def test_half_of_the_values_are_missing(selves, tiny, quick):
 
 def test_missing_values_are_compared_with_all(selves, tiny, quick, here):
     rows = selves.measure_missing(tiny, quick)["rows"]
-    assert list(rows) == ["concat", "joint", "bottleneck", "latent"]
+    assert [title.partition(",")[0] for title in rows] == 2 * ["concat", "joint", "bottleneck", "latent"]
 
 
 def test_tokens_are_timed_without_the_encoder(selves, tiny, quick, here, monkeypatch):

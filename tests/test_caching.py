@@ -131,6 +131,8 @@ def test_questions_are_not_cached(data, tmp_path, calls):
 
 
 # When the file is used again
+
+
 @pytest.mark.slow
 def test_the_file_is_used_again(data, encoders, tmp_path, calls):
     flags = flags_of(data, encoders, cache_encoder_outputs=True, eval_split="", eval_strategy="no", max_steps=2)
