@@ -17,6 +17,7 @@ import os
 
 import huggingface_hub
 import pytest
+import torch
 from huggingface_hub import constants
 from transformers.utils import logging
 
@@ -33,11 +34,13 @@ os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 @pytest.fixture(autouse=True)
 def restore_global_state():
     fusions, types, verbosity = dict(FUSIONS), list(FUSION_TYPES), logging.get_verbosity()
+    threads = torch.get_num_threads()  # with others, sums come in another order
     yield
     FUSIONS.clear()
     FUSIONS.update(fusions)
     FUSION_TYPES[:] = types
     logging.set_verbosity(verbosity)
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
