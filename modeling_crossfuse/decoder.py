@@ -22,7 +22,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_crossfuse import CrossFuseDecoderConfig
-from .decoding import CrossFuseCache, TokenLayer, can_decode_tokens
+from .decoding import CrossFuseCache
 from .layers import (
     RECORDED,
     CrossFuseAttention,
@@ -136,34 +136,22 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
         encoder_attention_mask = self.expand_memory_mask(inputs_embeds, encoder_hidden_states, encoder_attention_mask)
         added, position_embeddings = self.embed_positions(position_ids, inputs_embeds.dtype)
         hidden_states = self.dropout(inputs_embeds if added is None else inputs_embeds + added)
-        if (
-            inputs_embeds.shape[1] == 1
-            and _reads_cache(past_key_values)
-            and can_decode_tokens(self.layers, past_key_values)
-        ):
-            hidden_states = hidden_states.squeeze(1)
-            for layer in map(TokenLayer, self.layers):
-                hidden_states = layer(
-                    hidden_states, causal_mask, encoder_attention_mask, position_embeddings, past_key_values
-                )
-            hidden_states = hidden_states.unsqueeze(1)
-        else:
-            packing = Packing.of(needed_mask)
-            hidden_states = pack(hidden_states, packing)
-            encoder_hidden_states = pack(encoder_hidden_states, memory_packing)
-            for layer in self.layers:
-                hidden_states = layer(
-                    hidden_states,
-                    causal_mask,
-                    encoder_hidden_states,
-                    encoder_attention_mask,
-                    position_embeddings=position_embeddings,
-                    past_key_values=past_key_values,
-                    packing=packing,
-                    memory_packing=memory_packing,
-                    **kwargs,
-                )
-            hidden_states = unpack(hidden_states, packing)
+        packing = Packing.of(needed_mask)
+        hidden_states = pack(hidden_states, packing)
+        encoder_hidden_states = pack(encoder_hidden_states, memory_packing)
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                causal_mask,
+                encoder_hidden_states,
+                encoder_attention_mask,
+                position_embeddings=position_embeddings,
+                past_key_values=past_key_values,
+                packing=packing,
+                memory_packing=memory_packing,
+                **kwargs,
+            )
+        hidden_states = unpack(hidden_states, packing)
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values if use_cache else None
         )

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What makes decoding fast: a cache that grows in place and that beams share, and a token's way through a layer."""
+"""What makes `generate` fast: a cache that grows in place and that beams share, and a token's way through a layer."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from functools import partial
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
+from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
 
 from .layers import CrossFuseAttention, CrossFuseLayer, CrossFuseMLP, CrossFuseRMSNorm, apply_rotary, join_beams
 
@@ -99,11 +99,10 @@ class CrossFuseCache(EncoderDecoderCache):
         self.self_attention_cache.reorder_cache(beam_idx)
 
 
-def can_decode_tokens(layers: nn.ModuleList, past_key_values: Cache | None) -> bool:
-    """Whether [`TokenLayer`]s can stand in for the layers: a cache they know, no gradient, nobody who watches."""
+def can_decode_tokens(layers: nn.ModuleList) -> bool:
+    """Whether [`TokenLayer`]s can stand in for the layers: no gradient, nobody who watches."""
     return (
-        isinstance(past_key_values, CrossFuseCache)
-        and not torch.is_grad_enabled()
+        not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and not layers.training
         and layers[0].self_attn.config._attn_implementation == "sdpa"

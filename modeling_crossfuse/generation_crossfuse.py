@@ -109,7 +109,7 @@ class CrossFuseGenerationMixin(GenerationMixin):
             and kwargs.get("decoder_position_ids") is None
             and type(self).forward.__module__.startswith(__package__)  # no subclass' own
             and all(is_plain(part, type(part)) for part in (self, self.model, self.model.decoder))
-            and can_decode_tokens(self.model.decoder.layers, past_key_values)
+            and can_decode_tokens(self.model.decoder.layers)
         )
         return TokenModel(self) if can_decode else self
 

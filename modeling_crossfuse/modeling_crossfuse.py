@@ -30,7 +30,6 @@ from transformers.utils.output_capturing import capture_outputs
 from .composition import EncodersMixin
 from .configuration_crossfuse import CrossFuseConfig
 from .decoder import CrossFuseDecoder
-from .decoding import inline
 from .encoders import CrossFuseEncoders
 from .fusion import FUSIONS, Stream
 from .generation_crossfuse import CrossFuseGenerationMixin
@@ -665,7 +664,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         hidden_states = outputs.last_hidden_state
         if scored is not None:
             hidden_states, shift_labels = hidden_states[scored], shift_labels[scored]
-        logits, loss = self._score(hidden_states), None
+        logits, loss = self.lm_head(hidden_states), None
         if labels is not None:
             loss = self._loss(logits, outputs, answer_ids, shift_labels, **loss_kwargs)
             logits = None if skip_logits else logits
@@ -682,12 +681,6 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
             encoder_attention_mask=outputs.encoder_attention_mask,
             encoder_modality_ids=outputs.encoder_modality_ids,
         )
-
-    def _score(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        is_token = hidden_states.dim() == 3 and hidden_states.shape[1] == 1
-        if is_token and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return inline(self.lm_head)(hidden_states.squeeze(1)).unsqueeze(1)
-        return self.lm_head(hidden_states)
 
     def _loss(self, logits, outputs, answer_ids, shift_labels, num_items_in_batch=None) -> torch.Tensor:
         """Cross entropy and, in training, auxiliary losses and label smoothing: a mean over the accumulated items."""

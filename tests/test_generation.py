@@ -13,6 +13,7 @@
 # limitations under the License.
 """Generation in every mode, against a loop without a cache that is written out below."""
 
+import copy
 import math
 
 import pytest
@@ -181,7 +182,8 @@ def test_compiled_forward_with_a_static_cache(backend):
 
 
 def test_step_by_step_with_a_cache_gives_the_logits_of_one_pass(model, inputs, expected):
-    """Not only the same choices: the same numbers."""
+    """Not only the same choices: the same numbers, in float64, since this model magnifies how float32 rounds."""
+    model = copy.deepcopy(model).double()
     with torch.no_grad():
         whole = model(**inputs, decoder_input_ids=expected, use_cache=False).logits
         outputs, steps = model(**inputs, decoder_input_ids=expected[:, :3], use_cache=True), []
@@ -195,7 +197,7 @@ def test_step_by_step_with_a_cache_gives_the_logits_of_one_pass(model, inputs, e
                 use_cache=True,
             )
             steps.append(outputs.logits)
-    assert_same(torch.cat(steps, dim=1), whole)
+    torch.testing.assert_close(torch.cat(steps, dim=1), whole, atol=1e-11, rtol=1e-11)
 
 
 # Beams
