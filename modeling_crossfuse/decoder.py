@@ -33,7 +33,7 @@ from .layers import (
     make_norm,
     sinusoidal_positions,
 )
-from .packing import Packing, pack, unpack
+from .packing import Packing, pack, pack_positions, unpack
 
 
 class CrossFuseDecoder(CrossFusePreTrainedModel):
@@ -139,6 +139,7 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
         packing = Packing.of(needed_mask)
         hidden_states = pack(hidden_states, packing)
         encoder_hidden_states = pack(encoder_hidden_states, memory_packing)
+        position_embeddings = pack_positions(position_embeddings, packing)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers.masking_utils import create_bidirectional_mask
 
 from .configuration_crossfuse import FUSION_TYPES, CrossFuseFusionConfig
-from .layers import RECORDED, CrossFuseLayer, CrossFuseLayers, CrossFusePreTrainedModel, make_norm
+from .layers import RECORDED, CrossFuseLayer, CrossFuseLayers, CrossFusePreTrainedModel, make_norm, make_self_mask
 from .packing import Packing, pack, unpack
 
 
@@ -134,11 +133,11 @@ class BottleneckFusion(CrossFuseFusion):
         latents = self.latents.weight.expand(states[0].shape[0], -1, -1)
         ones = streams[0].attention_mask.new_ones(latents.shape[:2])
         masks = [torch.cat([stream.attention_mask, ones], dim=1) for stream in streams]
-        attention_masks = [
-            create_bidirectional_mask(self.config, torch.cat([state, latents], dim=1), mask)
-            for state, mask in zip(states, masks)
-        ]
         packings = [Packing.of(mask) if skip_padding else None for mask in masks]
+        attention_masks = [
+            make_self_mask(self.config, torch.cat([state, latents], dim=1), mask, packing)
+            for state, mask, packing in zip(states, masks, packings)
+        ]
         present = torch.stack([stream.attention_mask.amax(1) for stream in streams]).to(latents.dtype)
         shares = (present / present.sum(0).clamp(min=1.0))[:, :, None, None]
         for idx in range(self.config.num_layers):

@@ -27,12 +27,13 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils.generic import is_flash_attention_requested
 from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_crossfuse import CrossFuseConfig
 from .hub import CodeToHubMixin
 from .model_card import write_model_card
-from .packing import Packing, pack, unpack
+from .packing import Packing, flash_bounds, pack, pack_positions, unpack
 
 
 def sinusoidal_positions(position_ids: torch.Tensor, dim: int) -> torch.Tensor:
@@ -172,11 +173,18 @@ class CrossFuseAttention(nn.Module):
         self.v_proj = nn.Linear(width, key_value_width, bias=False)
         self.o_proj = nn.Linear(width, width, bias=False)
 
-    def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
-        return states.view(*states.shape[:-1], -1, self.head_dim).transpose(1, 2)
-
-    def _project(self, projection: nn.Module, states: torch.Tensor, packing: Packing | None) -> torch.Tensor:
-        return self._split_heads(unpack(projection(states), packing))
+    def _project(
+        self,
+        projection: nn.Module,
+        states: torch.Tensor,
+        packing: Packing | None,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Heads `(batch, heads, length, head_dim)` of the states; padded, with a packing."""
+        heads = projection(states).view(*states.shape[:2], -1, self.head_dim)
+        if position_embeddings is not None:
+            heads = apply_rotary(heads.transpose(1, 2), *position_embeddings).transpose(1, 2)
+        return unpack(heads, packing).transpose(1, 2)
 
     def keys_values(
         self,
@@ -185,10 +193,8 @@ class CrossFuseAttention(nn.Module):
         packing: Packing | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values `(batch, key_value_heads, length, head_dim)` of states `(batch, length, hidden_size)`."""
-        keys, values = (self._project(projection, states, packing) for projection in (self.k_proj, self.v_proj))
-        if position_embeddings is not None:
-            keys = apply_rotary(keys, *position_embeddings)
-        return keys, values
+        keys = self._project(self.k_proj, states, packing, position_embeddings)
+        return keys, self._project(self.v_proj, states, packing)
 
     def _cached_keys_values(self, states, packing, position_embeddings, past_key_values, is_cross_attention):
         cache, is_cached = past_key_values, False
@@ -218,21 +224,30 @@ class CrossFuseAttention(nn.Module):
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         is_cross_attention = key_value_states is not None
-        queries = self._project(self.q_proj, hidden_states, packing)
-        if position_embeddings is not None:
-            queries = apply_rotary(queries, *position_embeddings)
-        keys, values = self._cached_keys_values(
-            key_value_states if is_cross_attention else hidden_states,
-            key_value_packing if is_cross_attention else packing,
-            position_embeddings,
-            past_key_values,
-            is_cross_attention,
+        if not is_cross_attention:
+            key_value_states, key_value_packing = hidden_states, packing
+        # Flash attention takes samples side by side, other implementations and caches have them padded.
+        stays_packed = is_flash_attention_requested(self.config) and (
+            is_cross_attention or (past_key_values is None and attention_mask is None)
         )
+        padding = None if stays_packed else packing
+        key_padding = None if stays_packed and past_key_values is None else key_value_packing
+        queries = self._project(self.q_proj, hidden_states, padding, position_embeddings)
+        keys, values = self._cached_keys_values(
+            key_value_states, key_padding, position_embeddings, past_key_values, is_cross_attention
+        )
+        if stays_packed:
+            if key_value_packing is None and attention_mask is not None:
+                key_value_packing = key_padding = Packing.from_mask(attention_mask)
+            keys, values = (pack(heads.transpose(1, 2), key_padding).transpose(1, 2) for heads in (keys, values))
+            attention_mask = None
+            kwargs.update(flash_bounds(queries, packing, keys, key_value_packing))
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
         batch, rows = queries.shape[0], keys.shape[0]
-        if rows != batch:  # beams of a sample are queries of the same memory
+        are_beams = rows != batch and not stays_packed
+        if are_beams:  # those of a sample are queries of the same memory
             queries = join_beams(queries, rows)
         output, weights = attend(
             self,
@@ -245,10 +260,10 @@ class CrossFuseAttention(nn.Module):
             is_causal=self.is_causal,
             **kwargs,
         )
-        if rows != batch and weights is not None:
+        if are_beams and weights is not None:
             weights = weights.unflatten(2, (batch // rows, -1)).transpose(1, 2).flatten(0, 1)
         output = output.reshape(batch, -1, output.shape[-2] * output.shape[-1])
-        return self.o_proj(pack(output, packing)), weights
+        return self.o_proj(pack(output, padding)), weights
 
 
 def join_beams(queries: torch.Tensor, rows: int) -> torch.Tensor:
@@ -331,6 +346,15 @@ class CrossFuseLayer(GradientCheckpointingLayer):
         return hidden_states + self.dropout(self.mlp(self.post_attention_layernorm(hidden_states)))
 
 
+def make_self_mask(
+    config, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, packing: Packing | None
+) -> torch.Tensor | None:
+    """A mask `(batch, length)` as the attention implementation takes it. To flash attention, a packing says it all."""
+    if packing is not None and is_flash_attention_requested(config):
+        return None
+    return create_bidirectional_mask(config, hidden_states, attention_mask)
+
+
 class CrossFuseLayers(nn.Module):
     """
     A stack of bidirectional layers and a last norm, as the encoders and the fusions use it.
@@ -365,13 +389,14 @@ class CrossFuseLayers(nn.Module):
         """
         packing = Packing.of(attention_mask) if skip_padding else None
         memory_packing = Packing.of(encoder_attention_mask) if skip_padding else None
-        mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
+        mask = make_self_mask(self.config, hidden_states, attention_mask, packing)
         if encoder_hidden_states is not None:
             encoder_attention_mask = create_bidirectional_mask(
                 self.config, hidden_states, encoder_attention_mask, encoder_hidden_states=encoder_hidden_states
             )
         hidden_states = pack(hidden_states, packing)
         encoder_hidden_states = pack(encoder_hidden_states, memory_packing)
+        position_embeddings = pack_positions(position_embeddings, packing)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,

@@ -14,8 +14,10 @@
 """Leaving padding out of all that works position by position: projections, norms and feed-forwards."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
+from torch import nn
 
 
 # With less padding than this share, moving the positions about takes longer than computing the padding.
@@ -26,11 +28,12 @@ _WORTHWHILE = 1 / 8
 class Packing:
     """
     The positions of a padded batch that are kept, side by side as if of one sample. Only attention, which has to
-    tell the samples apart, sees them padded (Zeng et al., 2022, *Boosting Distributed Training Performance of the
-    Unpadded BERT Model*).
+    tell the samples apart, sees them padded, unless it is flash attention (Zeng et al., 2022, *Boosting Distributed
+    Training Performance of the Unpadded BERT Model*).
 
     Args:
         index (`torch.LongTensor` of shape `(kept,)`): the kept positions of the flattened batch.
+        lengths (`torch.LongTensor` of shape `(batch,)`): how many positions of each sample are kept.
         shape (`tuple[int, int]`): batch and length of the padded batch.
 
     Example:
@@ -50,27 +53,72 @@ class Packing:
     """
 
     index: torch.LongTensor
+    lengths: torch.LongTensor
     shape: tuple[int, int]
 
     @classmethod
+    def from_mask(cls, mask: torch.Tensor) -> "Packing":
+        """The packing of a mask `(batch, length)`, 1 for what is kept."""
+        return cls(mask.flatten().nonzero().squeeze(1), mask.sum(1), tuple(mask.shape))
+
+    @classmethod
     def of(cls, mask: torch.Tensor | None) -> "Packing | None":
-        """The packing of a mask `(batch, length)`, 1 for what is kept, if there is enough padding to make it pay."""
+        """The packing of a mask, if there is one with enough padding to make it pay."""
         if mask is None or mask.is_meta or torch.compiler.is_compiling():  # a graph has fixed shapes
             return None
-        index = mask.flatten().nonzero().squeeze(1)
-        return cls(index, tuple(mask.shape)) if len(index) <= (1 - _WORTHWHILE) * mask.numel() else None
+        packing = cls.from_mask(mask)
+        return packing if len(packing.index) <= (1 - _WORTHWHILE) * mask.numel() else None
+
+    @cached_property
+    def bounds(self) -> tuple[torch.IntTensor, int]:
+        """Where the samples begin among the kept positions and, last, end `(batch + 1,)`; the longest's length."""
+        return nn.functional.pad(self.lengths.cumsum(0, dtype=torch.int32), (1, 0)), int(self.lengths.max())
 
 
 def pack(states: torch.Tensor, packing: Packing | None) -> torch.Tensor:
-    """`(batch, length, width)` to `(1, kept, width)`; as it is without a packing."""
+    """`(batch, length, ...)`, or one row that all samples share, to `(1, kept, ...)`; as it is without a packing."""
     if packing is None:
         return states
-    return states.reshape(-1, states.shape[-1]).index_select(0, packing.index).unsqueeze(0)
+    states = states.expand(packing.shape[0], *states.shape[1:])
+    return states.flatten(0, 1).index_select(0, packing.index).unsqueeze(0)
 
 
 def unpack(states: torch.Tensor, packing: Packing | None) -> torch.Tensor:
-    """`(1, kept, width)` to `(batch, length, width)`, with zeros in the padding; as it is without a packing."""
+    """`(1, kept, ...)` to `(batch, length, ...)`, with zeros in the padding; as it is without a packing."""
     if packing is None:
         return states
-    padded = states.new_zeros(packing.shape[0] * packing.shape[1], states.shape[-1])
-    return padded.index_copy(0, packing.index, states.squeeze(0)).view(*packing.shape, -1)
+    padded = states.new_zeros(packing.shape[0] * packing.shape[1], *states.shape[2:])
+    return padded.index_copy(0, packing.index, states.squeeze(0)).unflatten(0, packing.shape)
+
+
+def pack_positions(
+    position_embeddings: tuple[torch.Tensor, torch.Tensor] | None, packing: Packing | None
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Cosines and sines `(batch or 1, length, head_dim)` for states that are packed."""
+    return position_embeddings and tuple(pack(waves, packing) for waves in position_embeddings)
+
+
+def flash_bounds(
+    queries: torch.Tensor, packing: Packing | None, keys: torch.Tensor, key_packing: Packing | None
+) -> dict[str, torch.IntTensor | int]:
+    """
+    What tells flash attention the samples apart whose queries and keys `(batch, heads, length, head_dim)` are side by
+    side. Nothing where none are: it takes samples of one length as they are.
+    """
+    if packing is None and key_packing is None:
+        return {}
+    starts, longest = _bounds(queries, packing)
+    key_starts, longest_key = _bounds(keys, key_packing)
+    return {
+        "cu_seq_lens_q": starts,
+        "cu_seq_lens_k": key_starts,
+        "max_length_q": longest,
+        "max_length_k": longest_key,
+    }
+
+
+def _bounds(heads: torch.Tensor, packing: Packing | None) -> tuple[torch.IntTensor, int]:
+    if packing is not None:
+        return packing.bounds
+    batch, _, length, _ = heads.shape
+    return torch.arange(0, (batch + 1) * length, length, dtype=torch.int32, device=heads.device), length

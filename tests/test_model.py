@@ -20,8 +20,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
-from transformers import AttentionInterface, AttentionMaskInterface, Trainer, TrainingArguments
-from transformers.masking_utils import flash_attention_mask
+from transformers import Trainer, TrainingArguments
 
 from modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseModel
 
@@ -227,25 +226,6 @@ def test_wrong_tensors(given, error, message):
         del tensors["decoder_input_ids"]
     with pytest.raises(error, match=message):
         tiny_model(config)(**tensors)
-
-
-def test_flash_attention_is_told_what_is_causal():
-    """It gets a mask for padding alone, so that the decoder has to say that it is causal whatever the mask."""
-    calls = []
-
-    def spy(module, query, key, value, attention_mask, **kwargs):
-        calls.append((module.is_causal, kwargs["is_causal"], attention_mask is None))
-        return torch.zeros_like(query.transpose(1, 2)), None
-
-    AttentionInterface.register("spy", spy)
-    AttentionMaskInterface.register("spy", flash_attention_mask)
-    config = tiny_config()
-    model = tiny_model(config)
-    model.set_attn_implementation("spy")
-    tokens, mask = torch.ones(2, 3, dtype=torch.long), torch.tensor([[1, 1, 1], [1, 1, 0]])
-    model(**tiny_inputs(config), decoder_input_ids=tokens, decoder_attention_mask=mask)
-    assert all(causal == told for causal, told, _ in calls)
-    assert [without_mask for causal, _, without_mask in calls if causal] == [False]
 
 
 def test_the_decoder_is_causal():
