@@ -180,7 +180,7 @@ class PartConfig(LayerConfig):
             self.intermediate_size = -(-int(self.hidden_size * ratio) // 32) * 32
 
     @property
-    def head_dim(self) -> int:
+    def _head_dim(self) -> int:
         return self.hidden_size // self.num_attention_heads
 
     def validate_heads(self):
@@ -189,10 +189,10 @@ class PartConfig(LayerConfig):
                 f"`hidden_size={self.hidden_size}` is not a multiple of `num_attention_heads="
                 f"{self.num_attention_heads}`"
             )
-        if self.head_dim % 2:
+        if self._head_dim % 2:
             raise ValueError(
                 f"`hidden_size={self.hidden_size}` over `num_attention_heads={self.num_attention_heads}` gives heads "
-                f"of {self.head_dim} channels; an even number is expected"
+                f"of {self._head_dim} channels; an even number is expected"
             )
         groups = self.num_key_value_heads or self.num_attention_heads
         if self.num_attention_heads % groups:
@@ -228,9 +228,9 @@ class CrossFuseEncoderConfig(PartConfig):
         super().__post_init__(**kwargs)
 
     def validate_rotary(self):
-        if self.position_embedding_type == "rotary" and self.head_dim < 2 * self.position_axes:
+        if self.position_embedding_type == "rotary" and self._head_dim < 2 * self.position_axes:
             raise ValueError(
-                f"`num_attention_heads={self.num_attention_heads}` leaves heads of {self.head_dim} channels; rotary "
+                f"`num_attention_heads={self.num_attention_heads}` leaves heads of {self._head_dim} channels; rotary "
                 f"positions of kind {self.kind!r} need at least {2 * self.position_axes}"
             )
 

@@ -19,7 +19,15 @@ import torch
 from torch import nn
 
 from .configuration_crossfuse import FUSION_TYPES, CrossFuseFusionConfig
-from .layers import RECORDED, CrossFuseLayer, CrossFuseLayers, CrossFusePreTrainedModel, make_norm, make_self_mask
+from .layers import (
+    RECORDED,
+    CrossFuseLatents,
+    CrossFuseLayer,
+    CrossFuseLayers,
+    CrossFusePreTrainedModel,
+    make_norm,
+    make_self_mask,
+)
 from .packing import Packing, pack, unpack
 
 
@@ -121,7 +129,7 @@ class BottleneckFusion(CrossFuseFusion):
 
     def __init__(self, config, num_modalities: int):
         super().__init__(config, num_modalities)
-        self.latents = nn.Embedding(config.num_latents, config.hidden_size)
+        self.latents = CrossFuseLatents(config.num_latents, config.hidden_size)
         self.layers = nn.ModuleList(
             nn.ModuleList(CrossFuseLayer(config, idx) for idx in range(config.num_layers))
             for _ in range(num_modalities)
@@ -130,7 +138,7 @@ class BottleneckFusion(CrossFuseFusion):
 
     def forward(self, streams: list[Stream], skip_padding: bool = False, **kwargs) -> Memory:
         states = [stream.hidden_states for stream in streams]
-        latents = self.latents.weight.expand(states[0].shape[0], -1, -1)
+        latents = self.latents(states[0].shape[0])
         ones = streams[0].attention_mask.new_ones(latents.shape[:2])
         masks = [torch.cat([stream.attention_mask, ones], dim=1) for stream in streams]
         packings = [Packing.of(mask) if skip_padding else None for mask in masks]
@@ -164,12 +172,12 @@ class LatentFusion(CrossFuseFusion):
 
     def __init__(self, config, num_modalities: int):
         super().__init__(config, num_modalities)
-        self.latents = nn.Embedding(config.num_latents, config.hidden_size)
+        self.latents = CrossFuseLatents(config.num_latents, config.hidden_size)
         self.layers = CrossFuseLayers(config, config.num_layers, has_cross_attention=True)
 
     def forward(self, streams: list[Stream], **kwargs) -> Memory:
         memory = join(streams)
-        latents = self.latents.weight.expand(memory.hidden_states.shape[0], -1, -1)
+        latents = self.latents(memory.hidden_states.shape[0])
         ones = memory.attention_mask.new_ones(latents.shape[:2])
         latents = self.layers(latents, ones, memory.hidden_states, memory.attention_mask, **kwargs)
         return join([Stream(SHARED, latents, ones)])

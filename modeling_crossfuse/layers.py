@@ -72,7 +72,7 @@ class CrossFuseRotaryEmbedding(nn.Module):
     channel pairs of a head. Pairs that do not divide among the axes are not turned.
 
     Args:
-        config: the part's config; `head_dim` and `rope_theta` are read.
+        config: the part's config; the size of a head and `rope_theta` are read.
         axes (`int`): 1 for sequences, 2 for images, 3 for videos.
     """
 
@@ -80,7 +80,8 @@ class CrossFuseRotaryEmbedding(nn.Module):
 
     def __init__(self, config, axes: int):
         super().__init__()
-        self.axes, self.head_dim, self.rope_theta = axes, config.head_dim, config.rope_theta
+        self.axes, self.rope_theta = axes, config.rope_theta
+        self.head_dim = config.hidden_size // config.num_attention_heads
         self.register_buffer("inv_freq", self.compute_inv_freq(), persistent=False)
 
     def compute_inv_freq(self) -> torch.Tensor:
@@ -115,6 +116,14 @@ class CrossFuseTokenEmbedding(nn.Embedding):
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         return super().forward(input_ids) * self.embedding_dim**0.5
+
+
+class CrossFuseLatents(nn.Embedding):
+    """Learned states of all samples. The weight is read in a call, since that fetches offloaded weights."""
+
+    def forward(self, batch: int) -> torch.Tensor:
+        """`(batch, num_embeddings, embedding_dim)`"""
+        return self.weight.expand(batch, -1, -1)
 
 
 class CrossFuseRMSNorm(nn.RMSNorm):
@@ -164,7 +173,7 @@ class CrossFuseAttention(nn.Module):
     def __init__(self, config, layer_idx: int, is_causal: bool = False):
         super().__init__()
         self.config, self.layer_idx, self.is_causal = config, layer_idx, is_causal
-        self.head_dim = config.head_dim
+        self.head_dim = config.hidden_size // config.num_attention_heads
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling = self.head_dim**-0.5
         width, key_value_width = config.hidden_size, config.num_key_value_heads * self.head_dim
@@ -423,7 +432,7 @@ class CrossFuseAttentionPooling(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.query = nn.Embedding(1, config.hidden_size)
+        self.query = CrossFuseLatents(1, config.hidden_size)
         self.memory_layernorm = make_norm(config)
         self.cross_attn = CrossFuseAttention(config, layer_idx=0)
         self.post_attention_layernorm = make_norm(config)
@@ -438,7 +447,7 @@ class CrossFuseAttentionPooling(nn.Module):
         `memory` `(batch, length, hidden_size)` with its mask `(batch, length)` to `(batch, hidden_size)`, and the
         weights of the attention `(batch, heads, 1, length)` where the implementation gives them.
         """
-        query = self.query.weight.expand(memory.shape[0], -1, -1)
+        query = self.query(memory.shape[0])
         mask = create_bidirectional_mask(self.config, query, memory_mask, encoder_hidden_states=memory)
         pooled, weights = self.cross_attn(query, mask, key_value_states=self.memory_layernorm(memory), **kwargs)
         pooled = pooled + self.dropout(self.mlp(self.post_attention_layernorm(pooled)))

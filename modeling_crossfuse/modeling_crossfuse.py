@@ -207,7 +207,8 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
                 hidden_states, mask = self._encode_present(name, inputs[name], present[:, index], **kwargs)
             if name in self.projections:
                 hidden_states = self.projections[name](hidden_states)
-            hidden_states = hidden_states + self.modality_embeddings.weight[index]
+            place = present.new_full((), index, dtype=torch.long)
+            hidden_states = hidden_states + self.modality_embeddings(place)
             if self._needs_touch and hasattr(self.config.modalities[name], "encoder"):
                 hidden_states = hidden_states + self._touch(index, name)  # it may have parts that give nothing here
             hidden_states = hidden_states.masked_fill((mask == 0).unsqueeze(-1), 0.0)

@@ -130,7 +130,7 @@ def test_settings_that_do_not_fit_together(settings, message):
 
 def test_narrow_heads_with_sinusoidal_positions():
     narrow = {"d_model": 32, "num_attention_heads": 8, "modalities": {"video": {}}}
-    assert CrossFuseConfig(**narrow, position_embedding_type="sinusoidal").modalities["video"].head_dim == 4
+    assert CrossFuseConfig(**narrow, position_embedding_type="sinusoidal").modalities["video"].hidden_size == 32
 
 
 def test_widths_and_depths_reach_the_parts():

@@ -19,10 +19,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
-from modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseModel
+from modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseForSequenceClassification, CrossFuseModel
 
 from .helpers import (
     FUSIONS,
@@ -252,6 +253,19 @@ def test_dropout_is_for_training_only(key):
     )
     model.train()
     assert not torch.equal(logits_of(model, inputs), logits_of(model, inputs))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("model_class", [CrossFuseForConditionalGeneration, CrossFuseForSequenceClassification])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_offloaded_weights(fusion, model_class):
+    """accelerate fetches the weights of a module when it is called."""
+    config = tiny_config("text", "image", fusion=fusion, num_labels=3)
+    model, inputs = tiny_model(config, model_class), tiny_inputs(config)
+    expected = model(**inputs).logits
+    cpu_offload(model, execution_device="cpu")
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert_same(model(**inputs).logits, expected)
 
 
 # Attention implementations, data types, compilation

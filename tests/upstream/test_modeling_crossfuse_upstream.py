@@ -19,6 +19,7 @@ from dataclasses import fields
 import torch
 from transformers import BertConfig, ViTConfig
 from transformers.modeling_outputs import Seq2SeqLMOutput, Seq2SeqModelOutput
+from transformers.testing_utils import torch_device
 
 from modeling_crossfuse import (
     CrossFuseConfig,
@@ -73,6 +74,9 @@ class TextTester:
         inputs = {
             "input_ids": ids_tensor([self.batch_size, self.seq_length], self.vocab_size),
             "decoder_input_ids": ids_tensor([self.batch_size, self.seq_length], self.vocab_size),
+            "decoder_attention_mask": torch.ones(
+                self.batch_size, self.seq_length, dtype=torch.long, device=torch_device
+            ),
         }
         return self.get_config(), inputs
 
@@ -111,7 +115,7 @@ class LatentTester(TextTester):
             "input_features": floats_tensor([self.batch_size, 8, 12]),
             "wrist_values": floats_tensor([self.batch_size, 5, 6]),
             "wrist_mask": torch.tensor([[1] * 5, [1] * 3 + [0] * 2, [1] * 5]),
-            "modality_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 1], [1, 0, 1, 1]]),
+            "modality_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 1], [1, 0, 1, 1]], device=torch_device),
         }
         return config, inputs
 
@@ -175,7 +179,7 @@ class WrappedTester(TextTester):
         inputs |= {
             "pixel_values": floats_tensor([self.batch_size, 3, 16, 16]),
             "wrist_values": floats_tensor([self.batch_size, 5, 6]),
-            "modality_mask": torch.tensor([[1, 1, 1], [1, 0, 1], [1, 1, 0]]),
+            "modality_mask": torch.tensor([[1, 1, 1], [1, 0, 1], [1, 1, 0]], device=torch_device),
         }
         return config, inputs
 
@@ -256,8 +260,7 @@ class EncoderTester(TextTester):
 
     def prepare_config_and_inputs_for_common(self):
         config, inputs = super().prepare_config_and_inputs_for_common()
-        inputs.pop("decoder_input_ids")
-        return config, inputs
+        return config, {name: values for name, values in inputs.items() if not name.startswith("decoder_")}
 
 
 class FusedEncoderTester(EncoderTester):
