@@ -114,7 +114,7 @@ class LatentTester(TextTester):
             "pixel_values": floats_tensor([self.batch_size, 3, 16, 16]),
             "input_features": floats_tensor([self.batch_size, 8, 12]),
             "wrist_values": floats_tensor([self.batch_size, 5, 6]),
-            "wrist_mask": torch.tensor([[1] * 5, [1] * 3 + [0] * 2, [1] * 5]),
+            "wrist_mask": torch.tensor([[1] * 5, [1] * 3 + [0] * 2, [1] * 5], device=torch_device),
             "modality_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 1], [1, 0, 1, 1]], device=torch_device),
         }
         return config, inputs
@@ -146,7 +146,7 @@ class BottleneckTester(TextTester):
         config, inputs = super().prepare_config_and_inputs_for_common()
         inputs |= {
             "pixel_values_videos": floats_tensor([self.batch_size, 4, 3, 16, 16]),
-            "video_mask": torch.tensor([[1] * 4, [1] * 2 + [0] * 2, [0] * 4]),
+            "video_mask": torch.tensor([[1] * 4, [1] * 2 + [0] * 2, [0] * 4], device=torch_device),
         }
         return config, inputs
 
