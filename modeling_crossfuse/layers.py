@@ -239,16 +239,16 @@ class CrossFuseAttention(nn.Module):
         stays_packed = is_flash_attention_requested(self.config) and (
             is_cross_attention or (past_key_values is None and attention_mask is None)
         )
-        padding = None if stays_packed else packing
-        key_padding = None if stays_packed and past_key_values is None else key_value_packing
-        queries = self._project(self.q_proj, hidden_states, padding, position_embeddings)
+        unpacked = None if stays_packed else packing
+        keys_unpacked = None if stays_packed and past_key_values is None else key_value_packing
+        queries = self._project(self.q_proj, hidden_states, unpacked, position_embeddings)
         keys, values = self._cached_keys_values(
-            key_value_states, key_padding, position_embeddings, past_key_values, is_cross_attention
+            key_value_states, keys_unpacked, position_embeddings, past_key_values, is_cross_attention
         )
         if stays_packed:
             if key_value_packing is None and attention_mask is not None:
-                key_value_packing = key_padding = Packing.from_mask(attention_mask)
-            keys, values = (pack(heads.transpose(1, 2), key_padding).transpose(1, 2) for heads in (keys, values))
+                key_value_packing = keys_unpacked = Packing.from_mask(attention_mask)
+            keys, values = (pack(heads.transpose(1, 2), keys_unpacked).transpose(1, 2) for heads in (keys, values))
             attention_mask = None
             kwargs.update(flash_bounds(queries, packing, keys, key_value_packing))
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
@@ -272,7 +272,7 @@ class CrossFuseAttention(nn.Module):
         if are_beams and weights is not None:
             weights = weights.unflatten(2, (batch // rows, -1)).transpose(1, 2).flatten(0, 1)
         output = output.reshape(batch, -1, output.shape[-2] * output.shape[-1])
-        return self.o_proj(pack(output, padding)), weights
+        return self.o_proj(pack(output, unpacked)), weights
 
 
 def join_beams(queries: torch.Tensor, rows: int) -> torch.Tensor:

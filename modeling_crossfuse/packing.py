@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Leaving padding out of all that works position by position: projections, norms and feed-forwards."""
+"""Leaving padding out: of all that works position by position, and of flash attention."""
 
 from dataclasses import dataclass
 from functools import cached_property
