@@ -32,7 +32,7 @@ from modeling_crossfuse.evaluation import evaluate_rows, subsets, text_modality
 from modeling_crossfuse.explanation import explain
 from modeling_crossfuse.model_card import write_model_card
 from modeling_crossfuse.plotting import plot_answers
-from modeling_crossfuse.training import RecipeArguments, card_settings, parse_recipe
+from modeling_crossfuse.recipes import RecipeArguments, card_settings, parse_recipe
 
 
 EPILOG = """

@@ -27,8 +27,7 @@ from transformers import set_seed, trainer_utils
 from modeling_crossfuse.data import load_rows
 from modeling_crossfuse.evaluation import read_logits
 from modeling_crossfuse.metrics import compute_label_metrics, compute_text_metrics
-from modeling_crossfuse.training import (
-    CrossFuseTrainer,
+from modeling_crossfuse.recipes import (
     add_lora,
     build_model,
     cache_rows,
@@ -37,6 +36,7 @@ from modeling_crossfuse.training import (
     number_labels,
     parse_recipe,
 )
+from modeling_crossfuse.training import CrossFuseTrainer
 
 
 logger = logging.getLogger("crossfuse")

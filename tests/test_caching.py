@@ -31,7 +31,7 @@ from modeling_crossfuse.caching import TENSORS, CachedInputs, CachedInputsCollat
 from modeling_crossfuse.data import CrossFuseDataCollator
 from modeling_crossfuse.modeling_crossfuse import CrossFuseMultimodalEncoder
 from modeling_crossfuse.processing_crossfuse import CrossFuseProcessor
-from modeling_crossfuse.training import add_lora, build_model, parse_recipe
+from modeling_crossfuse.recipes import add_lora, build_model, parse_recipe
 
 from .helpers import assert_same, load_script, tiny_config, tiny_model
 from .test_training import (

@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM
 from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration
 from modeling_crossfuse.augmentation import BatchAugmentation
 from modeling_crossfuse.processing_crossfuse import CrossFuseProcessor
-from modeling_crossfuse.training import parse_recipe
+from modeling_crossfuse.recipes import parse_recipe
 
 from .helpers import tiny_inputs
 

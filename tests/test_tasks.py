@@ -29,7 +29,7 @@ from modeling_crossfuse import (
     CrossFuseProcessor,
 )
 from modeling_crossfuse.data import label_names, problem_type_of
-from modeling_crossfuse.training import build_model, number_labels, parse_recipe
+from modeling_crossfuse.recipes import build_model, number_labels, parse_recipe
 
 from .helpers import load_script, tiny_config
 

@@ -43,16 +43,8 @@ from transformers import (
 from modeling_crossfuse import CrossFuseForConditionalGeneration
 from modeling_crossfuse.caching import CachedInputs, CachedInputsCollator
 from modeling_crossfuse.data import CrossFuseDataCollator
-from modeling_crossfuse.training import (
-    CrossFuseTrainer,
-    add_lora,
-    batch_length,
-    build_model,
-    number_labels,
-    parse_recipe,
-    recipe_texts,
-    train_tokenizer,
-)
+from modeling_crossfuse.recipes import add_lora, build_model, number_labels, parse_recipe, recipe_texts
+from modeling_crossfuse.training import CrossFuseTrainer, batch_length, train_tokenizer
 
 from .helpers import assert_same, load_script, tiny_config, tiny_inputs, tiny_labels, tiny_model
 
