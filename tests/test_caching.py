@@ -309,6 +309,7 @@ def test_an_encoder_with_adapters_is_not_constant(parts):
     assert frozen_modalities(model, COLUMNS) == ["image"]
 
 
+@pytest.mark.slow
 def test_adapters_beside_cached_outputs(data, encoders, tmp_path, calls):
     """The decoder alone has adapters: no encoder runs in training."""
     pytest.importorskip("peft")

@@ -269,6 +269,7 @@ def planted():
     return model.eval(), inputs, labels
 
 
+@pytest.mark.slow
 def test_noise_contributes_about_nothing(planted):
     model, inputs, labels = planted
     for explanation, answer in zip(explain(model, inputs, max_positions=0), labels):

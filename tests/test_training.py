@@ -660,7 +660,7 @@ def test_learning_rates_of_adapters(tmp_path):
     assert not found
 
 
-@pytest.mark.parametrize("ema_decay", [None, 0.5])
+@pytest.mark.parametrize("ema_decay", [None, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_training_adapters(trained, folder, tmp_path, ema_decay):
     """With checkpoints, from which it goes on; the output is a plain model, and an adapter for the old one."""
     peft = pytest.importorskip("peft")
@@ -747,6 +747,7 @@ def test_resuming_changes_nothing(folder, tmp_path):
     assert again.state.global_step == 6 and len(log_of(again, "loss")) == 6
 
 
+@pytest.mark.slow
 def test_resuming_draws_the_same_questions_and_augmentation(folder, tmp_path):
     """At the start of an epoch, with workers, whose seeds follow from the Trainer's random state."""
     flags = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "dataloader_num_workers": 1, "eval_split": ""}
