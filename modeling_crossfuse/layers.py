@@ -91,24 +91,21 @@ class CrossFuseRotaryEmbedding(nn.Module):
 
     @torch.no_grad()
     def forward(self, position_ids: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """`position_ids` `(batch, length, axes)` to cosines and sines `(batch, length, head_dim)`."""
+        """
+        `position_ids` `(batch, length, axes)` to cosines and sines `(batch, length, head_dim)` for [`apply_rotary`],
+        the first half of the sines negated.
+        """
         device_type = position_ids.device.type if position_ids.device.type != "mps" else "cpu"
         with torch.autocast(device_type=device_type, enabled=False):
             angles = (position_ids[..., None].float() * self.inv_freq.float()).flatten(-2)
             angles = nn.functional.pad(angles, (0, self.head_dim // 2 - angles.shape[-1]))
-            angles = torch.cat([angles, angles], dim=-1)
-            return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate_half(x: torch.Tensor) -> torch.Tensor:
-    """The second half of the channels, negated, before the first."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([-second, first], dim=-1)
+            cos, sin = angles.cos(), angles.sin()
+            return torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
 
 
 def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turns `x` `(batch, heads, length, head_dim)` by its positions."""
-    return x * cos.unsqueeze(1) + rotate_half(x) * sin.unsqueeze(1)
+    """Turns `x` `(batch, heads, length, head_dim)` by its positions, each channel with that half a head away."""
+    return torch.addcmul(x * cos.unsqueeze(1), x.roll(x.shape[-1] // 2, -1), sin.unsqueeze(1))
 
 
 class CrossFuseTokenEmbedding(nn.Embedding):
