@@ -105,7 +105,7 @@ class CrossFuseRotaryEmbedding(nn.Module):
 
 def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Turns `x` `(batch, heads, length, head_dim)` by its positions, each channel with that half a head away."""
-    return torch.addcmul(x * cos.unsqueeze(1), x.roll(x.shape[-1] // 2, -1), sin.unsqueeze(1))
+    return x * cos.unsqueeze(1) + x.roll(x.shape[-1] // 2, -1) * sin.unsqueeze(1)
 
 
 class CrossFuseTokenEmbedding(nn.Embedding):
