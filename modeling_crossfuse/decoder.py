@@ -16,7 +16,7 @@
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
-from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
@@ -30,6 +30,8 @@ from .layers import (
     CrossFusePreTrainedModel,
     CrossFuseRotaryEmbedding,
     CrossFuseTokenEmbedding,
+    attention_packing,
+    make_attention_mask,
     make_norm,
     sinusoidal_positions,
 )
@@ -73,17 +75,16 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
         return sinusoidal_positions(positions, self.config.hidden_size).to(dtype), None
 
     def expand_memory_mask(
-        self, inputs_embeds: torch.Tensor, memory: torch.Tensor | None, memory_mask: torch.Tensor | None
+        self,
+        inputs_embeds: torch.Tensor,
+        memory: torch.Tensor | None,
+        memory_mask: torch.Tensor | None,
+        packing: Packing | None = None,
     ) -> torch.Tensor | None:
         """The memory's mask `(rows, memory_length)` as the attention implementation takes it; none if all is kept."""
         if memory is not None and memory.shape[0] != inputs_embeds.shape[0]:
             inputs_embeds = inputs_embeds[: memory.shape[0], :1]  # all beams of a sample may read the same
-        return create_bidirectional_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=memory_mask,
-            encoder_hidden_states=memory,
-        )
+        return make_attention_mask(self.config, inputs_embeds, memory, memory_mask, packing)
 
     @merge_with_config_defaults
     @capture_outputs
@@ -133,7 +134,11 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
             position_ids=position_ids,
         )
         memory_packing = Packing.of(None if _reads_cache(past_key_values) else encoder_attention_mask)
-        encoder_attention_mask = self.expand_memory_mask(inputs_embeds, encoder_hidden_states, encoder_attention_mask)
+        # What a cache has keeps its places: the masks of later tokens have them, too.
+        attended = attention_packing(self.config, memory_packing) if past_key_values is None else memory_packing
+        encoder_attention_mask = self.expand_memory_mask(
+            inputs_embeds, encoder_hidden_states, encoder_attention_mask, attended
+        )
         added, position_embeddings = self.embed_positions(position_ids, inputs_embeds.dtype)
         hidden_states = self.dropout(inputs_embeds if added is None else inputs_embeds + added)
         packing = Packing.of(needed_mask)
@@ -149,7 +154,7 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
                 position_embeddings=position_embeddings,
                 past_key_values=past_key_values,
                 packing=packing,
-                memory_packing=memory_packing,
+                memory_packing=attended,
                 **kwargs,
             )
         hidden_states = unpack(hidden_states, packing)

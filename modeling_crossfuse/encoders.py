@@ -35,6 +35,7 @@ from .layers import (
     CrossFuseTokenEmbedding,
     sinusoidal_positions,
 )
+from .packing import Packing, pack, unpack
 
 
 def sequence_positions(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -211,24 +212,23 @@ class CrossFuseEncoderBase(CrossFusePreTrainedModel):
 
     def _encode_images(self, values: torch.Tensor, mask: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
         """Each image `(batch, images, ...)` by itself; then those of a sample one after the other."""
-        batch, images = mask.shape
-        values, kept = values.flatten(0, 1), mask.flatten() != 0
+        packing = Packing(mask)
         # Padding is left out, so that it costs nothing and batch norm's statistics are those of the images. A graph of
         # fixed shapes can't do that: there, all positions of a padding image are kept here, and masked afterwards.
-        if torch.compiler.is_compiling() or not 0 < kept.sum() < len(kept):
-            values = values.masked_fill(~kept[:, None, None, None], 0.0)
+        if torch.compiler.is_compiling() or not 0 < len(packing.index) < mask.numel():
+            values = values.flatten(0, 1).masked_fill((mask == 0).flatten()[:, None, None, None], 0.0)
             hidden_states, _ = self._encode(values, torch.ones_like(mask).flatten(), **kwargs)
+            hidden_states = hidden_states.unflatten(0, mask.shape)
         else:
-            index = kept.nonzero().squeeze(1)
-            encoded, _ = self._encode(values[index], mask.new_ones(len(index)), **kwargs)
-            hidden_states = encoded.new_zeros(len(kept), *encoded.shape[1:]).index_copy(0, index, encoded)
-        mask = mask.repeat_interleave(hidden_states.shape[1], dim=1)
-        hidden_states = hidden_states.unflatten(0, (batch, images))
+            values = pack(values, packing).squeeze(0)
+            hidden_states, _ = self._encode(values, mask.new_ones(len(values)), **kwargs)
+            hidden_states = unpack(hidden_states.unsqueeze(0), packing)
+        images, positions, width = hidden_states.shape[1:]
         if torch.compiler.is_compiling() or images > 1:  # a graph for any number of images has to be ready for several
-            index = sinusoidal_positions(torch.arange(images, device=values.device)[:, None], hidden_states.shape[-1])
+            index = sinusoidal_positions(torch.arange(images, device=values.device)[:, None], width)
             # Relative to the first image, so that a sample with one image is the same in a batch with many.
             hidden_states = hidden_states + (index - index[:1])[:, None].to(hidden_states)
-        return hidden_states.flatten(1, 2), mask
+        return hidden_states.flatten(1, 2), mask.repeat_interleave(positions, dim=1)
 
     def train(self, mode: bool = True):
         # What is frozen gives the same in training as afterwards: no dropout, and batch norm keeps its statistics.

@@ -25,10 +25,12 @@ from .layers import (
     CrossFuseLayer,
     CrossFuseLayers,
     CrossFusePreTrainedModel,
+    attention_packing,
+    crop,
+    make_attention_mask,
     make_norm,
-    make_self_mask,
 )
-from .packing import Packing, pack, unpack
+from .packing import Packing, pack, pack_samples, unpack, unpack_samples
 
 
 # The modality id of positions that belong to no single modality.
@@ -137,31 +139,45 @@ class BottleneckFusion(CrossFuseFusion):
         self.norm = make_norm(config)
 
     def forward(self, streams: list[Stream], skip_padding: bool = False, **kwargs) -> Memory:
-        states = [stream.hidden_states for stream in streams]
-        latents = self.latents(states[0].shape[0])
-        ones = streams[0].attention_mask.new_ones(latents.shape[:2])
-        masks = [torch.cat([stream.attention_mask, ones], dim=1) for stream in streams]
-        packings = [Packing.of(mask) if skip_padding else None for mask in masks]
-        attention_masks = [
-            make_self_mask(self.config, torch.cat([state, latents], dim=1), mask, packing)
-            for state, mask, packing in zip(states, masks, packings)
-        ]
-        present = torch.stack([stream.attention_mask.amax(1) for stream in streams]).to(latents.dtype)
-        shares = (present / present.sum(0).clamp(min=1.0))[:, :, None, None]
+        latents = self.latents(streams[0].hidden_states.shape[0])
+        branches = [_Branch(self.config, stream, latents, skip_padding) for stream in streams]
+        present = torch.stack([stream.attention_mask.amax(1) for stream in streams])
+        shares = (present / present.sum(0).clamp(min=1)).to(latents.dtype)[:, :, None, None]
         for idx in range(self.config.num_layers):
-            views = []
-            for place, stream in enumerate(streams):
-                layer = self.layers[stream.modality_id][idx]
-                joined = pack(torch.cat([states[place], latents], dim=1), packings[place])
-                joined = layer(joined, attention_masks[place], packing=packings[place], **kwargs)
-                joined = unpack(joined, packings[place])
-                states[place], view = joined.split([states[place].shape[1], latents.shape[1]], dim=1)
-                views.append(view)
+            views = [branch.run(self.layers[branch.modality_id][idx], latents, **kwargs) for branch in branches]
             latents = (torch.stack(views) * shares).sum(0)
-        fused = [Stream(s.modality_id, state, s.attention_mask) for s, state in zip(streams, states)]
-        memory = join([*fused, Stream(SHARED, latents, ones)])
+        shared = Stream(SHARED, latents, streams[0].attention_mask.new_ones(latents.shape[:2]))
+        memory = join([*(branch.fused_stream() for branch in branches), shared])
         memory.hidden_states = self.norm(memory.hidden_states)
         return memory
+
+
+class _Branch:
+    """A modality on its way through its layers of [`BottleneckFusion`], without the samples that lack it."""
+
+    def __init__(self, config, stream: Stream, latents: torch.Tensor, skip_padding: bool):
+        self.modality_id, self.attention_mask = stream.modality_id, stream.attention_mask
+        self.samples = Packing.of(stream.attention_mask.amax(1, keepdim=True)) if skip_padding else None
+        self.states = pack_samples(stream.hidden_states, self.samples)
+        ones = stream.attention_mask.new_ones(latents.shape[:2])
+        mask = pack_samples(torch.cat([stream.attention_mask, ones], dim=1), self.samples)
+        self.packing = Packing.of(mask) if skip_padding else None
+        self.attended = attention_packing(config, self.packing)
+        joined = crop(self._join(latents), self.attended)
+        self.mask = make_attention_mask(config, joined, joined, mask, self.attended)
+
+    def _join(self, latents: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.states, pack_samples(latents, self.samples)], dim=1)
+
+    def run(self, layer: CrossFuseLayer, latents: torch.Tensor, **kwargs) -> torch.Tensor:
+        """Takes the modality and the shared positions through a layer, and gives what becomes of these."""
+        joined = pack(self._join(latents), self.packing)
+        joined = unpack(layer(joined, self.mask, packing=self.attended, **kwargs), self.packing)
+        self.states, view = joined.split([self.states.shape[1], latents.shape[1]], dim=1)
+        return unpack_samples(view, self.samples)
+
+    def fused_stream(self) -> Stream:
+        return Stream(self.modality_id, unpack_samples(self.states, self.samples), self.attention_mask)
 
 
 class LatentFusion(CrossFuseFusion):

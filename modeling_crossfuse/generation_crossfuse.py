@@ -24,6 +24,7 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from .decoding import CrossFuseCache, TokenLayer, can_decode_tokens, inline, is_plain
 from .inputs import refuse_no_modality
+from .packing import Packing, pack, unpack
 
 
 class CrossFuseGenerationMixin(GenerationMixin):
@@ -53,12 +54,14 @@ class CrossFuseGenerationMixin(GenerationMixin):
         memory = model_kwargs["encoder_outputs"]
         if not isinstance(memory, BaseModelOutput):
             return
-        if memory.get("attention_mask") is not None and bool((memory.attention_mask != 0).all()):
-            memory = replace(memory, attention_mask=None)  # or else each step would look for what it masks
         is_dynamic = generation_config.cache_implementation in (None, "dynamic")
         if makes_cache and is_dynamic and model_kwargs.get("past_key_values") is not None:
             model_kwargs["past_key_values"] = CrossFuseCache()
             memory = self._share_memory(memory, generation_config)
+            if not generation_config.return_dict_in_generate:  # or else its places show in weights and in the cache
+                memory = without_gaps(memory)
+        if memory.get("attention_mask") is not None and bool((memory.attention_mask != 0).all()):
+            memory = replace(memory, attention_mask=None)  # or else each step would look for what it masks
         model_kwargs["encoder_outputs"] = memory
 
     def _share_memory(self, memory: BaseModelOutput, generation_config: GenerationConfig) -> BaseModelOutput:
@@ -112,6 +115,15 @@ class CrossFuseGenerationMixin(GenerationMixin):
             and can_decode_tokens(self.model.decoder.layers)
         )
         return TokenModel(self) if can_decode else self
+
+
+def without_gaps(memory: BaseModelOutput) -> BaseModelOutput:
+    """What the decoder reads of the memory, each sample's at its start, and only as long as the longest."""
+    packing = Packing.of(memory.get("attention_mask"))
+    if packing is None:
+        return memory
+    states = unpack(pack(memory.last_hidden_state, packing), packing.without_gaps)
+    return replace(memory, last_hidden_state=states, attention_mask=packing.without_gaps.mask)
 
 
 class TokenModel:

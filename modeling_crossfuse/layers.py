@@ -244,7 +244,7 @@ class CrossFuseAttention(nn.Module):
         )
         if stays_packed:
             if key_value_packing is None and attention_mask is not None:
-                key_value_packing = keys_unpacked = Packing.from_mask(attention_mask)
+                key_value_packing = keys_unpacked = Packing(attention_mask)
             keys, values = (pack(heads.transpose(1, 2), keys_unpacked).transpose(1, 2) for heads in (keys, values))
             attention_mask = None
             kwargs.update(flash_bounds(queries, packing, keys, key_value_packing))
@@ -352,13 +352,31 @@ class CrossFuseLayer(GradientCheckpointingLayer):
         return hidden_states + self.dropout(self.mlp(self.post_attention_layernorm(hidden_states)))
 
 
-def make_self_mask(
-    config, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, packing: Packing | None
+def attention_packing(config, packing: Packing | None) -> Packing | None:
+    """
+    How attention finds packed positions. With SDPA, which gives no weights that would show it, a sample's positions
+    close up, and the batch is only as long as its longest sample.
+    """
+    return packing and (packing.without_gaps if config._attn_implementation == "sdpa" else packing)
+
+
+def make_attention_mask(
+    config, queries: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor | None, packing: Packing | None
 ) -> torch.Tensor | None:
-    """A mask `(batch, length)` as the attention implementation takes it. To flash attention, a packing says it all."""
+    """
+    The mask `(batch, length)` of states `keys`, or that of their packing, as the attention implementation takes it for
+    states `queries`. To flash attention, a packing says it all.
+    """
     if packing is not None and is_flash_attention_requested(config):
         return None
-    return create_bidirectional_mask(config, hidden_states, attention_mask)
+    if packing is not None:
+        mask, keys = packing.mask, crop(keys, packing)
+    return create_bidirectional_mask(config, queries, mask, encoder_hidden_states=keys)
+
+
+def crop(states: torch.Tensor, packing: Packing | None) -> torch.Tensor:
+    """States `(batch, length, ...)` of the packing's length, for what reads nothing but their shape."""
+    return states if packing is None else states[:, : packing.mask.shape[1]]
 
 
 class CrossFuseLayers(nn.Module):
@@ -395,10 +413,12 @@ class CrossFuseLayers(nn.Module):
         """
         packing = Packing.of(attention_mask) if skip_padding else None
         memory_packing = Packing.of(encoder_attention_mask) if skip_padding else None
-        mask = make_self_mask(self.config, hidden_states, attention_mask, packing)
+        own, memory = (attention_packing(self.config, found) for found in (packing, memory_packing))
+        queries = crop(hidden_states, own)
+        mask = make_attention_mask(self.config, queries, queries, attention_mask, own)
         if encoder_hidden_states is not None:
-            encoder_attention_mask = create_bidirectional_mask(
-                self.config, hidden_states, encoder_attention_mask, encoder_hidden_states=encoder_hidden_states
+            encoder_attention_mask = make_attention_mask(
+                self.config, queries, encoder_hidden_states, encoder_attention_mask, memory
             )
         hidden_states = pack(hidden_states, packing)
         encoder_hidden_states = pack(encoder_hidden_states, memory_packing)
@@ -410,8 +430,8 @@ class CrossFuseLayers(nn.Module):
                 encoder_hidden_states,
                 encoder_attention_mask,
                 position_embeddings=position_embeddings,
-                packing=packing,
-                memory_packing=memory_packing,
+                packing=own,
+                memory_packing=memory,
                 **kwargs,
             )
         return unpack(self.norm(hidden_states), packing)

@@ -35,6 +35,7 @@ from .fusion import FUSIONS, Stream
 from .generation_crossfuse import CrossFuseGenerationMixin
 from .inputs import ModalityInputs, check_labels, find_present, read_inputs, refuse_unknown_tensors
 from .layers import RECORDED, CrossFusePreTrainedModel, make_norm
+from .packing import Packing, pack_samples, unpack_samples
 
 
 @dataclass
@@ -250,12 +251,10 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
         return hidden_states, encoded_mask.masked_fill(~rows, 0)
 
     def _encode_present(self, name: str, given: ModalityInputs, rows, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
-        given = given._replace(values=given.values[rows], mask=given.mask[rows])
-        encoded, encoded_mask = self._encode(name, given, **kwargs)
-        index = rows.nonzero().squeeze(1)
-        hidden_states = encoded.new_zeros(rows.shape[0], *encoded.shape[1:]).index_copy(0, index, encoded)
-        mask = encoded_mask.new_zeros(rows.shape[0], encoded_mask.shape[1]).index_copy(0, index, encoded_mask)
-        return hidden_states, mask
+        samples = Packing(rows.unsqueeze(1))
+        values, mask = pack_samples(given.values, samples), pack_samples(given.mask, samples)
+        hidden_states, mask = self._encode(name, given._replace(values=values, mask=mask), **kwargs)
+        return unpack_samples(hidden_states, samples), unpack_samples(mask, samples)
 
     @property
     def _needs_touch(self) -> bool:

@@ -32,9 +32,7 @@ class Packing:
     Training Performance of the Unpadded BERT Model*).
 
     Args:
-        index (`torch.LongTensor` of shape `(kept,)`): the kept positions of the flattened batch.
-        lengths (`torch.LongTensor` of shape `(batch,)`): how many positions of each sample are kept.
-        shape (`tuple[int, int]`): batch and length of the padded batch.
+        mask (`torch.Tensor` of shape `(batch, length)`): 1 for what is kept.
 
     Example:
 
@@ -52,34 +50,51 @@ class Packing:
     ```
     """
 
-    index: torch.LongTensor
-    lengths: torch.LongTensor
-    shape: tuple[int, int]
-
-    @classmethod
-    def from_mask(cls, mask: torch.Tensor) -> "Packing":
-        """The packing of a mask `(batch, length)`, 1 for what is kept."""
-        return cls(mask.flatten().nonzero().squeeze(1), mask.sum(1), tuple(mask.shape))
+    mask: torch.Tensor
 
     @classmethod
     def of(cls, mask: torch.Tensor | None) -> "Packing | None":
         """The packing of a mask, if there is one with enough padding to make it pay."""
         if mask is None or mask.is_meta or torch.compiler.is_compiling():  # a graph has fixed shapes
             return None
-        packing = cls.from_mask(mask)
-        return packing if len(packing.index) <= (1 - _WORTHWHILE) * mask.numel() else None
+        packing = cls(mask)
+        return packing if 0 < len(packing.index) <= (1 - _WORTHWHILE) * mask.numel() else None
+
+    @cached_property
+    def index(self) -> torch.LongTensor:
+        """The kept positions of the flattened batch `(kept,)`."""
+        return self.mask.flatten().nonzero().squeeze(1)
+
+    @cached_property
+    def lengths(self) -> torch.LongTensor:
+        """How many positions of each sample are kept `(batch,)`."""
+        return self.mask.sum(1)
+
+    @cached_property
+    def longest(self) -> int:
+        """The most positions of a sample that are kept."""
+        return int(self.lengths.max())
+
+    @cached_property
+    def without_gaps(self) -> "Packing":
+        """
+        The same positions for a batch `(batch, longest)`, each sample's at its start. Two samples that lack a modality
+        each are as long as the longer, not as both modalities.
+        """
+        places = torch.arange(self.longest, device=self.mask.device)
+        return Packing((places < self.lengths[:, None]).to(self.mask.dtype))
 
     @cached_property
     def bounds(self) -> tuple[torch.IntTensor, int]:
         """Where the samples begin among the kept positions and, last, end `(batch + 1,)`; the longest's length."""
-        return nn.functional.pad(self.lengths.cumsum(0, dtype=torch.int32), (1, 0)), int(self.lengths.max())
+        return nn.functional.pad(self.lengths.cumsum(0, dtype=torch.int32), (1, 0)), self.longest
 
 
 def pack(states: torch.Tensor, packing: Packing | None) -> torch.Tensor:
     """`(batch, length, ...)`, or one row that all samples share, to `(1, kept, ...)`; as it is without a packing."""
     if packing is None:
         return states
-    states = states.expand(packing.shape[0], *states.shape[1:])
+    states = states.expand(len(packing.mask), *states.shape[1:])
     return states.flatten(0, 1).index_select(0, packing.index).unsqueeze(0)
 
 
@@ -87,8 +102,18 @@ def unpack(states: torch.Tensor, packing: Packing | None) -> torch.Tensor:
     """`(1, kept, ...)` to `(batch, length, ...)`, with zeros in the padding; as it is without a packing."""
     if packing is None:
         return states
-    padded = states.new_zeros(packing.shape[0] * packing.shape[1], *states.shape[2:])
-    return padded.index_copy(0, packing.index, states.squeeze(0)).unflatten(0, packing.shape)
+    padded = states.new_zeros(packing.mask.numel(), *states.shape[2:])
+    return padded.index_copy(0, packing.index, states.squeeze(0)).unflatten(0, packing.mask.shape)
+
+
+def pack_samples(states: torch.Tensor, packing: Packing | None) -> torch.Tensor:
+    """The samples `(kept, ...)` of `(batch, ...)` that a packing of `(batch, 1)` keeps; all of them without one."""
+    return pack(states.unsqueeze(1), packing).flatten(0, 1)
+
+
+def unpack_samples(states: torch.Tensor, packing: Packing | None) -> torch.Tensor:
+    """Samples `(kept, ...)` to `(batch, ...)`, with zeros for the others."""
+    return unpack(states.unsqueeze(0), packing).flatten(0, 1)
 
 
 def pack_positions(

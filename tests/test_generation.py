@@ -451,6 +451,23 @@ def test_a_modality_that_is_not_given_at_all(model, missing, settings):
     assert torch.equal(model.generate(**inputs, **{value_name: None}, max_new_tokens=STEPS, **settings), expected)
 
 
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_answers_read_no_modality_that_is_missing(num_beams):
+    model = make_model("text", "wrist", fusion="concat")
+    inputs = {**tiny_inputs(model.config, 3), "modality_mask": torch.tensor([[1, 0], [0, 1], [1, 0]])}
+    settings = {"max_new_tokens": STEPS, "num_beams": num_beams}
+    memories = []
+    model.get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: memories.append(kwargs["encoder_hidden_states"].shape[1]), with_kwargs=True
+    )
+    answers = model.generate(**inputs, **settings)
+    assert set(memories) == {5}
+    memories.clear()
+    returned = model.generate(**inputs, **settings, return_dict_in_generate=True)
+    assert set(memories) == {10}  # the cache that is returned has the memory as the encoder gives it
+    assert torch.equal(answers, returned.sequences)
+
+
 def test_two_modalities_of_one_kind():
     modalities = {name: {"kind": "image", "image_size": 8, "patch_size": 4} for name in ("left_eye", "right_eye")}
     model = make_model(modalities=modalities)

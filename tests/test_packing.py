@@ -15,6 +15,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from modeling_crossfuse import packing
 from modeling_crossfuse.packing import Packing, pack, unpack
@@ -81,6 +82,32 @@ def test_memory(fusion, monkeypatch):
     assert_same(outputs.logits, expected.logits)
     kept = expected.encoder_attention_mask == 1
     assert_same(outputs.encoder_last_hidden_state[kept], expected.encoder_last_hidden_state[kept])
+
+
+EITHER = torch.tensor([[1, 0], [0, 1], [1, 0], [0, 1]])
+
+
+@pytest.mark.parametrize(
+    "fusion, keys",
+    [
+        ("concat", [(2, 5), (2, 5), (4, 5)]),
+        ("joint", [(2, 5), (2, 5), (4, 5), (4, 5)]),
+        ("bottleneck", [(2, 5), (2, 5), (2, 8), (2, 8), (4, 8)]),
+        ("latent", [(2, 5), (2, 5), (4, 3), (4, 5), (4, 3)]),
+    ],
+)
+def test_attention_sees_no_modality_that_is_missing(fusion, keys, monkeypatch):
+    """Samples have either modality, of 5 positions: none reads 10. The fusions have 3 shared positions."""
+    config = tiny_config("text", "wrist", fusion=fusion)
+    seen, attend = [], nn.functional.scaled_dot_product_attention
+
+    def watch(query, key, *args, **kwargs):
+        seen.append((key.shape[0], key.shape[2]))
+        return attend(query, key, *args, **kwargs)
+
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", watch)
+    tiny_model(config)(**tiny_inputs(config, 4), modality_mask=EITHER, labels=tiny_labels(4, length=2))
+    assert [(batch, length) for batch, length in seen if length != 2] == keys
 
 
 @torch.no_grad()
