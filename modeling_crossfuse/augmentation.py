@@ -155,7 +155,7 @@ class BatchAugmentation:
                 raise ValueError(f"`augmentation` names the modality {name!r}; there are {', '.join(self.names)}")
             kind = self.names[name].kind
             if kind == "image":
-                images = processor._sub_processor(name, "image_processor")
+                images = processor.sub_processor(name, "image_processor")
                 normalised = (images.image_mean, images.image_std) if images.do_normalize else ([0.0], [1.0])
                 self.steps[name] = ImageAugmentation(arguments, *normalised)
             elif kind == "audio":

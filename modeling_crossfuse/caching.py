@@ -52,7 +52,9 @@ class CachedInputs(torch.utils.data.Dataset):
         collator = CrossFuseDataCollator(processor, inputs)
         samples = select_columns(rows, inputs.values()) if inputs else [{}] * len(rows)
         self.tensors = [
-            collator([row]) if any(collator._read([row], column)[0] is not None for column in inputs.values()) else {}
+            collator([row])
+            if any(collator.read_column([row], column)[0] is not None for column in inputs.values())
+            else {}
             for row in tqdm(samples, desc="reading the inputs", unit=" samples")
         ]
         kept = [name for name, feature in rows.features.items() if has_text(feature)]
@@ -217,8 +219,8 @@ def _encode_rows(
     rows = [dict(zip(columns, values)) for values in zip(*(columns[column] for column in columns))]
     collator, outputs = CrossFuseDataCollator(processor, inputs), {}
     for name, column in inputs.items():
-        samples = collator._read(rows, column)
-        given = [index for index, sample in enumerate(samples) if not processor._is_missing(name, sample)]
+        samples = collator.read_column(rows, column)
+        given = [index for index, sample in enumerate(samples) if not processor.is_missing(name, sample)]
         states = [np.zeros((0, 0), dtype=np.float32)] * len(rows)
         if given:
             encoded = _encode_samples(model, processor, name, [samples[index] for index in given])
@@ -286,7 +288,7 @@ def _describe_processor(processor, name: str) -> dict[str, Any]:
     """All settings that a modality is processed with."""
     settings = {**processor._defaults(name), **processor.modalities[name]}
     kinds = ("image", "video") if settings["kind"] == "video" else (settings["kind"],)
-    parts = {part: processor._sub_processor(name, part) for part, kind in SUB_PROCESSORS.items() if kind in kinds}
+    parts = {part: processor.sub_processor(name, part) for part, kind in SUB_PROCESSORS.items() if kind in kinds}
     described = {part: describe(sub_processor) for part, sub_processor in parts.items() if sub_processor is not None}
     return {**settings, **described}
 
@@ -316,7 +318,7 @@ class CachedInputsCollator(CrossFuseDataCollator):
             if name in self.cached:
                 continue
             column = list(self.processor.modalities).index(name)
-            given = [row for row, value in enumerate(values) if not self.processor._is_missing(name, value)]
+            given = [row for row, value in enumerate(values) if not self.processor.is_missing(name, value)]
             batch["modality_mask"][given, column] = 1
             if given:
                 encoded = self.processor(**{name: [values[row] for row in given]}, return_tensors="pt")
@@ -325,9 +327,9 @@ class CachedInputsCollator(CrossFuseDataCollator):
                     batch[key][given] = encoded[key]
         return batch
 
-    def _read(self, rows: list[dict[str, Any]], column: str) -> list[Any]:
+    def read_column(self, rows: list[dict[str, Any]], column: str) -> list[Any]:
         names = [name for name in self.inputs if self.inputs[name] == column]
-        return [] if names and self.cached.issuperset(names) else super()._read(rows, column)
+        return [] if names and self.cached.issuperset(names) else super().read_column(rows, column)
 
 
 def _stack(tensors: list[torch.Tensor | None]) -> torch.Tensor:

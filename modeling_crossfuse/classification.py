@@ -26,6 +26,8 @@ from .modeling_crossfuse import (
     CrossFuseEncoderModel,
     CrossFuseEncoderOutput,
     CrossFusePreTrainedEncoderModel,
+    as_encoder_output,
+    mean_cross_entropy,
     takes_modalities,
 )
 
@@ -96,7 +98,7 @@ class CrossFuseForSequenceClassification(CrossFusePreTrainedEncoderModel):
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
-        encoder_outputs: CrossFuseEncoderOutput | None = None,
+        encoder_outputs: CrossFuseEncoderOutput | tuple | None = None,
         labels: torch.Tensor | None = None,
         **kwargs,
     ) -> CrossFuseSequenceClassifierOutput:
@@ -116,6 +118,7 @@ class CrossFuseForSequenceClassification(CrossFusePreTrainedEncoderModel):
             _check_labels(labels, self.config)
         if encoder_outputs is None:
             encoder_outputs = self.model(input_ids=input_ids, return_dict=True, **kwargs)
+        encoder_outputs = as_encoder_output(encoder_outputs)
         output_attentions = kwargs.get("output_attentions", self.config.output_attentions)
         pooled, weights = self.pooling(
             encoder_outputs.last_hidden_state, encoder_outputs.attention_mask, output_attentions=output_attentions
@@ -132,11 +135,10 @@ class CrossFuseForSequenceClassification(CrossFusePreTrainedEncoderModel):
         )
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        smoothing = self.config.label_smoothing if self.training else 0.0
-        loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
-        if not smoothing or self.config.problem_type != "single_label_classification":
+        loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)  # finds `problem_type`
+        if self.config.problem_type != "single_label_classification":
             return loss
-        return nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)  # which transformers' has not
+        return mean_cross_entropy(logits, labels, self.config.label_smoothing if self.training else 0.0)
 
 
 def _check_labels(labels: torch.Tensor, config: CrossFuseConfig):
@@ -264,9 +266,8 @@ class CrossFuseForTokenClassification(CrossFusePreTrainedEncoderModel):
         if labels.shape != mask.shape:
             raise ValueError(f"`labels` have shape {tuple(labels.shape)}; expected {tuple(mask.shape)}, as the stream")
         labels = labels.masked_fill(mask == 0, -100)  # padding, and samples that lack the modality
-        # Not a mean, which is NaN where no position has a label.
-        total = nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
-        return total / (labels != -100).sum().clamp(min=1)
+        smoothing = self.config.label_smoothing if self.training else 0.0
+        return mean_cross_entropy(logits.flatten(0, 1), labels.flatten(), smoothing)
 
 
 def _labeled_modality(config: CrossFuseConfig) -> str:
@@ -277,9 +278,8 @@ def _labeled_modality(config: CrossFuseConfig) -> str:
     if config.labeled_modality is not None:
         return config.labeled_modality
     for kind in ("text", "series"):
-        for name, part in config.modalities.items():
-            if part.kind == kind:
-                return name
+        for name in config.modalities.names_of_kind(kind):
+            return name
     raise ValueError(
         "`labeled_modality` is missing, and no modality is of kind text or series; expected one of "
         f"{', '.join(config.modalities)}"

@@ -375,9 +375,8 @@ class CrossFuseConfig(LayerConfig):
     @property
     def num_frames(self) -> int:
         """Frames that the first modality of kind `video` samples; the pipeline `video-classification` asks for it."""
-        for part in self.modalities.values():
-            if part.kind == "video":
-                return part.num_frames
+        for name in self.modalities.names_of_kind("video"):
+            return self.modalities[name].num_frames
         raise AttributeError("this CrossFuse model has no modality of kind 'video', so its config has no `num_frames`")
 
     @property
@@ -394,7 +393,8 @@ class CrossFuseConfig(LayerConfig):
         of the first modality of kind `text`, if there is one.
         """
         if (encoder and not decoder) or not self.is_encoder_decoder:
-            return next((part for part in self.modalities.values() if part.kind == "text"), self)
+            texts = self.modalities.names_of_kind("text")
+            return self.modalities[texts[0]] if texts else self
         return self.decoder
 
     def to_diff_dict(self) -> dict[str, Any]:

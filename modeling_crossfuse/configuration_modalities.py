@@ -533,13 +533,13 @@ def _read_encoder_config(settings: dict[str, Any]) -> PreTrainedConfig:
     return CONFIG_MAPPING[model_type].from_dict(settings)
 
 
-_VALUE_NAMES = {
+VALUE_NAMES = {
     "text": "input_ids",
     "image": "pixel_values",
     "video": "pixel_values_videos",
     "audio": "input_features",
 }
-_MASK_NAMES = {
+MASK_NAMES = {
     "text": "attention_mask",
     "image": "image_mask",
     "video": "video_mask",
@@ -619,6 +619,10 @@ class CrossFuseModalitiesConfig(PreTrainedConfig):
     def values(self):
         return [getattr(self, name) for name in self.names]
 
+    def names_of_kind(self, kind: str) -> list[str]:
+        """The modalities of a kind, in the config's order."""
+        return [name for name, part in self.items() if part.kind == kind]
+
     def _tensor_name(self, name: str, plain: str) -> str:
         return plain if name == self[name].kind else f"{name}_{plain}"
 
@@ -635,12 +639,12 @@ class CrossFuseModalitiesConfig(PreTrainedConfig):
         if kind == "series":
             return f"{name}_values"
         plain = getattr(self[name], "values_argument", None) if kind == "audio" else None
-        return self._tensor_name(name, plain or _VALUE_NAMES[kind])
+        return self._tensor_name(name, plain or VALUE_NAMES[kind])
 
     def mask_name(self, name: str) -> str:
         """The keyword argument of `forward` that takes the modality's mask, such as `left_eye_image_mask`."""
         kind = self[name].kind
-        return f"{name}_mask" if kind == "series" else self._tensor_name(name, _MASK_NAMES[kind])
+        return f"{name}_mask" if kind == "series" else self._tensor_name(name, MASK_NAMES[kind])
 
     def embeds_name(self, name: str) -> str | None:
         """The keyword argument of `forward` that takes ready embeddings, for modalities of kind `text`."""

@@ -300,14 +300,14 @@ class CrossFuseDataCollator:
 
     def __call__(self, rows: list[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Rows of a data set to the tensors of the model's `forward`, `labels` among them."""
-        inputs = {name: self._read(rows, column) for name, column in self.inputs.items()}
+        inputs = {name: self.read_column(rows, column) for name, column in self.inputs.items()}
         chosen = [self._draw(row) for row in rows]
         if self.questions:
             inputs[self.question_modality] = [question for question, _ in chosen]
         batch = self._encode(rows, inputs)
         if self.problem_type is not None:
             name = "item_ids" if self.problem_type == "retrieval" else "labels"
-            batch[name] = self._targets(self._read(rows, self.target))
+            batch[name] = self._targets(self.read_column(rows, self.target))
         elif self.target or self.questions:
             columns = [column for _, column in chosen]
             batch["labels"] = self._labels([self._answer(*item) for item in zip(range(len(rows)), rows, columns)])
@@ -319,7 +319,7 @@ class CrossFuseDataCollator:
     def _encode(self, rows: list[Mapping[str, Any]], inputs: dict[str, list[Any]]) -> dict[str, torch.Tensor]:
         return dict(self.processor(**inputs, return_tensors="pt"))
 
-    def _read(self, rows: list[Mapping[str, Any]], column: str) -> list[Any]:
+    def read_column(self, rows: list[Mapping[str, Any]], column: str) -> list[Any]:
         """A column of all rows, with None where a row lacks it."""
         values, lacking = [], 0
         for row in rows:

@@ -15,7 +15,7 @@
 
 import torch
 from torch import nn
-from transformers.cache_utils import Cache
+from transformers.cache_utils import EncoderDecoderCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.utils.generic import merge_with_config_defaults
@@ -95,7 +95,7 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
         encoder_attention_mask: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        past_key_values: EncoderDecoderCache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         needed_mask: torch.Tensor | None = None,
@@ -115,12 +115,15 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
                 a later position. The others, the end of shorter answers, are not computed and give zeros.
 
         Raises:
-            ValueError: unless exactly one of `input_ids` and `inputs_embeds` is given.
+            ValueError: unless exactly one of `input_ids` and `inputs_embeds` is given, the memory has as many samples,
+                and `attention_mask` covers the tokens of the cache, too.
+            TypeError: if `past_key_values` is a cache for a decoder alone.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of `decoder_input_ids` and `decoder_inputs_embeds`")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
+        _check_cache(past_key_values)
         _check_shapes(inputs_embeds, encoder_hidden_states, attention_mask, past_key_values)
         if use_cache and past_key_values is None:
             past_key_values = CrossFuseCache()
@@ -163,9 +166,17 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
         )
 
 
-def _reads_cache(past_key_values: Cache | None) -> bool:
+def _reads_cache(past_key_values: EncoderDecoderCache | None) -> bool:
     """Whether the memory's keys and values are in the cache already."""
     return past_key_values is not None and past_key_values.is_updated.get(0, False)
+
+
+def _check_cache(past_key_values):
+    if past_key_values is not None and not isinstance(past_key_values, EncoderDecoderCache):
+        raise TypeError(
+            f"`past_key_values` is a {type(past_key_values).__name__}; expected an EncoderDecoderCache, which keeps "
+            "the keys and values of the memory beside those of the answer"
+        )
 
 
 def _check_shapes(inputs_embeds, encoder_hidden_states, attention_mask, past_key_values):
@@ -189,6 +200,6 @@ def _next_positions(inputs_embeds, attention_mask, past_key_values) -> torch.Lon
     """Positions of the new tokens: counted over the mask where there is one, so that left padding shifts nothing."""
     length = inputs_embeds.shape[1]
     if attention_mask is not None and attention_mask.dim() == 2:
-        return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
+        return ((attention_mask != 0).long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
     past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
     return (torch.arange(length, device=inputs_embeds.device) + past_length).unsqueeze(0)

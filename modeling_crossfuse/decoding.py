@@ -152,7 +152,6 @@ class TokenLayer:
     def __call__(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
         memory_mask: torch.Tensor | None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None,
         past_key_values: CrossFuseCache,
@@ -163,7 +162,7 @@ class TokenLayer:
         states = self.norms[0](hidden_states)
         query, keys, values = self.self_attn.project(states, position_embeddings)
         keys, values = answer.update(keys, values)
-        hidden_states = hidden_states + self.self_attn.attend(query, keys, values, attention_mask)
+        hidden_states = hidden_states + self.self_attn.attend(query, keys, values, None)
         query = self.cross_attn.project_query(self.norms[1](hidden_states))
         if memory.keys.shape[0] != query.shape[0]:
             query = join_beams(query, memory.keys.shape[0])

@@ -29,9 +29,8 @@ from .data import get_column, select_columns
 
 def text_modality(config) -> str:
     """The first modality of kind `text` of a model's config: the one that takes questions."""
-    for name, part in config.modalities.items():
-        if part.kind == "text":
-            return name
+    for name in config.modalities.names_of_kind("text"):
+        return name
     raise ValueError(
         f"this model takes no text, so it can't be asked a question; it takes {', '.join(config.modalities)}"
     )

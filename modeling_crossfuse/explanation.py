@@ -153,7 +153,7 @@ def _describe(name: str, where: dict[str, tuple[int, int]], positions: PositionV
     """The words or the seconds of a position."""
     if positions.tokens is not None:
         tokens = positions.tokens[slice(*where["length"])]
-        return {"text": processor._sub_processor(name, "tokenizer").decode(tokens).strip()}
+        return {"text": processor.sub_processor(name, "tokenizer").decode(tokens).strip()}
     rate = positions_per_second(name, positions, processor)
     begin_and_end = where.get("frames", where.get("samples"))
     return {} if rate is None else {"seconds": tuple(place / rate for place in begin_and_end)}
@@ -161,7 +161,7 @@ def _describe(name: str, where: dict[str, tuple[int, int]], positions: PositionV
 
 def positions_per_second(name: str, positions: PositionValues, processor) -> float | None:
     """Frames or samples per second of a modality of kind `audio`, as far as its feature extractor tells."""
-    extractor = processor._sub_processor(name, "feature_extractor")
+    extractor = processor.sub_processor(name, "feature_extractor")
     if "samples" in positions.edges:
         return getattr(extractor, "sampling_rate", None)
     if list(positions.edges) != ["frames"] or not hasattr(extractor, "hop_length"):

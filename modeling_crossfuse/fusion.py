@@ -139,7 +139,7 @@ class BottleneckFusion(CrossFuseFusion):
         self.norm = make_norm(config)
 
     def forward(self, streams: list[Stream], skip_padding: bool = False, **kwargs) -> Memory:
-        latents = self.latents(streams[0].hidden_states.shape[0])
+        latents = self.latents(streams[0].hidden_states.shape[0]).to(streams[0].hidden_states.device)
         branches = [_Branch(self.config, stream, latents, skip_padding) for stream in streams]
         present = torch.stack([stream.attention_mask.amax(1) for stream in streams])
         shares = (present / present.sum(0).clamp(min=1)).to(latents.dtype)[:, :, None, None]
@@ -172,7 +172,7 @@ class _Branch:
     def run(self, layer: CrossFuseLayer, latents: torch.Tensor, **kwargs) -> torch.Tensor:
         """Takes the modality and the shared positions through a layer, and gives what becomes of these."""
         joined = pack(self._join(latents), self.packing)
-        joined = unpack(layer(joined, self.mask, packing=self.attended, **kwargs), self.packing)
+        joined = unpack(layer(joined, self.mask, packing=self.attended, **kwargs), self.packing).to(latents.device)
         self.states, view = joined.split([self.states.shape[1], latents.shape[1]], dim=1)
         return unpack_samples(view, self.samples)
 

@@ -40,7 +40,7 @@ class CrossFuseGenerationMixin(GenerationMixin):
         kwargs = {key: value for key, value in kwargs.items() if key not in self.encoder_tensor_names}
         if decoder_position_ids is None and decoder_attention_mask is not None:
             # A static cache gets its mask in four dimensions, from which the decoder can't count positions.
-            decoder_position_ids = (decoder_attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+            decoder_position_ids = ((decoder_attention_mask != 0).long().cumsum(-1) - 1).clamp(min=0)
         if decoder_attention_mask is not None:
             kwargs |= {"decoder_attention_mask": decoder_attention_mask, "decoder_position_ids": decoder_position_ids}
         elif kwargs.get("past_key_values") is not None and kwargs.get("next_sequence_length") is None:
@@ -173,6 +173,6 @@ class TokenModel:
         added, position_embeddings = self._embed_positions(past_key_values.get_seq_length(), tokens.device)
         states = states if added is None else states + added
         for layer in self.layers:
-            states = layer(states, None, self.memory_mask, position_embeddings, past_key_values)
+            states = layer(states, self.memory_mask, position_embeddings, past_key_values)
         logits = self.lm_head(self.norm(states)).unsqueeze(1)
         return Seq2SeqLMOutput(logits=logits, past_key_values=past_key_values)

@@ -132,7 +132,7 @@ def _read_mask(mask: torch.Tensor | None, mask_name: str, values: torch.Tensor, 
         )
     if mask.is_floating_point() and not torch.compiler.is_compiling() and ((mask != 0) & (mask != 1)).any():
         raise ValueError(f"`{mask_name}` has values other than 1, to keep, and 0")
-    return mask.long()
+    return (mask != 0).long()
 
 
 def _check_values(value_name: str, values: torch.Tensor, part, layout: tuple[str, ...]):
@@ -212,6 +212,11 @@ def _check_tokens(value_name: str, tokens: torch.Tensor, kept: torch.Tensor, voc
 
 
 def check_labels(labels: torch.Tensor, vocab_size: int):
-    """Raises a `ValueError` for a label `(batch, target_length)` that is no token, nor -100."""
+    """Raises a `ValueError` unless `labels` are of shape `(batch, target_length)`, and each a token or -100."""
+    if labels.dim() != 2 or 0 in labels.shape or labels.is_floating_point():
+        raise ValueError(
+            f"`labels` have shape {tuple(labels.shape)} and dtype {labels.dtype}; expected integers of shape (batch, "
+            "target_length)"
+        )
     if not torch.compiler.is_compiling() and not labels.is_meta:
         _check_tokens("labels", labels, labels != -100, vocab_size)

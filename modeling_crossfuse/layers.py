@@ -23,7 +23,7 @@ import torch
 from huggingface_hub import ModelCard
 from torch import nn
 from transformers import initialization as init
-from transformers.cache_utils import Cache, EncoderDecoderCache
+from transformers.cache_utils import EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
@@ -203,20 +203,16 @@ class CrossFuseAttention(nn.Module):
         return keys, self._project(self.v_proj, states, packing)
 
     def _cached_keys_values(self, states, packing, position_embeddings, past_key_values, is_cross_attention):
-        cache, is_cached = past_key_values, False
-        if isinstance(past_key_values, EncoderDecoderCache):
-            is_cached = is_cross_attention and past_key_values.is_updated.get(self.layer_idx, False)
-            cache = (
-                past_key_values.cross_attention_cache if is_cross_attention else past_key_values.self_attention_cache
-            )
-        if is_cached:
+        if past_key_values is None:
+            return self.keys_values(states, position_embeddings, packing)
+        if not is_cross_attention:
+            keys, values = self.keys_values(states, position_embeddings, packing)
+            return past_key_values.self_attention_cache.update(keys, values, self.layer_idx)
+        cache = past_key_values.cross_attention_cache
+        if past_key_values.is_updated.get(self.layer_idx, False):
             return cache.layers[self.layer_idx].keys, cache.layers[self.layer_idx].values
-        keys, values = self.keys_values(states, position_embeddings, packing)
-        if cache is not None:
-            keys, values = cache.update(keys, values, self.layer_idx)
-            if is_cross_attention:
-                past_key_values.is_updated[self.layer_idx] = True
-        return keys, values
+        past_key_values.is_updated[self.layer_idx] = True
+        return cache.update(*self.keys_values(states, packing=packing), self.layer_idx)
 
     def forward(
         self,
@@ -224,7 +220,7 @@ class CrossFuseAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         key_value_states: torch.Tensor | None = None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
-        past_key_values: Cache | None = None,
+        past_key_values: EncoderDecoderCache | None = None,
         packing: Packing | None = None,
         key_value_packing: Packing | None = None,
         **kwargs,
@@ -324,7 +320,7 @@ class CrossFuseLayer(GradientCheckpointingLayer):
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
-        past_key_values: Cache | None = None,
+        past_key_values: EncoderDecoderCache | None = None,
         packing: Packing | None = None,
         memory_packing: Packing | None = None,
         **kwargs,

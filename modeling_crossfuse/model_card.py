@@ -354,13 +354,13 @@ _EXAMPLES = {
 
 def _example(model_id: str, model, processor) -> str:
     """A program that runs as it stands: it makes up an input for each modality, which a reader replaces."""
-    modalities, rate = model.config.modalities, _sampling_rate(processor)
+    modalities = model.config.modalities
     auto_class, use = _EXAMPLES[_head(model)]
     values = {
         "text": ('"what is it?"', ""),
         "image": ('Image.new("RGB", (256, 256), "white")', '  # or Image.open("photo.jpg")'),
         "video": ("np.zeros((8, 256, 256, 3), dtype=np.uint8)", "  # 8 frames"),
-        "audio": (f'{{"array": np.zeros({rate}), "sampling_rate": {rate}}}', '  # or "speech.ogg"'),
+        "audio": ('{"array": np.zeros({rate}), "sampling_rate": {rate}}', '  # or "speech.ogg"'),
         "series": ("np.zeros((100, {channels}))", "  # 100 steps"),
     }
     kinds = {part.kind for part in modalities.values()}
@@ -373,7 +373,9 @@ def _example(model_id: str, model, processor) -> str:
     arguments = []
     for name, part in modalities.items():
         value, comment = values[part.kind]
+        extractor = getattr(processor, f"{name}_feature_extractor", getattr(processor, "feature_extractor", None))
         value = value.replace("{channels}", str(getattr(part, "num_channels", 1)))
+        value = value.replace("{rate}", str(getattr(extractor, "sampling_rate", 16_000)))
         arguments.append(f"    {name}=[{value}],{comment}")
     return "\n".join(
         [
@@ -388,11 +390,6 @@ def _example(model_id: str, model, processor) -> str:
             use,
         ]
     )
-
-
-def _sampling_rate(processor) -> int:
-    extractor = getattr(processor, "feature_extractor", None) or getattr(processor, "audio_processor", None)
-    return getattr(extractor, "sampling_rate", 16_000)
 
 
 def _result_header(results: dict[str, dict[str, float]]) -> list[str]:

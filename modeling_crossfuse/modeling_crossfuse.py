@@ -15,7 +15,7 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .composition import EncodersMixin
 from .configuration_crossfuse import CrossFuseConfig
+from .configuration_modalities import MASK_NAMES, VALUE_NAMES
 from .decoder import CrossFuseDecoder
 from .encoders import CrossFuseEncoders
 from .fusion import FUSIONS, Stream
@@ -95,6 +96,34 @@ def masked_mean(hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch
     return (hidden_states * weights).sum(1) / weights.sum(1).clamp(min=1.0)
 
 
+def mean_cross_entropy(
+    logits: torch.Tensor,
+    labels: torch.LongTensor,
+    label_smoothing: float = 0.0,
+    num_items: torch.Tensor | int | None = None,
+) -> torch.Tensor:
+    """
+    Cross entropy of `logits` `(count, classes)`, the mean over `num_items`: by default the labels that are not -100.
+    Where there are none it is 0, not NaN. transformers' loss functions have no label smoothing.
+    """
+    total = nn.functional.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=label_smoothing)
+    return total / ((labels != -100).sum().clamp(min=1) if num_items is None else num_items)
+
+
+def as_encoder_output(outputs: BaseModelOutput | dict | tuple) -> CrossFuseEncoderOutput:
+    """A memory from before, as a user gives it: an output, or the tuple of one, which leaves out what is `None`."""
+    if isinstance(outputs, CrossFuseEncoderOutput):
+        return outputs
+    if isinstance(outputs, dict):  # such as another `ModelOutput`
+        return CrossFuseEncoderOutput(
+            **{field.name: outputs.get(field.name) for field in fields(CrossFuseEncoderOutput)}
+        )
+    memory, *others = outputs
+    recorded = (part for part in others if isinstance(part, tuple))
+    mask_and_ids = zip(("attention_mask", "modality_ids"), (part for part in others if torch.is_tensor(part)))
+    return CrossFuseEncoderOutput(memory, *recorded, **dict(mask_and_ids))
+
+
 class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
     """
     One encoder per modality, a projection of each to `d_model`, and the fusion of the streams into the memory.
@@ -125,27 +154,24 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
         self.fusion = FUSIONS[config.fusion.type](config.fusion, len(modalities))
         self.post_init()
 
+    def _text_encoder(self) -> CrossFusePreTrainedModel:
+        names = self.config.modalities.names_of_kind("text")
+        if not names:
+            raise NotImplementedError(
+                "this CrossFuse model has no modality of kind 'text', so its encoder has no token embedding"
+            )
+        return self.encoders[names[0]]
+
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding of the first modality of kind `text`."""
-        for name, part in self.config.modalities.items():
-            if part.kind == "text":
-                return self.encoders[name].get_input_embeddings()
-        raise NotImplementedError(
-            "this CrossFuse model has no modality of kind 'text', so its encoder has no token embedding"
-        )
+        return self._text_encoder().get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module):
-        for name, part in self.config.modalities.items():
-            if part.kind == "text":
-                self.encoders[name].set_input_embeddings(value)
-                return
+        self._text_encoder().set_input_embeddings(value)
 
     def resize_token_embeddings(self, *args, **kwargs) -> nn.Module:
         """Resizes the vocabulary of the first text encoder, and leaves the decoder's as it is."""
-        name = next((name for name, part in self.config.modalities.items() if part.kind == "text"), None)
-        if name is None:
-            return self.get_input_embeddings()  # which says that there is none
-        return self.encoders[name].resize_token_embeddings(*args, **kwargs)
+        return self._text_encoder().resize_token_embeddings(*args, **kwargs)
 
     @merge_with_config_defaults
     @capture_outputs
@@ -208,8 +234,9 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
                 hidden_states, mask = self._encode_present(name, inputs[name], present[:, index], **kwargs)
             if name in self.projections:
                 hidden_states = self.projections[name](hidden_states)
-            place = present.new_full((), index, dtype=torch.long)
-            hidden_states = hidden_states + self.modality_embeddings(place)
+            embedding = self.modality_embeddings(present.new_full((), index, dtype=torch.long))
+            # Encoders may lie on several devices; the streams meet here.
+            hidden_states, mask = hidden_states.to(embedding.device) + embedding, mask.to(embedding.device)
             if self._needs_touch and hasattr(self.config.modalities[name], "encoder"):
                 hidden_states = hidden_states + self._touch(index, name)  # it may have parts that give nothing here
             hidden_states = hidden_states.masked_fill((mask == 0).unsqueeze(-1), 0.0)
@@ -234,7 +261,9 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
         """
         encoder = self.encoders[name]
         if values.is_floating_point():  # processors give float32, whatever the model's dtype is
-            values = values.to(encoder.dtype)
+            dtypes = (parameter.dtype for parameter in encoder.parameters() if parameter.is_floating_point())
+            # The replicas of DataParallel have no parameters.
+            values = values.to(next(dtypes, self.modality_embeddings.weight.dtype))
         return encoder(values, mask, **kwargs)
 
     def _encode(self, name: str, given: ModalityInputs, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
@@ -277,9 +306,26 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
         return [Stream(index, hidden_states, torch.zeros_like(present[:, :1], dtype=torch.long))]
 
 
+# The tensors of modalities that are named as their kind.
+_TENSORS_OF_KINDS = (*VALUE_NAMES.values(), "input_values", *MASK_NAMES.values(), "inputs_embeds", "modality_mask")
+
+
+def takes_modalities(forward: Callable) -> Callable:
+    """Names the modalities' tensors in the signature of a `forward`: Trainer drops columns that it does not name."""
+    signature = inspect.signature(forward)
+    *named, others = signature.parameters.values()
+    tensors = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
+        for name in _TENSORS_OF_KINDS
+        if name not in signature.parameters
+    ]
+    forward.__signature__ = signature.replace(parameters=[*named, *tensors, others])
+    return forward
+
+
 def encoder_tensor_names(config: CrossFuseConfig) -> frozenset[str]:
     """What only the encoder reads. Kept by the models, since `generate` asks for it at each step."""
-    return frozenset([*config.modalities.tensor_names, "modality_mask"])
+    return frozenset([*config.modalities.tensor_names, *_TENSORS_OF_KINDS])
 
 
 def _records_layers(config: CrossFuseConfig, kwargs: dict[str, Any]) -> bool:
@@ -328,18 +374,12 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
     def set_input_embeddings(self, value: nn.Module):
         self.decoder.embed_tokens = value
 
+    @takes_modalities
     @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        image_mask: torch.Tensor | None = None,
-        pixel_values_videos: torch.Tensor | None = None,
-        video_mask: torch.Tensor | None = None,
-        input_features: torch.Tensor | None = None,
-        feature_attention_mask: torch.Tensor | None = None,
-        modality_mask: torch.Tensor | None = None,
         decoder_input_ids: torch.LongTensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         decoder_position_ids: torch.LongTensor | None = None,
@@ -347,7 +387,6 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
         decoder_needed_mask: torch.Tensor | None = None,
         encoder_outputs: CrossFuseEncoderOutput | tuple | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CrossFuseModelOutput:
@@ -376,24 +415,11 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
         """
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                inputs_embeds=inputs_embeds,
-                pixel_values=pixel_values,
-                image_mask=image_mask,
-                pixel_values_videos=pixel_values_videos,
-                video_mask=video_mask,
-                input_features=input_features,
-                feature_attention_mask=feature_attention_mask,
-                modality_mask=modality_mask,
-                return_dict=True,
-                **kwargs,
+                input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs
             )
-        elif not isinstance(encoder_outputs, BaseModelOutput):
-            encoder_outputs = CrossFuseEncoderOutput(*encoder_outputs)
+        encoder_outputs = as_encoder_output(encoder_outputs)
         if decoder_input_ids is None and decoder_inputs_embeds is None and past_key_values is None:
             decoder_input_ids = self._start_tokens(encoder_outputs.last_hidden_state)
-        encoder_attention_mask = getattr(encoder_outputs, "attention_mask", None)
         decoder_outputs = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
@@ -401,7 +427,7 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             inputs_embeds=decoder_inputs_embeds,
             needed_mask=decoder_needed_mask,
             encoder_hidden_states=encoder_outputs.last_hidden_state,
-            encoder_attention_mask=encoder_attention_mask,
+            encoder_attention_mask=encoder_outputs.attention_mask,
             past_key_values=past_key_values,
             use_cache=use_cache,
             return_dict=True,
@@ -420,37 +446,14 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             encoder_hidden_states=encoder_outputs.hidden_states,
             encoder_attentions=encoder_outputs.attentions,
             pooler_output=pooled,
-            encoder_attention_mask=encoder_attention_mask,
-            encoder_modality_ids=getattr(encoder_outputs, "modality_ids", None),
+            encoder_attention_mask=encoder_outputs.attention_mask,
+            encoder_modality_ids=encoder_outputs.modality_ids,
         )
 
     def _start_tokens(self, memory: torch.Tensor) -> torch.LongTensor | None:
         """The token that every answer starts with, `(batch, 1)`, if the config knows one."""
         token = self.config.decoder_start_token_id
         return None if token is None else torch.full((len(memory), 1), token, device=memory.device)
-
-
-# What a `forward` that hands all tensors on to the encoders takes of modalities that are named as their kind.
-_TENSORS_OF_KINDS = (
-    "attention_mask",
-    "inputs_embeds",
-    "pixel_values",
-    "image_mask",
-    "pixel_values_videos",
-    "video_mask",
-    "input_features",
-    "feature_attention_mask",
-    "modality_mask",
-)
-
-
-def takes_modalities(forward: Callable) -> Callable:
-    """Names the modalities' tensors in the signature of a `forward`: Trainer drops columns that it does not name."""
-    signature = inspect.signature(forward)
-    *named, others = signature.parameters.values()
-    tensors = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in _TENSORS_OF_KINDS]
-    forward.__signature__ = signature.replace(parameters=[*named, *tensors, others])
-    return forward
 
 
 class CrossFusePreTrainedEncoderModel(EncodersMixin, CrossFusePreTrainedModel):
@@ -584,29 +587,27 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
     def set_output_embeddings(self, new_embeddings: nn.Module):
         self.lm_head = new_embeddings
 
+    def _prepare_model_inputs(self, inputs, bos_token_id, model_kwargs):
+        if model_kwargs.get("encoder_outputs") is not None:
+            model_kwargs["encoder_outputs"] = as_encoder_output(model_kwargs["encoder_outputs"])
+        return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
+
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """The decoder's input for `labels` `(batch, length)`, as data collators ask for it."""
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
+    @takes_modalities
     @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        image_mask: torch.Tensor | None = None,
-        pixel_values_videos: torch.Tensor | None = None,
-        video_mask: torch.Tensor | None = None,
-        input_features: torch.Tensor | None = None,
-        feature_attention_mask: torch.Tensor | None = None,
-        modality_mask: torch.Tensor | None = None,
         decoder_input_ids: torch.LongTensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         decoder_position_ids: torch.LongTensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         encoder_outputs: CrossFuseEncoderOutput | tuple | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         labels: torch.LongTensor | None = None,
         answer_ids: torch.LongTensor | None = None,
@@ -642,13 +643,6 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            pixel_values=pixel_values,
-            image_mask=image_mask,
-            pixel_values_videos=pixel_values_videos,
-            video_mask=video_mask,
-            input_features=input_features,
-            feature_attention_mask=feature_attention_mask,
-            modality_mask=modality_mask,
             decoder_input_ids=decoder_input_ids,
             decoder_attention_mask=decoder_attention_mask,
             decoder_position_ids=decoder_position_ids,
@@ -656,7 +650,6 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
             decoder_needed_mask=needed,
             encoder_outputs=encoder_outputs,
             past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             return_dict=True,
             **kwargs,
@@ -686,18 +679,13 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         """Cross entropy and, in training, auxiliary losses and label smoothing: a mean over the accumulated items."""
         smoothing = self.config.label_smoothing if self.training else 0.0
         targets = shift_labels.to(logits.device).flatten()
-        scored = (targets != -100).sum()
-        items = scored.clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-        # Not transformers' loss function, which has no label smoothing.
-        logits = logits.float().view(-1, logits.shape[-1])
-        loss = nn.functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing) / items
+        loss = mean_cross_entropy(logits.view(-1, logits.shape[-1]), targets, smoothing, num_items_in_batch)
         if self.training and self.answer_head is not None and answer_ids is not None:
             answers = self.answer_head(outputs.encoder_last_hidden_state, outputs.encoder_attention_mask)
-            answer_loss = nn.functional.cross_entropy(
-                answers.float(), answer_ids, label_smoothing=smoothing, reduction="sum"
-            ) / (answer_ids != -100).sum().clamp(min=1)
-            # A mean over this batch: it counts as its share of the items that are accumulated.
-            loss = loss + self.config.answer_loss_weight * answer_loss * (scored / items)
+            answer_loss = mean_cross_entropy(answers, answer_ids, smoothing)
+            if num_items_in_batch is not None:  # a mean over this batch counts as its share of the accumulated items
+                answer_loss = answer_loss * (targets != -100).sum() / num_items_in_batch
+            loss = loss + self.config.answer_loss_weight * answer_loss
         return loss
 
 

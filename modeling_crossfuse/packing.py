@@ -68,7 +68,7 @@ class Packing:
     @cached_property
     def lengths(self) -> torch.LongTensor:
         """How many positions of each sample are kept `(batch,)`."""
-        return self.mask.sum(1)
+        return (self.mask != 0).sum(1)
 
     @cached_property
     def longest(self) -> int:
@@ -95,7 +95,7 @@ def pack(states: torch.Tensor, packing: Packing | None) -> torch.Tensor:
     if packing is None:
         return states
     states = states.expand(len(packing.mask), *states.shape[1:])
-    return states.flatten(0, 1).index_select(0, packing.index).unsqueeze(0)
+    return states.flatten(0, 1).index_select(0, packing.index.to(states.device)).unsqueeze(0)
 
 
 def unpack(states: torch.Tensor, packing: Packing | None) -> torch.Tensor:
@@ -103,7 +103,7 @@ def unpack(states: torch.Tensor, packing: Packing | None) -> torch.Tensor:
     if packing is None:
         return states
     padded = states.new_zeros(packing.mask.numel(), *states.shape[2:])
-    return padded.index_copy(0, packing.index, states.squeeze(0)).unflatten(0, packing.mask.shape)
+    return padded.index_copy(0, packing.index.to(states.device), states.squeeze(0)).unflatten(0, packing.mask.shape)
 
 
 def pack_samples(states: torch.Tensor, packing: Packing | None) -> torch.Tensor:

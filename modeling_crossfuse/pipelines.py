@@ -214,7 +214,7 @@ class CrossFusePipeline(Pipeline):
                     f"{', '.join(names)}, or a list, a `torch.utils.data.Dataset` or a generator of such dicts"
                 )
             for name in sample:
-                self.processor._modality_of(name)  # an option of the processor would be taken for one otherwise
+                self.processor.modality_of(name)  # an option of the processor would be taken for one otherwise
         given = dict.fromkeys(name for sample in samples for name in sample)
         modalities = {name: [sample.get(name) for sample in samples] for name in given}
         return self.processor(**modalities, return_tensors="pt", **(processor_kwargs or {}))
@@ -276,7 +276,7 @@ class CrossFusePipeline(Pipeline):
         scores, classes = outputs["logits"].float().softmax(-1).max(-1)
         words = {}
         if "tokens" in outputs:
-            tokenizer = self.processor._sub_processor(self.model.labeled_modality, "tokenizer")
+            tokenizer = self.processor.sub_processor(self.model.labeled_modality, "tokenizer")
             words = dict(enumerate(tokenizer.convert_ids_to_tokens(outputs["tokens"].tolist())))
         return [
             {

@@ -198,7 +198,7 @@ def _draw_bars(axes, explanation: Explanation, processor, colors: dict[str, str]
 
 def _lines(name: str, positions: PositionValues, processor) -> list[list[tuple[float, str, float]]]:
     """The tokens, or groups of tokens, of a text on lines: where each begins, in points, and what it added."""
-    tokenizer, lines, x = processor._sub_processor(name, "tokenizer"), [[]], 0.0
+    tokenizer, lines, x = processor.sub_processor(name, "tokenizer"), [[]], 0.0
     for (begin, end), value in zip(pairwise(positions.edges["length"]), positions.answer_values.tolist()):
         text = tokenizer.decode(positions.tokens[begin:end]).strip()
         if lines[-1] and x + _LETTER * len(text) > 72 * _COLUMN:
@@ -266,7 +266,7 @@ def _draw_picture(axes, picture: np.ndarray, edges: dict[str, list[int]], added:
 
 def _draw_sound(figure, place, name, positions, value, processor, heat):
     sound, rate = load_sound(name, value)
-    rate = rate or processor._sub_processor(name, "feature_extractor").sampling_rate
+    rate = rate or processor.sub_processor(name, "feature_extractor").sampling_rate
     edges = next(iter(positions.edges.values()))
     seconds = len(sound) / rate
     per_second = positions_per_second(name, positions, processor) or edges[-1] / seconds

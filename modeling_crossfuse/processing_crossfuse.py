@@ -190,12 +190,12 @@ class CrossFuseProcessor(_ProcessorWithCode):
                 self.check_argument_for_proper_class(f"{name}_{part}", sub_processor)
                 setattr(self, f"{name}_{part}", sub_processor)
 
-    def _sub_processor(self, name: str, part: str) -> Any:
+    def sub_processor(self, name: str, part: str) -> Any:
         """The sub-processor for a modality: its own, else the shared one, else None."""
         return getattr(self, f"{name}_{part}", getattr(self, part, None))
 
     def _need_sub_processor(self, name: str, part: str, where: str) -> Any:
-        sub_processor = self._sub_processor(name, part)
+        sub_processor = self.sub_processor(name, part)
         if sub_processor is None:
             raise ValueError(f"{where} is given, but this processor has no `{part}`")
         return sub_processor
@@ -226,7 +226,7 @@ class CrossFuseProcessor(_ProcessorWithCode):
         if kind not in ("image", "video"):
             return OPTIONS[kind]
         names = names or [name for name, settings in self.modalities.items() if settings["kind"] == kind]
-        processors = [self._sub_processor(name, "image_processor") for name in names]
+        processors = [self.sub_processor(name, "image_processor") for name in names]
         own = [set(processor.valid_kwargs.__annotations__) for processor in processors if processor is not None]
         return OPTIONS[kind] | set().union(*own) - NOT_OPTIONS
 
@@ -405,7 +405,7 @@ class CrossFuseProcessor(_ProcessorWithCode):
 
     def _sound_name(self, name: str) -> str | None:
         """What the modality's feature extractor, and so its encoder, calls its values."""
-        extractor = self._sub_processor(name, "feature_extractor")
+        extractor = self.sub_processor(name, "feature_extractor")
         return None if extractor is None else extractor.model_input_names[0]
 
     @property
@@ -467,7 +467,7 @@ class CrossFuseProcessor(_ProcessorWithCode):
             merged = {**self._defaults(name), **settings, **options[kind]}
             merged.pop("kind")
             values, mask = getattr(self, f"_{kind}_tensors")(name, samples, merged)
-            fill = (self._sub_processor(name, "tokenizer").pad_token_id or 0) if kind == "text" else 0
+            fill = (self.sub_processor(name, "tokenizer").pad_token_id or 0) if kind == "text" else 0
             value_name, mask_name = names[name]
             data[value_name] = spread_rows(values, rows, len(modality_mask), fill)
             if mask is not None:
@@ -491,7 +491,7 @@ class CrossFuseProcessor(_ProcessorWithCode):
         inputs = {}
         for key, value in arguments.items():
             if value is not None:
-                name = self._modality_of(key)
+                name = self.modality_of(key)
                 if name in inputs:
                     raise ValueError(f"modality `{name}` is given twice, once as `{key}`")
                 inputs[name] = value
@@ -507,7 +507,7 @@ class CrossFuseProcessor(_ProcessorWithCode):
             if key in flat:
                 raise ValueError(f"`{key}` is given twice: by itself and in `{KWARGS_NAMES[kind]}`")
 
-    def _modality_of(self, argument: str) -> str:
+    def modality_of(self, argument: str) -> str:
         """The modality that an argument's name stands for."""
         if argument in self.modalities:
             return argument
@@ -536,7 +536,7 @@ class CrossFuseProcessor(_ProcessorWithCode):
             raise ValueError(f"the modalities have different numbers of samples: {lengths}")
         mask = np.zeros((next(iter(lengths.values())), len(self.modalities)), dtype=np.int64)
         for column, name in enumerate(self.modalities):
-            mask[:, column] = [not self._is_missing(name, sample) for sample in batches.get(name, [None] * len(mask))]
+            mask[:, column] = [not self.is_missing(name, sample) for sample in batches.get(name, [None] * len(mask))]
         without = (mask.sum(1) == 0).nonzero()[0]
         if len(without):
             raise ValueError(
@@ -545,7 +545,8 @@ class CrossFuseProcessor(_ProcessorWithCode):
             )
         return mask
 
-    def _is_missing(self, name: str, sample: Any) -> bool:
+    def is_missing(self, name: str, sample: Any) -> bool:
+        """Whether a sample lacks the modality: it is `None`, or all images in its list are."""
         if self.modalities[name]["kind"] == "image" and is_list(sample):
             return all(picture is None for picture in sample)
         return sample is None
@@ -554,7 +555,7 @@ class CrossFuseProcessor(_ProcessorWithCode):
         """Options where neither the call nor a modality's settings give any: the class's, then the tokenizer's own."""
         kind = self.modalities[name]["kind"]
         defaults = dict(getattr(self, KWARGS_NAMES.get(kind, ""), {}))
-        tokenizer = self._sub_processor(name, "tokenizer")
+        tokenizer = self.sub_processor(name, "tokenizer")
         if kind == "text" and tokenizer is not None:
             defaults |= {key: value for key, value in tokenizer.init_kwargs.items() if key in OPTIONS["text"]}
         return defaults
@@ -646,7 +647,7 @@ class CrossFuseProcessor(_ProcessorWithCode):
             [(f"{where}, frame {index}", frame) for index, frame in enumerate(frames)]
             for where, frames in zip(samples, videos)
         ]
-        if self._sub_processor(name, "video_processor") is not None:
+        if self.sub_processor(name, "video_processor") is not None:
             rows = [self._video_pixels(name, frames, dict(options)) for frames in named]
         else:
             pixels = self._pixels(name, [frame for frames in named for frame in frames], options)
@@ -657,7 +658,7 @@ class CrossFuseProcessor(_ProcessorWithCode):
         num_channels = options.pop("num_channels", 3)
         loaded = [load_picture(where, frame, num_channels, do_rescale=True) for where, frame in frames]
         arrays = [x if isinstance(x, np.ndarray) else np.moveaxis(np.atleast_3d(np.asarray(x)), -1, 0) for x in loaded]
-        output = self._sub_processor(name, "video_processor")(
+        output = self.sub_processor(name, "video_processor")(
             [np.stack(arrays)],
             do_sample_frames=False,
             input_data_format="channels_first",

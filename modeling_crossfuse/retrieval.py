@@ -286,7 +286,7 @@ def contrastive_groups(config: CrossFuseConfig) -> list[list[str]]:
     """The modalities of the two groups that a [`CrossFuseForRetrieval`] compares."""
     if config.contrastive_groups is not None:
         return list(config.contrastive_groups.values())
-    texts = [name for name, part in config.modalities.items() if part.kind == "text"]
+    texts = config.modalities.names_of_kind("text")
     others = [name for name in config.modalities if name not in texts]
     if not texts or not others:
         raise ValueError(

@@ -119,10 +119,12 @@ def test_gives_attention_of_the_pooling():
     assert model(**tiny_inputs(model.config)).cross_attentions is None
 
 
-def test_takes_a_memory_from_before():
+@pytest.mark.parametrize("return_dict", [True, False])
+def test_takes_a_memory_from_before(return_dict):
     model = classifier("text", "wrist")
-    inputs = tiny_inputs(model.config)
-    assert_same(model(encoder_outputs=model.get_encoder()(**inputs)).logits, model(**inputs).logits)
+    inputs = {**tiny_inputs(model.config), "modality_mask": torch.tensor([[1, 0], [1, 1]])}
+    memory = model.get_encoder()(**inputs, return_dict=return_dict)
+    assert_same(model(encoder_outputs=memory).logits, model(**inputs).logits)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +143,21 @@ def test_saves_and_loads_by_auto_classes(auto_class, tmp_path):
     assert loaded.config.id2label == LABELS["id2label"] and loaded.config.problem_type == "single_label_classification"
     inputs = tiny_inputs(model.config)
     assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+
+
+def test_a_batch_without_labels_has_no_loss():
+    model = classifier("wrist")
+    loss = model(wrist_values=torch.randn(2, 5, 3), labels=torch.tensor([-100, -100])).loss
+    assert loss == 0
+
+
+def test_token_classification_smooths_labels():
+    config = tiny_config("wrist", **LABELS, label_smoothing=0.3)
+    model = tiny_model(config, CrossFuseForTokenClassification).train()
+    labels = torch.tensor([[0, 1, 2, -100, 1], [2, 2, -100, 0, 1]])
+    outputs = model(wrist_values=torch.randn(2, 5, 3), labels=labels)
+    expected = nn.functional.cross_entropy(outputs.logits.flatten(0, 1), labels.flatten(), label_smoothing=0.3)
+    assert_same(outputs.loss, expected)
 
 
 def test_starts_from_a_model_that_generates(tmp_path):

@@ -14,14 +14,17 @@
 """The model: every kind of modality, sizes, layer settings, attention implementations, training and the loss."""
 
 import copy
+import inspect
 import math
 
 import numpy as np
 import pytest
 import torch
 from accelerate import cpu_offload
+from torch import nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import DynamicCache, Trainer, TrainingArguments
+from transformers.modeling_outputs import BaseModelOutput
 
 from modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseForSequenceClassification, CrossFuseModel
 
@@ -148,6 +151,17 @@ def test_modalities_of_other_widths_are_projected():
     config = tiny_config(modalities=modalities)
     outputs = tiny_model(config, CrossFuseModel).encoder(**tiny_inputs(config))
     assert outputs.last_hidden_state.shape == (2, 5 + 4, 32)
+
+
+@pytest.mark.parametrize("value", [255, 2, -1])
+def test_whatever_integer_is_not_zero_is_kept(value):
+    model = tiny_model(tiny_config("text", "wrist"))
+    inputs, mask = tiny_inputs(model.config), torch.tensor([[1, 1, 1, 0, 0], [1] * 5])
+    names = ("attention_mask", "wrist_mask", "decoder_attention_mask")
+    tokens = {"decoder_input_ids": tiny_labels(2, length=5)}
+    actual = model(**inputs, **tokens, **dict.fromkeys(names, mask * value)).logits
+    kept = mask.bool()
+    assert_same(actual[kept], model(**inputs, **tokens, **dict.fromkeys(names, mask)).logits[kept])
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.bool, torch.float32])
@@ -447,12 +461,67 @@ def test_tuple_output_equals_the_dict():
     assert torch.equal(loss, outputs.loss) and torch.equal(logits, outputs.logits)
 
 
-@pytest.mark.parametrize("as_tuple", [False, True])
-def test_encoder_outputs_in_place_of_inputs(as_tuple):
-    config = tiny_config("text", "image")
-    model, inputs = tiny_model(config), tiny_inputs(config)
-    memory = model.get_encoder()(**inputs, return_dict=not as_tuple)
-    assert_same(logits_of(model, {"encoder_outputs": memory}), logits_of(model, inputs))
+@pytest.mark.parametrize("num_beams", [1, 2])
+@pytest.mark.parametrize("convert", [lambda memory: memory.to_tuple(), dict, lambda memory: memory])
+def test_encoder_outputs_of_any_type(convert, num_beams):
+    """The tuple leaves out the fields without a value: the mask is its second."""
+    model = tiny_model(tiny_config("text", "wrist"))
+    inputs = {**tiny_inputs(model.config), "attention_mask": torch.tensor([[1] * 5, [1, 1, 0, 0, 0]])}
+    memory, tokens = convert(model.get_encoder()(**inputs)), torch.tensor([[1, 5], [1, 7]])
+    assert_same(
+        model(encoder_outputs=memory, decoder_input_ids=tokens).logits,
+        model(**inputs, decoder_input_ids=tokens).logits,
+    )
+    settings = {"max_new_tokens": 3, "num_beams": num_beams}
+    assert torch.equal(model.generate(encoder_outputs=memory, **settings), model.generate(**inputs, **settings))
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 2}, {"num_return_sequences": 2, "do_sample": True}])
+def test_a_memory_without_a_mask(settings):
+    model = tiny_model(tiny_config("wrist"))
+    memory = BaseModelOutput(torch.randn(2, 5, 32))
+    rows = 2 * settings.get("num_return_sequences", 1)
+    assert model.generate(encoder_outputs=memory, max_new_tokens=3, **settings).shape[0] == rows
+
+
+def test_a_cache_for_a_decoder_alone():
+    model = tiny_model(tiny_config())
+    tokens = torch.ones(1, 2, dtype=torch.long)
+    with pytest.raises(TypeError, match="`past_key_values` is a DynamicCache; expected an EncoderDecoderCache"):
+        model(input_ids=tokens, decoder_input_ids=tokens, past_key_values=DynamicCache())
+
+
+def test_replicas_of_data_parallel_have_no_parameters():
+    encoder = tiny_model(tiny_config("wrist")).get_encoder()
+    values = torch.randn(2, 5, 3)
+    expected = encoder(wrist_values=values).last_hidden_state
+    for module in list(encoder.modules()):  # as `torch.nn.parallel.replicate` leaves them
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                del module._parameters[name]
+                object.__setattr__(module, name, parameter.detach())
+    assert not list(encoder.parameters())
+    assert_same(encoder(wrist_values=values).last_hidden_state, expected)
+
+
+def test_there_is_no_token_embedding_without_text():
+    encoder = tiny_model(tiny_config("wrist")).get_encoder()
+    for use in (encoder.get_input_embeddings, lambda: encoder.set_input_embeddings(nn.Embedding(3, 32))):
+        with pytest.raises(NotImplementedError, match="no modality of kind 'text'"):
+            use()
+
+
+@pytest.mark.parametrize("labels", [torch.ones(2, 3), torch.ones(2, dtype=torch.long), torch.ones(2, 0).long()])
+def test_labels_are_tokens_of_each_sample(labels):
+    model = tiny_model(tiny_config())
+    with pytest.raises(ValueError, match=r"`labels` have shape .* expected integers of shape"):
+        model(input_ids=torch.ones(2, 3, dtype=torch.long), labels=labels)
+
+
+@pytest.mark.parametrize("name", ["pixel_values", "input_values", "image_mask", "inputs_embeds", "modality_mask"])
+def test_forward_names_the_tensors_that_trainer_is_to_keep(name):
+    for model_class in (CrossFuseForConditionalGeneration, CrossFuseModel, CrossFuseForSequenceClassification):
+        assert name in inspect.signature(model_class.forward).parameters
 
 
 def test_pooled_output_leaves_the_targets_padding_out():
