@@ -115,6 +115,8 @@ class CrossFuseForSequenceClassification(CrossFusePreTrainedEncoderModel):
             ValueError: as [`CrossFuseMultimodalEncoder`] does, or if the labels don't fit `problem_type`.
         """
         if labels is not None:
+            if labels.dim() == 2 and labels.shape[1] == self.num_labels > 1:  # several labels, or numbers
+                labels = labels.float()
             _check_labels(labels, self.config)
         if encoder_outputs is None:
             encoder_outputs = self.model(input_ids=input_ids, return_dict=True, **kwargs)
@@ -222,6 +224,7 @@ class CrossFuseForTokenClassification(CrossFusePreTrainedEncoderModel):
     def __init__(self, config: CrossFuseConfig):
         super().__init__(config)
         self.model = CrossFuseEncoderModel(config)
+        config.validate_labeled_modality()  # what `from_pretrained` was given is set after the config was made
         self.labeled_modality = _labeled_modality(config)
         self.modality_id = list(config.modalities).index(self.labeled_modality)
         self.dropout = nn.Dropout(config.classifier_dropout)

@@ -14,6 +14,7 @@
 """What the command-line programs share: flags, loading a model, tables for the terminal, errors on one line."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoConfig, AutoProcessor, PreTrainedConfig
 from transformers.utils import logging
 
 from .classification import CrossFuseForSequenceClassification
@@ -62,9 +63,27 @@ def load_model(name_or_path: str, device: str | None = None):
         torch.empty(0, device=place)  # it may be the name of a device that this machine has not
     except (AssertionError, RuntimeError) as error:
         raise ValueError(f"`device={device!r}` is no device: {one_line(error)}") from error
-    model = _model_class(AutoConfig.from_pretrained(name_or_path)).from_pretrained(name_or_path)
+    model = _model_class(load_config(name_or_path)).from_pretrained(name_or_path)
     processor = AutoProcessor.from_pretrained(name_or_path)
     return model.eval().to(place), processor
+
+
+def load_config(name_or_path: str) -> PreTrainedConfig:
+    """
+    The config of a saved model.
+
+    Args:
+        name_or_path (`str`): a folder, or an id on the Hub.
+
+    Raises:
+        OSError: if it is neither; the message names it, which transformers' own may not.
+    """
+    try:
+        return AutoConfig.from_pretrained(name_or_path)
+    except OSError as error:
+        raise OSError(
+            f"the model {name_or_path!r} is no folder here, nor to be had from the Hub: {one_line(error)}"
+        ) from error
 
 
 def _model_class(config) -> type:
@@ -158,7 +177,7 @@ GENERATION_NUMBERS = ("num_beams", "max_new_tokens", "batch_size", "max_samples"
 
 def check_arguments(args: argparse.Namespace, above_zero: Sequence[str] = GENERATION_NUMBERS):
     """
-    Refuses numbers that have to be above 0 and are not, and an `--output` in a folder that does not exist.
+    Refuses numbers that have to be above 0 and are not, and an `--output` that can't be written.
 
     Raises:
         ValueError: if there is one; the message names the flag.
@@ -167,8 +186,20 @@ def check_arguments(args: argparse.Namespace, above_zero: Sequence[str] = GENERA
         value = getattr(args, name)
         if value is not None and value <= 0:
             raise ValueError(f"--{name} is {value}; expected more than 0")
-    if args.output is not None and not Path(args.output).absolute().parent.is_dir():
-        raise ValueError(f"--output: there is no folder {Path(args.output).parent}")
+    check_file("output", args.output)
+
+
+def check_file(flag: str, path: str | Path | None):
+    """Raises a `ValueError`, before any work, unless a file can be written there."""
+    if path is None:
+        return
+    if Path(path).is_dir():
+        raise ValueError(f"--{flag}: {path} is a folder; expected a file")
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise ValueError(f"--{flag}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"--{flag}: nothing can be written to the folder {folder}")
 
 
 def generation_options(args: argparse.Namespace) -> dict[str, int]:
@@ -187,7 +218,7 @@ def run_program(name: str, run: Callable[[list[str] | None], Any], argv: list[st
         argv (`list[str]`, *optional*): the command line; that of the process by default.
 
     Raises:
-        SystemExit: with code 2, if the arguments, the model or the data are wrong.
+        SystemExit: with code 2, if the arguments, the model or the data are wrong; with 130, if it was interrupted.
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()  # of loading the weights
@@ -196,13 +227,18 @@ def run_program(name: str, run: Callable[[list[str] | None], Any], argv: list[st
     except (ImportError, OSError, TypeError, ValueError) as error:
         print(f"{name}: error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from error
+    except KeyboardInterrupt as error:
+        print(f"{name}: interrupted", file=sys.stderr)
+        raise SystemExit(130) from error
 
 
 __all__ = [
     "add_generation_arguments",
     "check_arguments",
+    "check_file",
     "format_table",
     "generation_options",
+    "load_config",
     "load_model",
     "one_line",
     "read_input",

@@ -731,6 +731,11 @@ class CrossFuseProcessor(_ProcessorWithCode):
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs) -> list[Any]:
         """The sub-processors that were saved, in the order of `__init__`, and None for the others."""
         saved = processor_dict or {}
+        if not saved.get("modalities"):
+            raise OSError(
+                f"there is no CrossFuse processor in {pretrained_model_name_or_path}: it has no processor_config.json "
+                "with modalities. Make one with `CrossFuseProcessor.from_config(config, ...)`, and save it there"
+            )
         subfolder = kwargs.pop("subfolder", "")
         arguments = dict.fromkeys(SUB_PROCESSORS)
         arguments["tokenizer"] = cls._find_tokenizer(pretrained_model_name_or_path, subfolder, kwargs)

@@ -29,7 +29,6 @@ import datasets
 import torch
 import yaml
 from transformers import (
-    AutoConfig,
     AutoProcessor,
     HfArgumentParser,
     PreTrainedConfig,
@@ -40,6 +39,7 @@ from transformers import (
 from .augmentation import BatchAugmentation
 from .caching import CachedInputs, CachedInputsCollator, EncodedInputs, frozen_modalities
 from .classification import CrossFuseForSequenceClassification
+from .command_line import load_config
 from .configuration_crossfuse import PROBLEM_TYPES, CrossFuseConfig
 from .data import (
     CrossFuseDataCollator,
@@ -370,7 +370,7 @@ def build_model(recipe: RecipeArguments, rows: datasets.Dataset, labels: dict[st
     Raises:
         ValueError: if `encoders` are given for a model that has weights already, or `freeze` names no modality.
     """
-    config = AutoConfig.from_pretrained(recipe.model)
+    config = load_config(recipe.model)
     if recipe.model_overrides:
         settings = config.to_dict()
         settings["modalities"].pop("names")  # their order is that of the dict

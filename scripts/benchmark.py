@@ -23,7 +23,6 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from benchmark_compile import measure_compile
@@ -35,7 +34,7 @@ from benchmark_peers import LARGE, measure_loading, measure_peers, plot_peers, r
 from benchmark_selves import measure_latent, measure_missing, measure_reuse
 from benchmark_tools import report_rows
 
-from modeling_crossfuse.command_line import check_arguments, run_program
+from modeling_crossfuse.command_line import check_arguments, check_file, run_program
 from modeling_crossfuse.model_card import write_whole
 from modeling_crossfuse.plotting import import_figure
 
@@ -71,6 +70,7 @@ class Group:
     plot: Callable[[dict, str], object] | None = None
 
 
+HAVE_TASKS = ("peers", "loading", "compile")
 GROUPS = {
     "peers": Group(
         "CrossFuse beside models of transformers, at the same work",
@@ -133,9 +133,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     default = Settings()
     parser.add_argument("group", choices=list(GROUPS), metavar="group", help="what to compare, see below")
-    parser.add_argument(
-        "--task", choices=list(TASKS), default="captioning", help="of peers, loading and compile (default: captioning)"
-    )
+    parser.add_argument("--task", choices=list(TASKS), help=f"of {', '.join(HAVE_TASKS)} (default: captioning)")
     parser.add_argument("--device", default=default.device, help="cpu, cuda or cuda:1 (default: cpu)")
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16"], default=default.dtype, help="of the weights (default: float32)"
@@ -152,6 +150,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     check_arguments(args, above_zero=("repeats", "steps", "threads"))
     check_device(args.device)
     check_plot(args)
+    if args.group not in HAVE_TASKS and args.task is not None:
+        raise ValueError(f"--task: the group {args.group} has no tasks; expected one of {', '.join(HAVE_TASKS)}")
+    args.task = args.task or "captioning"
     return args
 
 
@@ -173,8 +174,7 @@ def check_plot(args: argparse.Namespace):
     if GROUPS[args.group].plot is None:
         drawn = ", ".join(name for name, group in GROUPS.items() if group.plot is not None)
         raise ValueError(f"--plot: the group {args.group} has no plot; expected one of {drawn}")
-    if not Path(args.plot).absolute().parent.is_dir():
-        raise ValueError(f"--plot: there is no folder {Path(args.plot).parent}")
+    check_file("plot", args.plot)
     import_figure()
 
 

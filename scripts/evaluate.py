@@ -36,7 +36,7 @@ from modeling_crossfuse.command_line import (
     load_model,
     run_program,
 )
-from modeling_crossfuse.data import load_rows, parse_mapping
+from modeling_crossfuse.data import get_column, load_rows, parse_mapping, select_columns
 from modeling_crossfuse.degradation import Degradation
 from modeling_crossfuse.evaluation import check_inputs, evaluate_rows, subsets
 from modeling_crossfuse.model_card import METRICS, write_whole
@@ -108,13 +108,14 @@ def evaluate_model(args: argparse.Namespace, name: str, rows, inputs: dict[str, 
     model, processor = load_model(name, args.device)
     check_inputs(model.config, rows, inputs, args.target)
     combinations = list(subsets(list(inputs))) if args.missing == "all" else [tuple(inputs)]
+    answerable = {names: rows_with(names, rows, inputs, processor, args.question) for names in combinations}
     results = []
     for level, names in itertools.product(args.corruption, combinations):
         chosen = {name: inputs[name] for name in names}
         metrics = evaluate_rows(
             model,
             processor,
-            rows,
+            answerable[names],
             chosen,
             args.target,
             question=args.question,
@@ -124,6 +125,21 @@ def evaluate_model(args: argparse.Namespace, name: str, rows, inputs: dict[str, 
         )
         results.append({"model": name, "corruption": level, "inputs": chosen, **metrics})
     return results
+
+
+def rows_with(names: tuple[str, ...], rows, inputs: dict[str, str], processor, question: str | None):
+    """The rows that have any of the modalities `names`, which some lack: all of them where a question is asked."""
+    if question is not None or len(names) == len(inputs):
+        return rows
+    columns = [inputs[name] for name in names]
+    kept = [
+        index
+        for index, row in enumerate(select_columns(rows, columns))
+        if not all(processor.is_missing(name, get_column(row, column)) for name, column in zip(names, columns))
+    ]
+    if not kept:
+        raise ValueError(f"no row has {' or '.join(names)}, so --missing all can't be answered")
+    return rows.select(kept)
 
 
 def results_table(results: list[dict]) -> str:

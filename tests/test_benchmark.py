@@ -365,6 +365,11 @@ def test_the_program(script, frozen, monkeypatch, tmp_path, capsys):
         (["frozen", "--repeats", "0"], "--repeats is 0; expected more than 0"),
         (["frozen", "--output", "nowhere/figures.json"], "--output: there is no folder nowhere"),
         (["peers", "--plot", "nowhere/peers.png"], "--plot: there is no folder nowhere"),
+        (["peers", "--plot", "/tmp"], "--plot: /tmp is a folder; expected a file"),
+        (
+            ["latent", "--task", "speech"],
+            "--task: the group latent has no tasks; expected one of peers, loading, compile",
+        ),
         (["frozen", "--plot", "frozen.png"], "--plot: the group frozen has no plot; expected one of peers"),
         (["peers", "--device", "abacus"], "--device is 'abacus', which this machine does not have"),
         (["peers", "--device", "meta"], "--device is 'meta'; expected cpu or cuda"),

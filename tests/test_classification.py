@@ -145,6 +145,13 @@ def test_saves_and_loads_by_auto_classes(auto_class, tmp_path):
     assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
 
 
+def test_several_labels_may_be_integers():
+    model, labels = classifier("wrist"), torch.tensor([[1, 0, 1], [0, 0, 1]])
+    values = torch.randn(2, 5, 3)
+    assert_same(model(wrist_values=values, labels=labels).loss, model(wrist_values=values, labels=labels.float()).loss)
+    assert model.config.problem_type == "multi_label_classification"
+
+
 def test_a_batch_without_labels_has_no_loss():
     model = classifier("wrist")
     loss = model(wrist_values=torch.randn(2, 5, 3), labels=torch.tensor([-100, -100])).loss

@@ -862,3 +862,9 @@ def test_generation_from_raw_samples(processor):
     batch = processor(text=["what is it?", None], image=[None, noise_picture()], return_tensors="pt")
     answers = model.generate(**batch, max_new_tokens=3, min_new_tokens=3)
     assert len(processor.batch_decode(answers, skip_special_tokens=True)) == 2
+
+
+def test_a_model_without_a_processor(tmp_path):
+    tiny_model(tiny_config("text", "image")).save_pretrained(tmp_path)
+    with pytest.raises(OSError, match=r"there is no CrossFuse processor in .*: it has no processor_config.json"):
+        AutoProcessor.from_pretrained(tmp_path)

@@ -138,6 +138,12 @@ def test_the_order_of_the_groups_does_not_turn_logits_per_image():
     assert outputs.logits.shape == (5, 2) and outputs.logits_per_image.shape == (2, 5)
 
 
+def test_from_pretrained_refuses_groups_of_no_modality(tmp_path):
+    retriever("text", "image").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="expected each of text, image once at most, and nothing else"):
+        CrossFuseForRetrieval.from_pretrained(tmp_path, contrastive_groups={"a": ["text"], "b": ["smell"]})
+
+
 def test_refuses():
     with pytest.raises(ValueError, match=r"`contrastive_groups` is missing, .* two groups of text$"):
         retriever("text")

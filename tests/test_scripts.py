@@ -212,6 +212,18 @@ def test_evaluate_what_is_missing_and_corrupted(folder, tmp_path, capsys):
         assert Image.open(tmp_path / name).size[0] > 400
 
 
+def test_evaluate_samples_that_lack_modalities(folder, tmp_path):
+    """A combination is asked of the samples that have any of it."""
+    rows = load_rows(str(folder / "data"), "test")
+    rows = rows.map(lambda row, index: {"picture": None if index % 2 else row["picture"]}, with_indices=True)
+    datasets.DatasetDict({"test": rows}).save_to_disk(tmp_path / "gaps")
+    argv = evaluate_argv(folder, "--inputs", "image=picture", "audio=speech", "--missing", "all")
+    argv[argv.index(folder / "data")] = tmp_path / "gaps"
+    results = load_script("evaluate").main([*(str(argument) for argument in argv), "--max_new_tokens", "2"])
+    counts = {tuple(result["inputs"]): result["num_samples"] for result in results}
+    assert counts == {("image",): (len(rows) + 1) // 2, ("audio",): len(rows), ("image", "audio"): len(rows)}
+
+
 def test_evaluate_draws_nothing_of_a_single_result(folder, tmp_path, capsys):
     argv = evaluate_argv(folder, "--inputs", "image=picture", "--max_new_tokens", 3, "--output", tmp_path / "r.json")
     (result,) = load_script("evaluate").main([str(argument) for argument in argv])
@@ -250,6 +262,11 @@ def test_evaluate_refuses_what_is_not_there(folder, capsys):
     assert_refused(capsys, main, [folder / "no-model", *argv], "there is no model at")
     argv[1] = folder / "no-data"
     assert_refused(capsys, main, [folder / "model", *argv], "there is no data set at")
+
+
+def test_a_model_that_is_nowhere_is_named(folder, capsys):
+    argv = ["--dataset", folder / "data", "--inputs", "image=picture", "--target", "name"]
+    assert_refused(capsys, load_script("evaluate").main, ["tinny", *argv], "the model 'tinny' is no folder here")
 
 
 def test_evaluate_refuses_a_model_twice(folder, capsys):
