@@ -182,11 +182,16 @@ def check_arguments(args: argparse.Namespace, above_zero: Sequence[str] = GENERA
     Raises:
         ValueError: if there is one; the message names the flag.
     """
+    check_numbers(args, above_zero)
+    check_file("output", args.output)
+
+
+def check_numbers(args: argparse.Namespace, above_zero: Sequence[str]):
+    """Raises a `ValueError` that names the flag if a number is not above 0."""
     for name in above_zero:
         value = getattr(args, name)
         if value is not None and value <= 0:
             raise ValueError(f"--{name} is {value}; expected more than 0")
-    check_file("output", args.output)
 
 
 def check_file(flag: str, path: str | Path | None):
@@ -236,6 +241,7 @@ __all__ = [
     "add_generation_arguments",
     "check_arguments",
     "check_file",
+    "check_numbers",
     "format_table",
     "generation_options",
     "load_config",

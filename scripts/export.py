@@ -41,7 +41,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from modeling_crossfuse.command_line import check_arguments, format_table, load_model, run_program
+from modeling_crossfuse.command_line import check_numbers, format_table, load_model, run_program
 from modeling_crossfuse.data import load_rows, parse_mapping
 from modeling_crossfuse.evaluation import check_inputs, evaluate_rows
 from modeling_crossfuse.exported import CrossFuseExportedModel
@@ -89,7 +89,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=64, metavar="N", help="samples at a time (default: 64)")
     parser.add_argument("--max_samples", type=int, metavar="N", help="use N rows only, spaced evenly over the split")
     args = parser.parse_args(argv)
-    check_arguments(args, above_zero=("batch_size", "max_samples"))
+    check_numbers(args, above_zero=("batch_size", "max_samples"))
+    if not Path(args.output).absolute().parent.is_dir():
+        raise ValueError(f"--output: there is no folder {Path(args.output).parent}")
     if os.path.lexists(args.output) and not (os.path.isdir(args.output) and not os.listdir(args.output)):
         raise ValueError(f"--output: {args.output} exists and is not an empty folder")
     if args.dataset is not None and (args.inputs is None or args.target is None):

@@ -299,6 +299,14 @@ def test_script_keeps_nothing_that_differs_from_the_model(script, folder, capsys
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_script_writes_into_an_empty_folder(script, folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    argv = [folder / "model", "--output", tmp_path / "empty", "--format", "torch"]
+    script.main([str(argument) for argument in argv])
+    assert (tmp_path / "empty" / "decoder.pt2").is_file()
+
+
 def test_script_refuses(script, folder, capsys, monkeypatch, tmp_path):
     model = folder / "model"
     (tmp_path / "full").mkdir()
