@@ -264,7 +264,8 @@ def test_evaluate_refuses_what_is_not_there(folder, capsys):
     assert_refused(capsys, main, [folder / "model", *argv], "there is no data set at")
 
 
-def test_a_model_that_is_nowhere_is_named(folder, capsys):
+def test_a_model_that_is_nowhere_is_named(folder, capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # or else it asks several times
     argv = ["--dataset", folder / "data", "--inputs", "image=picture", "--target", "name"]
     assert_refused(capsys, load_script("evaluate").main, ["tinny", *argv], "the model 'tinny' is no folder here")
 
