@@ -51,10 +51,9 @@ class CachedInputs(torch.utils.data.Dataset):
         inputs = {name: column for name, column in inputs.items() if processor.modalities[name]["kind"] != "text"}
         collator = CrossFuseDataCollator(processor, inputs)
         samples = select_columns(rows, inputs.values()) if inputs else [{}] * len(rows)
+        columns = set(inputs.values())
         self.tensors = [
-            collator([row])
-            if any(collator.read_column([row], column)[0] is not None for column in inputs.values())
-            else {}
+            collator([row]) if any(collator.read_column([row], column)[0] is not None for column in columns) else {}
             for row in tqdm(samples, desc="reading the inputs", unit=" samples")
         ]
         kept = [name for name, feature in rows.features.items() if has_text(feature)]

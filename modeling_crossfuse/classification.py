@@ -137,18 +137,22 @@ class CrossFuseForSequenceClassification(CrossFusePreTrainedEncoderModel):
         )
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)  # finds `problem_type`
-        if self.config.problem_type != "single_label_classification":
-            return loss
-        return mean_cross_entropy(logits, labels, self.config.label_smoothing if self.training else 0.0)
+        self.config.problem_type = _problem_type(labels, self.config)
+        if self.config.problem_type == "single_label_classification":
+            return mean_cross_entropy(logits, labels, self.config.label_smoothing if self.training else 0.0)
+        return self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+
+
+def _problem_type(labels: torch.Tensor, config: CrossFuseConfig) -> str:
+    """What the labels are and, where the config does not say, what transformers' loss function takes them for."""
+    if config.problem_type is not None or config.num_labels == 1:
+        return config.resolved_problem_type
+    return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
 
 
 def _check_labels(labels: torch.Tensor, config: CrossFuseConfig):
     """Raises a `ValueError` for labels of a shape, a dtype or a value that `problem_type` does not have."""
-    problem_type = config.problem_type
-    if problem_type is None:  # as transformers' loss function takes them
-        several = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
-        problem_type = "regression" if config.num_labels == 1 else several
+    problem_type = _problem_type(labels, config)
     if problem_type == "single_label_classification":
         _check_classes(labels, config.num_labels, dims=1)
         return
@@ -224,7 +228,6 @@ class CrossFuseForTokenClassification(CrossFusePreTrainedEncoderModel):
     def __init__(self, config: CrossFuseConfig):
         super().__init__(config)
         self.model = CrossFuseEncoderModel(config)
-        config.validate_labeled_modality()  # what `from_pretrained` was given is set after the config was made
         self.labeled_modality = _labeled_modality(config)
         self.modality_id = list(config.modalities).index(self.labeled_modality)
         self.dropout = nn.Dropout(config.classifier_dropout)

@@ -397,6 +397,13 @@ class CrossFuseConfig(LayerConfig):
             return self.modalities[texts[0]] if texts else self
         return self.decoder
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        loaded = super().from_dict(config_dict, **kwargs)
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        config.validate()  # `kwargs` were set after the config was made
+        return loaded
+
     def to_diff_dict(self) -> dict[str, Any]:
         # The base class would leave out of each part what equals the part's own default; a public format says it all.
         base = PreTrainedConfig().to_dict()

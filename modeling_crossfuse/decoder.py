@@ -30,7 +30,7 @@ from .layers import (
     CrossFusePreTrainedModel,
     CrossFuseRotaryEmbedding,
     CrossFuseTokenEmbedding,
-    attention_packing,
+    attention_layout,
     make_attention_mask,
     make_norm,
     sinusoidal_positions,
@@ -138,9 +138,9 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
         )
         memory_packing = Packing.of(None if _reads_cache(past_key_values) else encoder_attention_mask)
         # What a cache has keeps its places: the masks of later tokens have them, too.
-        attended = attention_packing(self.config, memory_packing) if past_key_values is None else memory_packing
+        memory_layout = attention_layout(self.config, memory_packing) if past_key_values is None else memory_packing
         encoder_attention_mask = self.expand_memory_mask(
-            inputs_embeds, encoder_hidden_states, encoder_attention_mask, attended
+            inputs_embeds, encoder_hidden_states, encoder_attention_mask, memory_layout
         )
         added, position_embeddings = self.embed_positions(position_ids, inputs_embeds.dtype)
         hidden_states = self.dropout(inputs_embeds if added is None else inputs_embeds + added)
@@ -157,7 +157,7 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
                 position_embeddings=position_embeddings,
                 past_key_values=past_key_values,
                 packing=packing,
-                memory_packing=attended,
+                memory_packing=memory_layout,
                 **kwargs,
             )
         hidden_states = unpack(hidden_states, packing)

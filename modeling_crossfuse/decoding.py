@@ -162,7 +162,7 @@ class TokenLayer:
         states = self.norms[0](hidden_states)
         query, keys, values = self.self_attn.project(states, position_embeddings)
         keys, values = answer.update(keys, values)
-        hidden_states = hidden_states + self.self_attn.attend(query, keys, values, None)
+        hidden_states = hidden_states + self.self_attn.attend(query, keys, values)
         query = self.cross_attn.project_query(self.norms[1](hidden_states))
         if memory.keys.shape[0] != query.shape[0]:
             query = join_beams(query, memory.keys.shape[0])
@@ -195,7 +195,7 @@ class _TokenAttention:
             query, key = turned.split([query.shape[1], key.shape[1]], dim=1)
         return query, key, self._split_heads(self.v_proj(states))
 
-    def attend(self, query, keys, values, mask: torch.Tensor | None) -> torch.Tensor:
+    def attend(self, query, keys, values, mask: torch.Tensor | None = None) -> torch.Tensor:
         query = query.contiguous()  # or else PyTorch takes a slower way
         output = F.scaled_dot_product_attention(
             query, keys, values, mask, scale=self.scaling, enable_gqa=self.is_grouped

@@ -52,14 +52,12 @@ class CrossFuseGenerationMixin(GenerationMixin):
         makes_cache = model_kwargs.get("past_key_values") is None
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
         memory = model_kwargs["encoder_outputs"]
-        if not isinstance(memory, BaseModelOutput):
-            return
         is_dynamic = generation_config.cache_implementation in (None, "dynamic")
         if makes_cache and is_dynamic and model_kwargs.get("past_key_values") is not None:
             model_kwargs["past_key_values"] = CrossFuseCache()
             memory = self._share_memory(memory, generation_config)
             if not generation_config.return_dict_in_generate:  # or else its places show in weights and in the cache
-                memory = without_gaps(memory)
+                memory = close_gaps(memory)
         if memory.get("attention_mask") is not None and bool((memory.attention_mask != 0).all()):
             memory = replace(memory, attention_mask=None)  # or else each step would look for what it masks
         model_kwargs["encoder_outputs"] = memory
@@ -85,7 +83,7 @@ class CrossFuseGenerationMixin(GenerationMixin):
                 if model_kwargs.get(name) is not None:
                     return model_kwargs.pop(name), name, model_kwargs
             refuse_no_modality(self.config.modalities)
-        if isinstance(model_kwargs.get("encoder_outputs"), BaseModelOutput):
+        if model_kwargs.get("encoder_outputs") is not None:
             # A copy, since `generate` repeats its tensors in place for beams and the user may ask it again.
             model_kwargs["encoder_outputs"] = copy.copy(model_kwargs["encoder_outputs"])
         return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
@@ -117,7 +115,7 @@ class CrossFuseGenerationMixin(GenerationMixin):
         return TokenModel(self) if can_decode else self
 
 
-def without_gaps(memory: BaseModelOutput) -> BaseModelOutput:
+def close_gaps(memory: BaseModelOutput) -> BaseModelOutput:
     """What the decoder reads of the memory, each sample's at its start, and only as long as the longest."""
     packing = Packing.of(memory.get("attention_mask"))
     if packing is None:

@@ -348,7 +348,7 @@ class CrossFuseLayer(GradientCheckpointingLayer):
         return hidden_states + self.dropout(self.mlp(self.post_attention_layernorm(hidden_states)))
 
 
-def attention_packing(config, packing: Packing | None) -> Packing | None:
+def attention_layout(config, packing: Packing | None) -> Packing | None:
     """
     How attention finds packed positions. With SDPA, which gives no weights that would show it, a sample's positions
     close up, and the batch is only as long as its longest sample.
@@ -409,12 +409,12 @@ class CrossFuseLayers(nn.Module):
         """
         packing = Packing.of(attention_mask) if skip_padding else None
         memory_packing = Packing.of(encoder_attention_mask) if skip_padding else None
-        own, memory = (attention_packing(self.config, found) for found in (packing, memory_packing))
-        queries = crop(hidden_states, own)
-        mask = make_attention_mask(self.config, queries, queries, attention_mask, own)
+        layout, memory_layout = (attention_layout(self.config, found) for found in (packing, memory_packing))
+        queries = crop(hidden_states, layout)
+        mask = make_attention_mask(self.config, queries, queries, attention_mask, layout)
         if encoder_hidden_states is not None:
             encoder_attention_mask = make_attention_mask(
-                self.config, queries, encoder_hidden_states, encoder_attention_mask, memory
+                self.config, queries, encoder_hidden_states, encoder_attention_mask, memory_layout
             )
         hidden_states = pack(hidden_states, packing)
         encoder_hidden_states = pack(encoder_hidden_states, memory_packing)
@@ -426,8 +426,8 @@ class CrossFuseLayers(nn.Module):
                 encoder_hidden_states,
                 encoder_attention_mask,
                 position_embeddings=position_embeddings,
-                packing=own,
-                memory_packing=memory,
+                packing=layout,
+                memory_packing=memory_layout,
                 **kwargs,
             )
         return unpack(self.norm(hidden_states), packing)

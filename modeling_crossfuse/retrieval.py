@@ -101,7 +101,6 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderModel):
     def __init__(self, config: CrossFuseConfig):
         super().__init__(config)
         self.model = CrossFuseEncoderModel(config)
-        config.validate_contrastive()  # what `from_pretrained` was given is set after the config was made
         self.groups = contrastive_groups(config)
         self.pooling = CrossFuseAttentionPooling(config.fusion)
         self.projection = nn.Linear(config.d_model, config.projection_dim or config.d_model, bias=False)

@@ -62,32 +62,36 @@ class Group:
         measure (`Callable`): the command line and settings to results, which JSON can hold.
         report (`Callable`): results to Markdown.
         plot (`Callable`, *optional*): draws results to a file.
+        has_tasks (`bool`): whether there is a choice of tasks.
     """
 
     help: str
     measure: Callable[[argparse.Namespace, Settings], dict]
     report: Callable[[dict], str]
     plot: Callable[[dict, str], object] | None = None
+    has_tasks: bool = False
 
 
-HAVE_TASKS = ("peers", "loading", "compile")
 GROUPS = {
     "peers": Group(
         "CrossFuse beside models of transformers, at the same work",
         lambda args, settings: measure_peers(args.task, Sizes(), settings),
         report_peers,
         plot_peers,
+        has_tasks=True,
     ),
     "loading": Group(
         "from_pretrained of models of 100 million parameters",
         lambda args, settings: measure_loading(args.task, LARGE, settings),
         report_peers,
         plot_peers,
+        has_tasks=True,
     ),
     "compile": Group(
         "what torch.compile saves in training and in answering, and after how long",
         lambda args, settings: measure_compile(args.task, Sizes(), settings),
         report_rows,
+        has_tasks=True,
     ),
     "missing": Group(
         "a training step where half of the modality values are missing",
@@ -133,7 +137,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     default = Settings()
     parser.add_argument("group", choices=list(GROUPS), metavar="group", help="what to compare, see below")
-    parser.add_argument("--task", choices=list(TASKS), help=f"of {', '.join(HAVE_TASKS)} (default: captioning)")
+    parser.add_argument("--task", choices=list(TASKS), help="of peers, loading and compile (default: captioning)")
     parser.add_argument("--device", default=default.device, help="cpu, cuda or cuda:1 (default: cpu)")
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16"], default=default.dtype, help="of the weights (default: float32)"
@@ -150,8 +154,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     check_arguments(args, above_zero=("repeats", "steps", "threads"))
     check_device(args.device)
     check_plot(args)
-    if args.group not in HAVE_TASKS and args.task is not None:
-        raise ValueError(f"--task: the group {args.group} has no tasks; expected one of {', '.join(HAVE_TASKS)}")
+    if args.task is not None and not GROUPS[args.group].has_tasks:
+        groups = ", ".join(name for name, group in GROUPS.items() if group.has_tasks)
+        raise ValueError(f"--task: the group {args.group} has no tasks; expected one of {groups}")
     args.task = args.task or "captioning"
     return args
 

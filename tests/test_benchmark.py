@@ -365,7 +365,7 @@ def test_the_program(script, frozen, monkeypatch, tmp_path, capsys):
         (["frozen", "--repeats", "0"], "--repeats is 0; expected more than 0"),
         (["frozen", "--output", "nowhere/figures.json"], "--output: there is no folder nowhere"),
         (["peers", "--plot", "nowhere/peers.png"], "--plot: there is no folder nowhere"),
-        (["peers", "--plot", "/tmp"], "--plot: /tmp is a folder; expected a file"),
+        (["peers", "--plot", "."], "--plot: . is a folder; expected a file"),
         (
             ["latent", "--task", "speech"],
             "--task: the group latent has no tasks; expected one of peers, loading, compile",
