@@ -24,12 +24,11 @@ from .configuration_crossfuse import CrossFuseConfig
 from .layers import CrossFuseAttentionPooling
 from .modeling_crossfuse import (
     CrossFuseEncoderModel,
-    CrossFuseEncoderOutput,
     CrossFusePreTrainedEncoderModel,
-    as_encoder_output,
     mean_cross_entropy,
     takes_modalities,
 )
+from .outputs import CrossFuseEncoderOutput, as_encoder_output
 
 
 @dataclass

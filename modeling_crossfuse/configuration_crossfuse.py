@@ -193,7 +193,7 @@ class CrossFuseConfig(LayerConfig):
     """
 
     model_type = "crossfuse"
-    keys_to_ignore_at_inference = ["past_key_values", "encoder_attention_mask", "encoder_modality_ids"]
+    keys_to_ignore_at_inference = ["cache", "past_key_values", "encoder_attention_mask", "encoder_modality_ids"]
     attribute_map = {"hidden_size": "d_model"}
     sub_configs_defaults = {
         "modalities": CrossFuseModalitiesConfig,

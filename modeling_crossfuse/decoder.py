@@ -22,7 +22,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_crossfuse import CrossFuseDecoderConfig
-from .decoding import CrossFuseCache
+from .decoder_cache import CACHE, has_memory, is_shareable, make_cache, takes_cache
 from .layers import (
     RECORDED,
     CrossFuseAttention,
@@ -74,20 +74,26 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
             return None, self.rotary_emb(positions, dtype)
         return sinusoidal_positions(positions, self.config.hidden_size).to(dtype), None
 
-    def expand_memory_mask(
+    def _mask_memory(
         self,
         inputs_embeds: torch.Tensor,
         memory: torch.Tensor | None,
-        memory_mask: torch.Tensor | None,
-        packing: Packing | None = None,
+        mask: torch.Tensor | None,
+        packing: Packing | None,
+        cache: EncoderDecoderCache | None,
     ) -> torch.Tensor | None:
-        """The memory's mask `(rows, memory_length)` as the attention implementation takes it; none if all is kept."""
-        if memory is not None and memory.shape[0] != inputs_embeds.shape[0]:
-            inputs_embeds = inputs_embeds[: memory.shape[0], :1]  # all beams of a sample may read the same
-        return make_attention_mask(self.config, inputs_embeds, memory, memory_mask, packing)
+        """The memory's mask `(rows, memory_length)` as attention takes it. A cache that beams share keeps it."""
+        if memory is None or not is_shareable(cache):
+            return make_attention_mask(self.config, inputs_embeds, memory, mask, packing)
+        shared = cache.cross_attention_cache
+        if not has_memory(cache):
+            queries = inputs_embeds[: memory.shape[0], :1]  # all beams of a sample, and all tokens, read the same
+            shared.mask = make_attention_mask(self.config, queries, memory, mask, packing, may_be_none=False)
+        return shared.mask
 
     @merge_with_config_defaults
     @capture_outputs
+    @takes_cache
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -95,7 +101,7 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
         encoder_attention_mask: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: EncoderDecoderCache | None = None,
+        cache: EncoderDecoderCache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         needed_mask: torch.Tensor | None = None,
@@ -108,8 +114,8 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
             encoder_attention_mask (`torch.Tensor` of shape `(batch, memory_length)`): 1 for what may be read.
             attention_mask (`torch.Tensor` of shape `(batch, past + target_length)`): 0 for padding of the answer.
             position_ids (`torch.LongTensor` of shape `(batch, target_length)`): counted from the mask by default.
-            past_key_values ([`~transformers.EncoderDecoderCache`]): keys and values of earlier steps and of the
-                memory.
+            cache ([`~transformers.EncoderDecoderCache`]): keys and values of earlier steps and of the memory. Up to
+                transformers 5.23 its name is `past_key_values`.
             inputs_embeds (`torch.Tensor` of shape `(batch, target_length, d_model)`): instead of `input_ids`.
             needed_mask (`torch.Tensor` of shape `(batch, target_length)`): 1 for positions that are read, here or by
                 a later position. The others, the end of shorter answers, are not computed and give zeros.
@@ -117,30 +123,25 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
         Raises:
             ValueError: unless exactly one of `input_ids` and `inputs_embeds` is given, the memory has as many samples,
                 and `attention_mask` covers the tokens of the cache, too.
-            TypeError: if `past_key_values` is a cache for a decoder alone.
+            TypeError: if `cache` is a cache for a decoder alone.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of `decoder_input_ids` and `decoder_inputs_embeds`")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        _check_cache(past_key_values)
-        _check_shapes(inputs_embeds, encoder_hidden_states, attention_mask, past_key_values)
-        if use_cache and past_key_values is None:
-            past_key_values = CrossFuseCache()
+        _check_cache(cache)
+        _check_shapes(inputs_embeds, encoder_hidden_states, attention_mask, cache)
+        if use_cache and cache is None:
+            cache = make_cache(self.config)
         if position_ids is None:
-            position_ids = _next_positions(inputs_embeds, attention_mask, past_key_values)
-        causal_mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
-        memory_packing = Packing.of(None if _reads_cache(past_key_values) else encoder_attention_mask)
-        # What a cache has keeps its places: the masks of later tokens have them, too.
-        memory_layout = attention_layout(self.config, memory_packing) if past_key_values is None else memory_packing
-        encoder_attention_mask = self.expand_memory_mask(
-            inputs_embeds, encoder_hidden_states, encoder_attention_mask, memory_layout
+            position_ids = _next_positions(inputs_embeds, attention_mask, cache)
+        causal_mask = create_causal_mask(self.config, inputs_embeds, attention_mask, cache, position_ids)
+        memory_packing = None if has_memory(cache) else Packing.of(encoder_attention_mask)
+        # With a cache of another kind, the masks of later tokens come from outside, with all places of the memory.
+        closes_up = cache is None or is_shareable(cache)
+        memory_layout = attention_layout(self.config, memory_packing) if closes_up else memory_packing
+        encoder_attention_mask = self._mask_memory(
+            inputs_embeds, encoder_hidden_states, encoder_attention_mask, memory_layout, cache
         )
         added, position_embeddings = self.embed_positions(position_ids, inputs_embeds.dtype)
         hidden_states = self.dropout(inputs_embeds if added is None else inputs_embeds + added)
@@ -155,40 +156,35 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
                 encoder_hidden_states,
                 encoder_attention_mask,
                 position_embeddings=position_embeddings,
-                past_key_values=past_key_values,
+                cache=cache,
                 packing=packing,
                 memory_packing=memory_layout,
                 **kwargs,
             )
         hidden_states = unpack(hidden_states, packing)
         return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values if use_cache else None
+            last_hidden_state=self.norm(hidden_states), **{CACHE: cache if use_cache else None}
         )
 
 
-def _reads_cache(past_key_values: EncoderDecoderCache | None) -> bool:
-    """Whether the memory's keys and values are in the cache already."""
-    return past_key_values is not None and past_key_values.is_updated.get(0, False)
-
-
-def _check_cache(past_key_values):
-    if past_key_values is not None and not isinstance(past_key_values, EncoderDecoderCache):
+def _check_cache(cache):
+    if cache is not None and not isinstance(cache, EncoderDecoderCache):
         raise TypeError(
-            f"`past_key_values` is a {type(past_key_values).__name__}; expected an EncoderDecoderCache, which keeps "
-            "the keys and values of the memory beside those of the answer"
+            f"`{CACHE}` is a {type(cache).__name__}; expected an EncoderDecoderCache, which keeps the keys and values "
+            "of the memory beside those of the answer"
         )
 
 
-def _check_shapes(inputs_embeds, encoder_hidden_states, attention_mask, past_key_values):
+def _check_shapes(inputs_embeds, encoder_hidden_states, attention_mask, cache):
     """The answer has as many samples as the memory, and its mask, unless `generate` made it, covers all its tokens."""
     batch, length = inputs_embeds.shape[:2]
     rows = batch if encoder_hidden_states is None else encoder_hidden_states.shape[0]
-    are_beams = isinstance(past_key_values, CrossFuseCache) and batch % rows == 0
+    are_beams = is_shareable(cache) and batch % rows == 0
     if rows != batch and not are_beams:
         raise ValueError(f"the decoder's input has {batch} samples and the memory has {rows}; expected as many")
     if attention_mask is None or attention_mask.dim() == 4 or torch.compiler.is_compiling():
         return
-    length += past_key_values.get_seq_length() if past_key_values is not None else 0
+    length += cache.get_seq_length() if cache is not None else 0
     if attention_mask.shape != (batch, length):
         raise ValueError(
             f"`decoder_attention_mask` has shape {tuple(attention_mask.shape)}; expected {(batch, int(length))}, with "
@@ -196,10 +192,10 @@ def _check_shapes(inputs_embeds, encoder_hidden_states, attention_mask, past_key
         )
 
 
-def _next_positions(inputs_embeds, attention_mask, past_key_values) -> torch.LongTensor:
+def _next_positions(inputs_embeds, attention_mask, cache) -> torch.LongTensor:
     """Positions of the new tokens: counted over the mask where there is one, so that left padding shifts nothing."""
     length = inputs_embeds.shape[1]
     if attention_mask is not None and attention_mask.dim() == 2:
         return ((attention_mask != 0).long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
-    past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
+    past_length = cache.get_seq_length() if cache is not None else 0
     return (torch.arange(length, device=inputs_embeds.device) + past_length).unsqueeze(0)

@@ -78,7 +78,7 @@ _FOUND_FIELDS = (
     "hidden_size",
 )
 # Arguments by which a model continues what it has read: one that takes any of them may be a decoder.
-_CACHES = {"past_key_values", "cache_params", "state", "mems"}
+_CACHES = {"cache", "past_key_values", "cache_params", "state", "mems"}
 
 
 class DecoderError(ValueError):

@@ -24,7 +24,8 @@ import torch
 from .classification import CrossFuseForSequenceClassification
 from .evaluation import answer_length, answered, attention_shares, eager_attention, evaluation_mode, to_device
 from .inputs import ModalityInputs, check_labels, find_present, read_inputs, refuse_unknown_tensors
-from .modeling_crossfuse import CrossFuseEncoderOutput, CrossFuseForConditionalGeneration
+from .modeling_crossfuse import CrossFuseForConditionalGeneration
+from .outputs import CrossFuseEncoderOutput
 
 
 _MAX_MODALITIES = 8

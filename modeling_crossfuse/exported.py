@@ -20,17 +20,14 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, GenerationConfig, GenerationMixin
+from transformers import AutoConfig, GenerationConfig
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
+from .decoder_cache import CACHE, takes_cache
 from .exporting import INPUTS_FILE, SUFFIXES, graph_inputs
 from .layers import CrossFusePreTrainedModel
-from .modeling_crossfuse import (
-    CrossFuseEncoderOutput,
-    CrossFuseForConditionalGeneration,
-    CrossFuseSeq2SeqLMOutput,
-    encoder_tensor_names,
-)
+from .modeling_crossfuse import CrossFuseForConditionalGeneration, encoder_tensor_names
+from .outputs import CrossFuseEncoderOutput, CrossFuseSeq2SeqLMOutput
 
 
 # Takes and gives tensors by name.
@@ -126,6 +123,7 @@ class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
     """
 
     _can_compile_fullgraph = False
+    beams_share_memory = False  # the graphs have a row of it for each of the answer
 
     def __init__(self, config, encoder: CrossFuseExportedEncoder, decoder_graph: Graph):
         CrossFusePreTrainedModel.__init__(self, config)  # without the parts that it has graphs for
@@ -168,19 +166,17 @@ class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
     def dtype(self) -> torch.dtype:
         return torch.float32
 
-    def _prepare_cache_for_generation(self, *args, **kwargs):
-        return GenerationMixin._prepare_cache_for_generation(self, *args, **kwargs)  # graphs take no other
-
     def get_encoder(self, modality: str | None = None) -> CrossFuseExportedEncoder:
         return self.encoder
 
+    @takes_cache
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         decoder_input_ids: torch.LongTensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: CrossFuseExportedEncoderOutput | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs,
     ) -> CrossFuseSeq2SeqLMOutput:
         r"""
@@ -190,7 +186,7 @@ class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
                 the cache left out.
             decoder_attention_mask (`torch.Tensor` of shape `(batch, past + target_length)`): only of ones.
             encoder_outputs ([`CrossFuseExportedEncoderOutput`]): a memory from before, instead of the modalities.
-            past_key_values ([`~transformers.EncoderDecoderCache`]): keys and values of earlier steps.
+            cache ([`~transformers.EncoderDecoderCache`]): keys and values of earlier steps.
             kwargs: values and masks of the other modalities, named as `config.modalities.tensor_names` says.
 
         Raises:
@@ -200,24 +196,24 @@ class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
             raise ValueError("`decoder_attention_mask` has a 0; an exported model takes answers without padding")
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids=input_ids, **kwargs)
-        if past_key_values is None:
-            past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        if not past_key_values.is_updated.get(0):
-            self._start(past_key_values, encoder_outputs.key_values)
+        if cache is None:
+            cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        if not cache.is_updated.get(0):
+            self._start(cache, encoder_outputs.key_values)
         outputs = self.decoder_graph(
             {
                 "input_ids": decoder_input_ids.contiguous(),
                 "encoder_attention_mask": encoder_outputs.attention_mask,
-                **_named(past_key_values.self_attention_cache, "decoder"),
-                **_named(past_key_values.cross_attention_cache, "encoder"),
+                **_named(cache.self_attention_cache, "decoder"),
+                **_named(cache.cross_attention_cache, "encoder"),
             }
         )
-        for layer, states in enumerate(past_key_values.self_attention_cache.layers):
+        for layer, states in enumerate(cache.self_attention_cache.layers):
             states.keys = outputs[f"present.{layer}.decoder.key"]
             states.values = outputs[f"present.{layer}.decoder.value"]
         return CrossFuseSeq2SeqLMOutput(
             logits=outputs["logits"],
-            past_key_values=past_key_values,
+            **{CACHE: cache},
             encoder_last_hidden_state=encoder_outputs.last_hidden_state,
             encoder_attention_mask=encoder_outputs.attention_mask,
         )

@@ -123,7 +123,7 @@ class DecoderGraph(nn.Module):
             # Its length is read, and nothing else, since its keys and values are in the cache.
             encoder_hidden_states=memory_mask[..., None].to(self.lm_head.weight.dtype),
             encoder_attention_mask=memory_mask,
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
             return_dict=True,
         )

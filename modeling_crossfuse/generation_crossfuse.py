@@ -18,159 +18,155 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache
+from torch import nn
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerationConfig, GenerationMixin
-from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import ModelOutput
 
-from .decoding import CrossFuseCache, TokenLayer, can_decode_tokens, inline, is_plain
+from .decoder_cache import CACHE, is_shareable, make_cache, takes_cache
 from .inputs import refuse_no_modality
-from .packing import Packing, pack, unpack
+from .outputs import as_encoder_output
 
 
 class CrossFuseGenerationMixin(GenerationMixin):
     """
-    Generation of a [`CrossFuseForConditionalGeneration`]: modalities in any number, a memory that beams share, and
-    steps that take a token through the decoder without calling its modules.
+    Generation of a [`CrossFuseForConditionalGeneration`]: modalities in any number, encoded once, and a memory that
+    beams share. The loops are transformers' own.
+
+    ```
+    generate: modalities --> encoder --> memory --> transformers' generate, for each token:
+                                                        prepare_inputs_for_generation --> forward
+    ```
     """
 
+    beams_share_memory = True
+
+    @torch.no_grad()
+    def generate(
+        self, inputs: torch.Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs
+    ) -> ModelOutput | torch.LongTensor:
+        """
+        [`~transformers.GenerationMixin.generate`], for any modalities.
+
+        Args:
+            inputs (`torch.Tensor`, *optional*): values of the model's main input: `input_ids` where it has a modality
+                `text`, or else the values of its first modality.
+            generation_config ([`~transformers.GenerationConfig`], *optional*): as transformers takes it.
+            kwargs: tensors of the modalities, named as `config.modalities.tensor_names` says, or `encoder_outputs`
+                from before; and all that transformers' `generate` takes.
+
+        Raises:
+            ValueError: without a modality and without `encoder_outputs`, or as [`CrossFuseMultimodalEncoder`] does.
+        """
+        kwargs.pop("labels", None)  # Trainer passes them; they are no input of the encoder
+        if inputs is not None:
+            if kwargs.get(self.main_input_name) is not None:
+                raise ValueError(f"`inputs` and `{self.main_input_name}` are both given; expected one of them")
+            kwargs[self.main_input_name] = inputs
+        tensors = {name: kwargs.pop(name) for name in self.encoder_tensor_names & kwargs.keys()}
+        if kwargs.get("encoder_outputs") is None:
+            kwargs["encoder_outputs"] = self._encode(tensors, generation_config, kwargs)
+        # A copy, since transformers repeats its tensors in place for beams and the user may ask it again.
+        memory = kwargs["encoder_outputs"] = copy.copy(as_encoder_output(kwargs["encoder_outputs"]))
+        assistant = kwargs.get("assistant_model")
+        if isinstance(assistant, CrossFuseGenerationMixin):
+            kwargs["assistant_model"] = _with_memory(assistant, assistant.get_encoder()(**tensors, return_dict=True))
+        elif assistant is not None:
+            kwargs |= tensors  # which its own encoder may read
+        if kwargs.get("cache") is None and kwargs.get("past_key_values") is None:
+            kwargs["num_samples"] = memory.last_hidden_state.shape[0]
+        outputs = super().generate(generation_config=generation_config, **kwargs)
+        if isinstance(outputs, ModelOutput) and is_shareable(outputs.get(CACHE)):
+            answer, shared = outputs[CACHE].self_attention_cache, outputs[CACHE].cross_attention_cache
+            shared.unshare(answer.layers[0].keys.shape[0])
+        return outputs
+
+    def _encode(self, tensors: dict[str, torch.Tensor], generation_config, kwargs: dict[str, Any]) -> BaseModelOutput:
+        if not any(tensors.get(name) is not None for name in self.config.modalities.tensor_names):
+            refuse_no_modality(self.config.modalities)
+        recorded = {}
+        for flag in ("output_attentions", "output_hidden_states"):
+            asked = (kwargs.get(flag), getattr(generation_config, flag, None), getattr(self.generation_config, flag))
+            recorded[flag] = next((value for value in asked if value is not None), False)
+        return self.get_encoder()(**tensors, **recorded, return_dict=True)
+
+    @takes_cache
     def prepare_inputs_for_generation(
-        self, input_ids, decoder_attention_mask=None, decoder_position_ids=None, **kwargs
-    ):
-        """What `generate` hands to `forward` at each step: the memory, never again the modalities."""
+        self,
+        input_ids: torch.LongTensor,
+        cache: EncoderDecoderCache | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        num_samples: int | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        decoder_position_ids: torch.LongTensor | None = None,
+        is_first_iteration: bool = False,
+        **kwargs,
+    ) -> dict[str, Any]:
+        """
+        What `generate` hands to `forward` at each step: the memory, never again the modalities.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(rows, length)`): the answers so far.
+            cache ([`~transformers.EncoderDecoderCache`], *optional*): what `generate` or the user made.
+            encoder_outputs ([`CrossFuseEncoderOutput`]): the memory, repeated for each row.
+            num_samples (`int`, *optional*): how many samples the rows are answers to, if `generate` made the cache.
+            decoder_attention_mask (`torch.Tensor` of shape `(rows, length)`): 0 for padding of a prompt.
+            decoder_position_ids (`torch.LongTensor` of shape `(rows, length)`): counted from the mask by default.
+            is_first_iteration (`bool`, defaults to `False`): whether the answer begins here.
+            kwargs: what else `generate` keeps from step to step.
+        """
+        if is_first_iteration and num_samples is not None and _is_replaceable(cache):
+            cache = make_cache(self.config.decoder)
+            if self.beams_share_memory and is_shareable(cache):
+                encoder_outputs = _first_rows(encoder_outputs, num_samples)
         kwargs = {key: value for key, value in kwargs.items() if key not in self.encoder_tensor_names}
         if decoder_position_ids is None and decoder_attention_mask is not None:
             # A static cache gets its mask in four dimensions, from which the decoder can't count positions.
             decoder_position_ids = ((decoder_attention_mask != 0).long().cumsum(-1) - 1).clamp(min=0)
         if decoder_attention_mask is not None:
             kwargs |= {"decoder_attention_mask": decoder_attention_mask, "decoder_position_ids": decoder_position_ids}
-        elif kwargs.get("past_key_values") is not None and kwargs.get("next_sequence_length") is None:
+        elif cache is not None and kwargs.get("next_sequence_length") is None:
             # Going on from a cache of the user's: without a mask, `generate` does not tell old tokens from new ones.
-            kwargs["next_sequence_length"] = input_ids.shape[1] - kwargs["past_key_values"].get_seq_length()
+            kwargs["next_sequence_length"] = input_ids.shape[1] - cache.get_seq_length()
+        kwargs |= {CACHE: cache, "encoder_outputs": encoder_outputs, "is_first_iteration": is_first_iteration}
         return super().prepare_inputs_for_generation(input_ids, **kwargs)
 
-    def _prepare_cache_for_generation(self, generation_config, model_kwargs: dict[str, Any], *args, **kwargs):
-        makes_cache = model_kwargs.get("past_key_values") is None
-        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        memory = model_kwargs["encoder_outputs"]
-        is_dynamic = generation_config.cache_implementation in (None, "dynamic")
-        if makes_cache and is_dynamic and model_kwargs.get("past_key_values") is not None:
-            model_kwargs["past_key_values"] = CrossFuseCache()
-            memory = self._share_memory(memory, generation_config)
-            if not generation_config.return_dict_in_generate:  # or else its places show in weights and in the cache
-                memory = close_gaps(memory)
-        if memory.get("attention_mask") is not None and bool((memory.attention_mask != 0).all()):
-            memory = replace(memory, attention_mask=None)  # or else each step would look for what it masks
-        model_kwargs["encoder_outputs"] = memory
 
-    def _share_memory(self, memory: BaseModelOutput, generation_config: GenerationConfig) -> BaseModelOutput:
-        """The memory of each sample once, whereas `generate` has repeated it for each beam and returned sequence."""
-        repeats = max(generation_config.num_beams, generation_config.num_return_sequences)
-        if repeats == 1 or self.config.decoder._attn_implementation not in ("eager", "sdpa"):
-            return memory
-        mask = memory.get("attention_mask")
-        return replace(
-            memory,
-            last_hidden_state=memory.last_hidden_state[::repeats],
-            attention_mask=None if mask is None else mask[::repeats],
-        )
+class _Remembered(nn.Module):
+    """An encoder that has read its inputs already."""
 
-    def _prepare_model_inputs(self, inputs, bos_token_id, model_kwargs):
-        model_kwargs.pop("labels", None)  # Trainer passes them; they are no input of the encoder
-        # A modality's tensors have the user's name and any of them may be absent: the first one given stands for all
-        # where `generate` asks for the batch size. `input_ids` before all: left over, they would become the decoder's.
-        if inputs is None and model_kwargs.get("encoder_outputs") is None:
-            for name in sorted(self.config.modalities.tensor_names, key=lambda name: name != "input_ids"):
-                if model_kwargs.get(name) is not None:
-                    return model_kwargs.pop(name), name, model_kwargs
-            refuse_no_modality(self.config.modalities)
-        if model_kwargs.get("encoder_outputs") is not None:
-            # A copy, since `generate` repeats its tensors in place for beams and the user may ask it again.
-            model_kwargs["encoder_outputs"] = copy.copy(model_kwargs["encoder_outputs"])
-        return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
+    def __init__(self, memory: BaseModelOutput):
+        super().__init__()
+        self.memory = memory
 
-    def _validate_model_kwargs(self, model_kwargs: dict[str, Any]):
-        super()._validate_model_kwargs(
-            {key: value for key, value in model_kwargs.items() if key not in self.encoder_tensor_names}
-        )
-
-    def _sample(self, *args, **kwargs):
-        return GenerationMixin._sample(self._for_tokens(**kwargs), *args, **kwargs)
-
-    def _beam_search(self, *args, **kwargs):
-        return GenerationMixin._beam_search(self._for_tokens(**kwargs), *args, **kwargs)
-
-    def _for_tokens(self, generation_config: GenerationConfig, past_key_values: Cache | None = None, **kwargs):
-        """What transformers' loops call for each token: a [`TokenModel`] where it gives the same, or this model."""
-        can_decode = (
-            isinstance(past_key_values, CrossFuseCache)  # of which exported models know nothing
-            and not generation_config.is_assistant
-            and not generation_config.output_attentions
-            and not generation_config.output_hidden_states
-            and kwargs.get("decoder_attention_mask") is None
-            and kwargs.get("decoder_position_ids") is None
-            and type(self).forward.__module__.startswith(__package__)  # no subclass' own
-            and all(is_plain(part, type(part)) for part in (self, self.model, self.model.decoder))
-            and can_decode_tokens(self.model.decoder.layers)
-        )
-        return TokenModel(self) if can_decode else self
+    def forward(self, **kwargs) -> BaseModelOutput:
+        return copy.copy(self.memory)
 
 
-def close_gaps(memory: BaseModelOutput) -> BaseModelOutput:
-    """What the decoder reads of the memory, each sample's at its start, and only as long as the longest."""
-    packing = Packing.of(memory.get("attention_mask"))
-    if packing is None:
-        return memory
-    states = unpack(pack(memory.last_hidden_state, packing), packing.without_gaps)
-    return replace(memory, last_hidden_state=states, attention_mask=packing.without_gaps.mask)
+def _with_memory(assistant: CrossFuseGenerationMixin, memory: BaseModelOutput) -> CrossFuseGenerationMixin:
+    """The same assistant, whose encoder is done: transformers would hand it one tensor in place of the modalities."""
+    assistant = copy.copy(assistant)
+    assistant.get_encoder = lambda modality=None: _Remembered(memory)
+    return assistant
 
 
-class TokenModel:
-    """
-    Stands in for the model in transformers' loops: after the first step, it takes the last token of each sample
-    through the decoder's [`TokenLayer`]s, and makes what they share once, or for many steps. All else is the model's.
+def _is_replaceable(cache: EncoderDecoderCache | None) -> bool:
+    """Whether it is an empty cache as `generate` makes it by default, for which one of ours may stand."""
+    parts = () if cache is None else (cache.self_attention_cache, cache.cross_attention_cache)
+    is_default = bool(parts) and all(type(part) is DynamicCache and not part.offloading for part in parts)
+    return is_default and cache.get_seq_length() == 0
 
-    Args:
-        model ([`CrossFuseForConditionalGeneration`]): the model.
-    """
 
-    positions_at_once = 64
+def _first_rows(memory: BaseModelOutput, num_samples: int) -> BaseModelOutput:
+    """The memory of each sample once, whereas `generate` has repeated it for each beam and returned sequence."""
+    repeats = memory.last_hidden_state.shape[0] // num_samples
+    mask = memory.get("attention_mask")
+    return replace(
+        memory,
+        last_hidden_state=memory.last_hidden_state[::repeats],
+        attention_mask=None if mask is None else mask[::repeats],
+    )
 
-    def __init__(self, model: CrossFuseGenerationMixin):
-        self.model, self.decoder = model, model.model.decoder
-        self.layers = [TokenLayer(layer) for layer in self.decoder.layers]
-        self.norm, self.lm_head = inline(self.decoder.norm), inline(model.lm_head)
-        self.steps = 0
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
-
-    def prepare_inputs_for_generation(
-        self, input_ids: torch.LongTensor, past_key_values: CrossFuseCache, encoder_outputs: BaseModelOutput, **kwargs
-    ) -> dict[str, Any]:
-        if self.steps == 0:
-            self._prepare_memory(**encoder_outputs)
-        return {"tokens": input_ids[:, -1], "past_key_values": past_key_values}
-
-    def _prepare_memory(self, last_hidden_state: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
-        self.memory_mask = self.decoder.expand_memory_mask(last_hidden_state[:, :1], last_hidden_state, attention_mask)
-
-    def _embed_positions(self, start: int, device: torch.device):
-        """What is added to the states of the next token, or else what turns its queries and keys."""
-        step = self.steps % self.positions_at_once
-        if step == 0:
-            positions = torch.arange(start, start + self.positions_at_once, device=device).unsqueeze(0)
-            self.added, self.turns = self.decoder.embed_positions(positions, self.decoder.dtype)
-        self.steps += 1
-        if self.turns is None:
-            return self.added[:, step], None
-        return None, tuple(turn[:, step : step + 1] for turn in self.turns)
-
-    def __call__(self, tokens: torch.LongTensor, past_key_values: CrossFuseCache, **kwargs) -> Seq2SeqLMOutput:
-        """Tokens `(rows,)` to logits `(rows, 1, vocab_size)`."""
-        states = self.decoder.embed_tokens(tokens)
-        added, position_embeddings = self._embed_positions(past_key_values.get_seq_length(), tokens.device)
-        states = states if added is None else states + added
-        for layer in self.layers:
-            states = layer(states, self.memory_mask, position_embeddings, past_key_values)
-        logits = self.lm_head(self.norm(states)).unsqueeze(1)
-        return Seq2SeqLMOutput(logits=logits, past_key_values=past_key_values)
+__all__ = ["CrossFuseGenerationMixin"]

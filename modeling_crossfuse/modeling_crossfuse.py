@@ -15,13 +15,11 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
@@ -31,61 +29,14 @@ from .composition import EncodersMixin
 from .configuration_crossfuse import CrossFuseConfig
 from .configuration_modalities import MASK_NAMES, VALUE_NAMES
 from .decoder import CrossFuseDecoder
+from .decoder_cache import CACHE, takes_cache
 from .encoders import CrossFuseEncoders
 from .fusion import FUSIONS, Stream
 from .generation_crossfuse import CrossFuseGenerationMixin
 from .inputs import ModalityInputs, check_labels, find_present, read_inputs, refuse_unknown_tensors
-from .layers import RECORDED, CrossFusePreTrainedModel, make_norm
+from .layers import RECORDED, CrossFuseLinear, CrossFusePreTrainedModel, make_norm
+from .outputs import CrossFuseEncoderOutput, CrossFuseModelOutput, CrossFuseSeq2SeqLMOutput, as_encoder_output
 from .packing import Packing, pack_samples, unpack_samples
-
-
-@dataclass
-class CrossFuseEncoderOutput(BaseModelOutput):
-    """
-    What the encoders and the fusion make of the inputs.
-
-    Args:
-        last_hidden_state (`torch.Tensor` of shape `(batch, memory_length, d_model)`): the memory.
-        hidden_states (`tuple(torch.Tensor)`, *optional*): the input of the first layer and the output of every layer,
-            the modalities' built-in encoders first, in the config's order, then the fusion. An encoder's have a row
-            for each sample that has the modality, and for each of its images where samples have several. Encoders of
-            transformers are not among them.
-        attentions (`tuple(torch.Tensor)`, *optional*): weights of every self-attention, in the same order.
-        attention_mask (`torch.Tensor` of shape `(batch, memory_length)`): 1 for what the decoder may read.
-        modality_ids (`torch.LongTensor` of shape `(batch, memory_length)`): the modality of each position, as its
-            place in `config.modalities`; -1 where the fusion made positions that belong to no single modality.
-    """
-
-    attention_mask: torch.Tensor | None = None
-    modality_ids: torch.LongTensor | None = None
-
-
-@dataclass
-class CrossFuseModelOutput(Seq2SeqModelOutput):
-    """
-    [`~transformers.modeling_outputs.Seq2SeqModelOutput`] and what only CrossFuse has.
-
-    Args:
-        pooler_output (`torch.Tensor` of shape `(batch, d_model)`): mean of `last_hidden_state` over the target's
-            length, its padding left out; none with `past_key_values`.
-        encoder_attention_mask (`torch.Tensor` of shape `(batch, memory_length)`): 1 for what the decoder may read.
-        encoder_modality_ids (`torch.LongTensor` of shape `(batch, memory_length)`): the modality of each position.
-    """
-
-    pooler_output: torch.Tensor | None = None
-    encoder_attention_mask: torch.Tensor | None = None
-    encoder_modality_ids: torch.LongTensor | None = None
-
-
-@dataclass
-class CrossFuseSeq2SeqLMOutput(Seq2SeqLMOutput):
-    """
-    [`~transformers.modeling_outputs.Seq2SeqLMOutput`] with the memory's mask and the modality of its positions, as in
-    [`CrossFuseModelOutput`].
-    """
-
-    encoder_attention_mask: torch.Tensor | None = None
-    encoder_modality_ids: torch.LongTensor | None = None
 
 
 def masked_mean(hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -108,20 +59,6 @@ def mean_cross_entropy(
     """
     total = nn.functional.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=label_smoothing)
     return total / ((labels != -100).sum().clamp(min=1) if num_items is None else num_items)
-
-
-def as_encoder_output(outputs: BaseModelOutput | dict | tuple) -> CrossFuseEncoderOutput:
-    """A memory from before, as a user gives it: an output, or the tuple of one, which leaves out what is `None`."""
-    if isinstance(outputs, CrossFuseEncoderOutput):
-        return outputs
-    if isinstance(outputs, dict):  # such as another `ModelOutput`
-        return CrossFuseEncoderOutput(
-            **{field.name: outputs.get(field.name) for field in fields(CrossFuseEncoderOutput)}
-        )
-    memory, *others = outputs
-    recorded = (part for part in others if isinstance(part, tuple))
-    mask_and_ids = zip(("attention_mask", "modality_ids"), (part for part in others if torch.is_tensor(part)))
-    return CrossFuseEncoderOutput(memory, *recorded, **dict(mask_and_ids))
 
 
 class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
@@ -376,6 +313,7 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
 
     @takes_modalities
     @can_return_tuple
+    @takes_cache
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -386,7 +324,7 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
         decoder_inputs_embeds: torch.Tensor | None = None,
         decoder_needed_mask: torch.Tensor | None = None,
         encoder_outputs: CrossFuseEncoderOutput | tuple | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CrossFuseModelOutput:
@@ -418,7 +356,7 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
                 input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs
             )
         encoder_outputs = as_encoder_output(encoder_outputs)
-        if decoder_input_ids is None and decoder_inputs_embeds is None and past_key_values is None:
+        if decoder_input_ids is None and decoder_inputs_embeds is None and cache is None:
             decoder_input_ids = self._start_tokens(encoder_outputs.last_hidden_state)
         decoder_outputs = self.decoder(
             input_ids=decoder_input_ids,
@@ -428,17 +366,17 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             needed_mask=decoder_needed_mask,
             encoder_hidden_states=encoder_outputs.last_hidden_state,
             encoder_attention_mask=encoder_outputs.attention_mask,
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=use_cache,
             return_dict=True,
             **{key: value for key, value in kwargs.items() if key not in self.encoder_tensor_names},
         )
         pooled = None
-        if past_key_values is None:  # or else the start of the answer is not here
+        if cache is None:  # or else the start of the answer is not here
             pooled = masked_mean(decoder_outputs.last_hidden_state, decoder_attention_mask)
         return CrossFuseModelOutput(
             last_hidden_state=decoder_outputs.last_hidden_state,
-            past_key_values=decoder_outputs.past_key_values,
+            **{CACHE: decoder_outputs.get(CACHE)},
             decoder_hidden_states=decoder_outputs.hidden_states,
             decoder_attentions=decoder_outputs.attentions,
             cross_attentions=decoder_outputs.cross_attentions,
@@ -573,7 +511,9 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         super().__init__(config)
         self.model = CrossFuseModel(config)
         self.encoder_tensor_names = self.model.encoder_tensor_names
-        self.lm_head = nn.Linear(config.d_model, config.decoder.vocab_size, bias=False)
+        if self.main_input_name not in config.modalities.tensor_names:
+            self.main_input_name = next(iter(config.modalities.tensor_names))
+        self.lm_head = CrossFuseLinear(config.d_model, config.decoder.vocab_size, bias=False)
         self.answer_head = CrossFuseAnswerHead(config) if config.num_answers else None
         self.post_init()
 
@@ -587,17 +527,13 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
     def set_output_embeddings(self, new_embeddings: nn.Module):
         self.lm_head = new_embeddings
 
-    def _prepare_model_inputs(self, inputs, bos_token_id, model_kwargs):
-        if model_kwargs.get("encoder_outputs") is not None:
-            model_kwargs["encoder_outputs"] = as_encoder_output(model_kwargs["encoder_outputs"])
-        return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
-
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """The decoder's input for `labels` `(batch, length)`, as data collators ask for it."""
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
     @takes_modalities
     @can_return_tuple
+    @takes_cache
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -607,7 +543,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         decoder_position_ids: torch.LongTensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         encoder_outputs: CrossFuseEncoderOutput | tuple | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
         labels: torch.LongTensor | None = None,
         answer_ids: torch.LongTensor | None = None,
@@ -630,7 +566,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         loss_kwargs = {key: kwargs.pop(key) for key in ("num_items_in_batch", "shift_labels") if key in kwargs}
         if labels is not None:
             check_labels(labels, self.config.vocab_size)
-        if labels is not None and use_cache is None and past_key_values is None:
+        if labels is not None and use_cache is None and cache is None:
             use_cache = False  # nobody goes on from an answer that is known
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
@@ -649,7 +585,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
             decoder_inputs_embeds=decoder_inputs_embeds,
             decoder_needed_mask=needed,
             encoder_outputs=encoder_outputs,
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=use_cache,
             return_dict=True,
             **kwargs,
@@ -664,7 +600,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         return CrossFuseSeq2SeqLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE: outputs.get(CACHE)},
             decoder_hidden_states=outputs.decoder_hidden_states,
             decoder_attentions=outputs.decoder_attentions,
             cross_attentions=outputs.cross_attentions,

@@ -23,6 +23,8 @@ from transformers.cache_utils import StaticCache
 from transformers.generation import LogitsProcessor, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
+from modeling_crossfuse.decoder_cache import CACHE
+
 from .helpers import FUSIONS, assert_same, count_calls, take_rows, tiny_config, tiny_inputs, tiny_model
 
 
@@ -153,7 +155,7 @@ def test_a_cache_of_the_users_own(model, inputs, expected):
         ),
     ]
     for cache in caches:
-        assert torch.equal(model.generate(**inputs, max_new_tokens=STEPS, past_key_values=cache), expected)
+        assert torch.equal(model.generate(**inputs, max_new_tokens=STEPS, **{CACHE: cache}), expected)
 
 
 def test_static_cache_twice(model, inputs, expected):
@@ -193,7 +195,7 @@ def test_step_by_step_with_a_cache_gives_the_logits_of_one_pass(model, inputs, e
             outputs = model(
                 encoder_outputs=memory,
                 decoder_input_ids=expected[:, position : position + 1],
-                past_key_values=outputs.past_key_values,
+                **{CACHE: outputs[CACHE]},
                 use_cache=True,
             )
             steps.append(outputs.logits)
@@ -394,7 +396,7 @@ def test_left_padding_changes_no_logits(model, inputs):
 def test_continuing_from_a_returned_cache(model, inputs, expected):
     first = model.generate(**inputs, max_new_tokens=3, return_dict_in_generate=True)
     second = model.generate(
-        **inputs, decoder_input_ids=first.sequences, past_key_values=first.past_key_values, max_new_tokens=STEPS - 3
+        **inputs, decoder_input_ids=first.sequences, **{CACHE: first[CACHE]}, max_new_tokens=STEPS - 3
     )
     assert torch.equal(second, expected)
 
@@ -403,9 +405,7 @@ def test_continuing_from_a_returned_cache_with_a_longer_prompt(model, inputs):
     """The words of a user after those of the model."""
     first = model.generate(**inputs, max_new_tokens=3, return_dict_in_generate=True)
     prompt = torch.cat([first.sequences, torch.tensor([[9, 8]] * 3)], dim=1)
-    second = model.generate(
-        **inputs, decoder_input_ids=prompt, past_key_values=first.past_key_values, max_new_tokens=STEPS
-    )
+    second = model.generate(**inputs, decoder_input_ids=prompt, **{CACHE: first[CACHE]}, max_new_tokens=STEPS)
     assert torch.equal(second, reference(model, inputs, prompt=prompt))
 
 
@@ -456,16 +456,12 @@ def test_answers_read_no_modality_that_is_missing(num_beams):
     model = make_model("text", "wrist", fusion="concat")
     inputs = {**tiny_inputs(model.config, 3), "modality_mask": torch.tensor([[1, 0], [0, 1], [1, 0]])}
     settings = {"max_new_tokens": STEPS, "num_beams": num_beams}
-    memories = []
-    model.get_decoder().register_forward_pre_hook(
-        lambda module, args, kwargs: memories.append(kwargs["encoder_hidden_states"].shape[1]), with_kwargs=True
-    )
     answers = model.generate(**inputs, **settings)
-    assert set(memories) == {5}
-    memories.clear()
     returned = model.generate(**inputs, **settings, return_dict_in_generate=True)
-    assert set(memories) == {10}  # the cache that is returned has the memory as the encoder gives it
     assert torch.equal(answers, returned.sequences)
+    memory = returned[CACHE].cross_attention_cache
+    assert memory.layers[0].keys.shape[:3] == (3 * num_beams, 2, 5)  # of the 10 positions that both would have
+    assert memory.mask.shape == (3 * num_beams, 1, 1, 5) and memory.mask.all()
 
 
 def test_two_modalities_of_one_kind():
@@ -670,7 +666,7 @@ def test_everything_that_can_be_asked_for(num_beams):
     # Nothing of a missing modality is attended to: text in the second sample, image and wrist in the third.
     weights = torch.stack([step[0] for step in outputs.cross_attentions]).unflatten(1, (3, num_beams))
     assert weights[:, 1, ..., :5].eq(0).all() and weights[:, 2, ..., 5:].eq(0).all()
-    assert isinstance(outputs.past_key_values, EncoderDecoderCache)
+    assert isinstance(outputs[CACHE], EncoderDecoderCache)
 
 
 def test_scores_are_those_of_the_reference(model, inputs, expected):

@@ -27,6 +27,7 @@ from transformers import DynamicCache, Trainer, TrainingArguments
 from transformers.modeling_outputs import BaseModelOutput
 
 from modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseForSequenceClassification, CrossFuseModel
+from modeling_crossfuse.decoder_cache import CACHE
 
 from .helpers import (
     FUSIONS,
@@ -487,8 +488,8 @@ def test_a_memory_without_a_mask(settings):
 def test_a_cache_for_a_decoder_alone():
     model = tiny_model(tiny_config())
     tokens = torch.ones(1, 2, dtype=torch.long)
-    with pytest.raises(TypeError, match="`past_key_values` is a DynamicCache; expected an EncoderDecoderCache"):
-        model(input_ids=tokens, decoder_input_ids=tokens, past_key_values=DynamicCache())
+    with pytest.raises(TypeError, match="is a DynamicCache; expected an EncoderDecoderCache"):
+        model(input_ids=tokens, decoder_input_ids=tokens, **{CACHE: DynamicCache()})
 
 
 def test_replicas_of_data_parallel_have_no_parameters():

@@ -1,0 +1,82 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What CrossFuse models return."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
+
+
+@dataclass
+class CrossFuseEncoderOutput(BaseModelOutput):
+    """
+    What the encoders and the fusion make of the inputs.
+
+    Args:
+        last_hidden_state (`torch.Tensor` of shape `(batch, memory_length, d_model)`): the memory.
+        hidden_states (`tuple(torch.Tensor)`, *optional*): the input of the first layer and the output of every layer,
+            the modalities' built-in encoders first, in the config's order, then the fusion. An encoder's have a row
+            for each sample that has the modality, and for each of its images where samples have several. Encoders of
+            transformers are not among them.
+        attentions (`tuple(torch.Tensor)`, *optional*): weights of every self-attention, in the same order.
+        attention_mask (`torch.Tensor` of shape `(batch, memory_length)`): 1 for what the decoder may read.
+        modality_ids (`torch.LongTensor` of shape `(batch, memory_length)`): the modality of each position, as its
+            place in `config.modalities`; -1 where the fusion made positions that belong to no single modality.
+    """
+
+    attention_mask: torch.Tensor | None = None
+    modality_ids: torch.LongTensor | None = None
+
+
+@dataclass
+class CrossFuseModelOutput(Seq2SeqModelOutput):
+    """
+    [`~transformers.modeling_outputs.Seq2SeqModelOutput`] and what only CrossFuse has.
+
+    Args:
+        pooler_output (`torch.Tensor` of shape `(batch, d_model)`): mean of `last_hidden_state` over the target's
+            length, its padding left out; none with a cache.
+        encoder_attention_mask (`torch.Tensor` of shape `(batch, memory_length)`): 1 for what the decoder may read.
+        encoder_modality_ids (`torch.LongTensor` of shape `(batch, memory_length)`): the modality of each position.
+    """
+
+    pooler_output: torch.Tensor | None = None
+    encoder_attention_mask: torch.Tensor | None = None
+    encoder_modality_ids: torch.LongTensor | None = None
+
+
+@dataclass
+class CrossFuseSeq2SeqLMOutput(Seq2SeqLMOutput):
+    """
+    [`~transformers.modeling_outputs.Seq2SeqLMOutput`] with the memory's mask and the modality of its positions, as in
+    [`CrossFuseModelOutput`].
+    """
+
+    encoder_attention_mask: torch.Tensor | None = None
+    encoder_modality_ids: torch.LongTensor | None = None
+
+
+def as_encoder_output(outputs: BaseModelOutput | dict | tuple) -> CrossFuseEncoderOutput:
+    """A memory from before, as a user gives it: an output, or the tuple of one, which leaves out what is `None`."""
+    if isinstance(outputs, CrossFuseEncoderOutput):
+        return outputs
+    if isinstance(outputs, dict):  # such as another `ModelOutput`
+        return CrossFuseEncoderOutput(
+            **{field.name: outputs.get(field.name) for field in fields(CrossFuseEncoderOutput)}
+        )
+    memory, *others = outputs
+    recorded = (part for part in others if isinstance(part, tuple))
+    mask_and_ids = zip(("attention_mask", "modality_ids"), (part for part in others if torch.is_tensor(part)))
+    return CrossFuseEncoderOutput(memory, *recorded, **dict(mask_and_ids))
