@@ -74,6 +74,18 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
             return None, self.rotary_emb(positions, dtype)
         return sinusoidal_positions(positions, self.config.hidden_size).to(dtype), None
 
+    def _mask_answer(
+        self,
+        inputs_embeds: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: EncoderDecoderCache | None,
+        position_ids: torch.LongTensor,
+    ) -> torch.Tensor | None:
+        """The answer's mask `(batch, past + target_length)` as attention takes it: each token sees those before it."""
+        if mask is None and inputs_embeds.shape[1] == 1 and is_shareable(cache):
+            return None  # a single token sees all that has grown
+        return create_causal_mask(self.config, inputs_embeds, mask, cache, position_ids)
+
     def _mask_memory(
         self,
         inputs_embeds: torch.Tensor,
@@ -135,7 +147,7 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
             cache = make_cache(self.config)
         if position_ids is None:
             position_ids = _next_positions(inputs_embeds, attention_mask, cache)
-        causal_mask = create_causal_mask(self.config, inputs_embeds, attention_mask, cache, position_ids)
+        causal_mask = self._mask_answer(inputs_embeds, attention_mask, cache, position_ids)
         memory_packing = None if has_memory(cache) else Packing.of(encoder_attention_mask)
         # With a cache of another kind, the masks of later tokens come from outside, with all places of the memory.
         closes_up = cache is None or is_shareable(cache)

@@ -106,11 +106,10 @@ class GrowingLayer(DynamicLayer):
 
     def _filled_room(self) -> torch.Tensor | None:
         """The room, unless keys and values are a copy by now that has, say, other rows."""
-        room = getattr(self, "_room", None)  # which an exported graph's cache has not
-        if room is None or not self.is_initialized or self.keys.shape[:2] != room.shape[1:3]:
+        room = getattr(self, "_room", None)  # which the cache of an exported graph has not
+        if room is None or not self.is_initialized or self.keys.shape[0] != room.shape[1]:
             return None
-        begins = self.keys.data_ptr() == room[0].data_ptr() and self.values.data_ptr() == room[1].data_ptr()
-        return room if begins else None
+        return room if self.keys.data_ptr() == room.data_ptr() else None
 
 
 class AnswerCache(DynamicCache):

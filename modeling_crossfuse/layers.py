@@ -95,12 +95,10 @@ class CrossFuseRotaryEmbedding(nn.Module):
         `position_ids` `(batch, length, axes)` to cosines and sines `(batch, length, head_dim)` for [`apply_rotary`],
         the first half of the sines negated.
         """
-        device_type = position_ids.device.type if position_ids.device.type != "mps" else "cpu"
-        with torch.autocast(device_type=device_type, enabled=False):
-            angles = (position_ids[..., None].float() * self.inv_freq.float()).flatten(-2)
-            angles = nn.functional.pad(angles, (0, self.head_dim // 2 - angles.shape[-1]))
-            cos, sin = angles.cos(), angles.sin()
-            return torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
+        angles = (position_ids[..., None].float() * self.inv_freq.float()).flatten(-2)
+        angles = nn.functional.pad(angles, (0, self.head_dim // 2 - angles.shape[-1]))
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
 
 
 def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -125,36 +123,38 @@ class CrossFuseLatents(nn.Embedding):
 
 class CrossFuseLinear(nn.Linear):
     """
-    `nn.Linear`, which multiplies few rows the other way about: in float32 on a CPU, weights times columns is up to
-    six times as fast as rows times weights, and a single column as a batch of products, which several cores share.
+    `nn.Linear`, which multiplies few rows by a large weight the other way about: in float32 on a CPU, weights times
+    columns reads memory up to six times as fast as rows times weights, and a single column as a batch of products
+    shares the work among the cores.
     """
 
-    most_rows = 32
+    most_rows, least_weights = 32, 2**16
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """States `(..., in_features)` to `(..., out_features)`."""
+        weight, bias = self.weight, self.bias
         rows = states.numel() // self.in_features
-        if not 0 < rows <= self.most_rows or not self._is_plain(states):
-            return super().forward(states)
+        if not 0 < rows <= self.most_rows or not self._takes_columns(weight, states):
+            return nn.functional.linear(states, weight, bias)
         columns = states.reshape(rows, -1).T
         if rows == 1:
             parts = math.gcd(self.out_features, 8)
-            weight = self.weight.view(parts, -1, self.in_features)
-            product = torch.bmm(weight, columns.expand(parts, -1, -1)).view(-1, 1)
-            product = product if self.bias is None else product + self.bias.unsqueeze(1)
-        elif self.bias is None:
-            product = self.weight @ columns
+            columns, weight = columns.expand(parts, -1, -1), weight.view(parts, -1, self.in_features)
+            bias = None if bias is None else bias.view(parts, -1, 1)
+            product = torch.bmm(weight, columns) if bias is None else torch.baddbmm(bias, weight, columns)
         else:
-            product = torch.addmm(self.bias.unsqueeze(1), self.weight, columns)
-        return product.T.view(*states.shape[:-1], -1)
+            product = torch.mm(weight, columns) if bias is None else torch.addmm(bias.unsqueeze(1), weight, columns)
+            product = product.T
+        return product.view(*states.shape[:-1], -1)
 
-    def _is_plain(self, states: torch.Tensor) -> bool:
-        """Whether these are float32, the weight neither quantised nor distributed, and nobody asks for gradients."""
+    def _takes_columns(self, weight: torch.Tensor, states: torch.Tensor) -> bool:
+        """Whether it pays: both plain tensors of float32 on a CPU, the weight neither quantised nor distributed."""
         return (
-            states.device.type == "cpu"
-            and states.dtype == self.weight.dtype == torch.float32
-            and type(self.weight) is nn.Parameter
+            self.in_features * self.out_features >= self.least_weights
             and not torch.is_grad_enabled()
+            and weight.is_cpu
+            and weight.dtype == states.dtype == torch.float32
+            and type(weight) is nn.Parameter
             and not torch.compiler.is_compiling()
         )
 
@@ -208,7 +208,7 @@ class CrossFuseAttention(nn.Module):
         self.config, self.layer_idx, self.is_causal = config, layer_idx, is_causal
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
-        self.scaling = self.head_dim**-0.5
+        self.scaling, self.dropout = self.head_dim**-0.5, config.attention_dropout
         width, key_value_width = config.hidden_size, config.num_key_value_heads * self.head_dim
         self.q_proj = CrossFuseLinear(width, width, bias=False)
         self.k_proj = CrossFuseLinear(width, key_value_width, bias=False)
@@ -223,10 +223,10 @@ class CrossFuseAttention(nn.Module):
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Heads `(batch, heads, length, head_dim)` of the states; padded, with a packing."""
-        heads = projection(states).view(*states.shape[:2], -1, self.head_dim)
+        heads = projection(states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         if position_embeddings is not None:
-            heads = apply_rotary(heads.transpose(1, 2), *position_embeddings).transpose(1, 2)
-        return unpack(heads, packing).transpose(1, 2)
+            heads = apply_rotary(heads, *position_embeddings)
+        return heads if packing is None else unpack(heads.transpose(1, 2), packing).transpose(1, 2)
 
     def keys_values(
         self,
@@ -264,8 +264,9 @@ class CrossFuseAttention(nn.Module):
         is_cross_attention = key_value_states is not None
         if not is_cross_attention:
             key_value_states, key_value_packing = hidden_states, packing
+        implementation = self.config._attn_implementation
         # Flash attention takes samples side by side, other implementations and caches have them padded.
-        stays_packed = is_flash_attention_requested(self.config) and (
+        stays_packed = is_flash_attention_requested(requested_attention_implementation=implementation) and (
             is_cross_attention or (cache is None and attention_mask is None)
         )
         unpacked = None if stays_packed else packing
@@ -280,28 +281,28 @@ class CrossFuseAttention(nn.Module):
             keys, values = (pack(heads.transpose(1, 2), keys_unpacked).transpose(1, 2) for heads in (keys, values))
             attention_mask = None
             kwargs.update(flash_bounds(queries, packing, keys, key_value_packing))
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         batch, rows = queries.shape[0], keys.shape[0]
         are_beams = rows != batch and not stays_packed
         if are_beams:  # those of a sample are queries of the same memory
             queries = join_beams(queries, rows)
+        if queries.stride(-1) != 1:  # columns: PyTorch's fused attention wants rows
+            queries = queries.contiguous()
         output, weights = attend(
             self,
             queries,
             keys,
             values,
             attention_mask,
-            dropout=self.config.attention_dropout if self.training else 0.0,
+            dropout=self.dropout if self.training else 0.0,
             scaling=self.scaling,
             is_causal=self.is_causal,
             **kwargs,
         )
         if are_beams and weights is not None:
             weights = weights.unflatten(2, (batch // rows, -1)).transpose(1, 2).flatten(0, 1)
-        output = output.reshape(batch, -1, output.shape[-2] * output.shape[-1])
-        return self.o_proj(pack(output, unpacked)), weights
+        output = output.reshape(batch, -1, self.o_proj.in_features)
+        return self.o_proj(output if unpacked is None else pack(output, unpacked)), weights
 
 
 def join_beams(queries: torch.Tensor, rows: int) -> torch.Tensor:
@@ -369,7 +370,7 @@ class CrossFuseLayer(GradientCheckpointingLayer):
             packing=packing,
             **kwargs,
         )
-        hidden_states = hidden_states + self.dropout(attended)
+        hidden_states = self._add(hidden_states, attended)
         if encoder_hidden_states is not None:
             attended, _ = self.cross_attn(
                 self.cross_attention_layernorm(hidden_states),
@@ -380,8 +381,11 @@ class CrossFuseLayer(GradientCheckpointingLayer):
                 key_value_packing=memory_packing,
                 **kwargs,
             )
-            hidden_states = hidden_states + self.dropout(attended)
-        return hidden_states + self.dropout(self.mlp(self.post_attention_layernorm(hidden_states)))
+            hidden_states = self._add(hidden_states, attended)
+        return self._add(hidden_states, self.mlp(self.post_attention_layernorm(hidden_states)))
+
+    def _add(self, hidden_states: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
+        return hidden_states + (self.dropout(update) if self.training else update)
 
 
 def attention_layout(config, packing: Packing | None) -> Packing | None:
