@@ -30,6 +30,7 @@ from .layers import (
     CrossFusePreTrainedModel,
     CrossFuseRotaryEmbedding,
     CrossFuseTokenEmbedding,
+    as_bias,
     attention_layout,
     make_attention_mask,
     make_norm,
@@ -100,7 +101,8 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
         shared = cache.cross_attention_cache
         if not has_memory(cache):
             queries = inputs_embeds[: memory.shape[0], :1]  # all beams of a sample, and all tokens, read the same
-            shared.mask = make_attention_mask(self.config, queries, memory, mask, packing, may_be_none=False)
+            mask = make_attention_mask(self.config, queries, memory, mask, packing, may_be_none=False)
+            shared.mask = as_bias(mask, inputs_embeds.dtype)
         return shared.mask
 
     @merge_with_config_defaults

@@ -122,8 +122,9 @@ class AnswerCache(DynamicCache):
 
 class MemoryCache(DynamicCache):
     """
-    Keys and values of the memory, which every token of an answer reads, and their mask `(rows, 1, 1, memory_length)`
-    as attention takes it. Beams share them: there may be a row for each sample, and several of the answer to each.
+    Keys and values of the memory, which every token of an answer reads, and their mask `(rows, 1, 1, memory_length)`,
+    which attention adds to its scores. Beams share them: there may be a row for each sample, and several of the answer
+    to each.
     """
 
     def __init__(self):

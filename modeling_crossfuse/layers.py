@@ -417,6 +417,13 @@ def make_attention_mask(
     )
 
 
+def as_bias(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A mask of any kind as what attention adds to its scores, which PyTorch would make of booleans at each call."""
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+
+
 def crop(states: torch.Tensor, packing: Packing | None) -> torch.Tensor:
     """States `(batch, length, ...)` of the packing's length, for what reads nothing but their shape."""
     return states if packing is None else states[:, : packing.mask.shape[1]]
