@@ -525,6 +525,8 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         return self.lm_head
 
     def set_output_embeddings(self, new_embeddings: nn.Module):
+        if type(new_embeddings) is nn.Linear:  # as transformers makes when it resizes the vocabulary
+            new_embeddings = CrossFuseLinear.like(new_embeddings)
         self.lm_head = new_embeddings
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:

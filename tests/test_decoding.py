@@ -18,6 +18,7 @@ import copy
 import pytest
 import torch
 from accelerate import cpu_offload
+from peft import LoraConfig, get_peft_model
 from transformers import DynamicCache, EncoderDecoderCache
 
 from modeling_crossfuse import CrossFuseForConditionalGeneration
@@ -152,6 +153,40 @@ class TestLinear:
     def test_other_dtypes(self, dtype):
         linear, states = CrossFuseLinear(6, 8).to(dtype), torch.randn(2, 6, dtype=dtype)
         assert torch.equal(linear(states), torch.nn.functional.linear(states, linear.weight, linear.bias))
+
+    def test_stays_when_the_vocabulary_grows(self):
+        model, inputs = make_model()
+        expected = answer(model, inputs)[0]
+        model.resize_token_embeddings(60, mean_resizing=False)
+        assert type(model.lm_head) is CrossFuseLinear and model.lm_head.out_features == 60
+        outputs = answer(model, inputs, suppress_tokens=list(range(50, 60)))
+        assert torch.equal(outputs[0], expected)
+
+    def test_adapters(self):
+        """PEFT takes it for the `nn.Linear` that it is."""
+        model, inputs = make_model()
+        expected = answer(model, inputs)[0]
+        adapted = get_peft_model(copy.deepcopy(model), LoraConfig(target_modules=["q_proj", "down_proj", "lm_head"]))
+        assert torch.equal(answer(adapted, inputs)[0], expected)
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+        changed, logits = answer(adapted, inputs)
+        merged, merged_logits = answer(adapted.merge_and_unload(), inputs)
+        assert not torch.equal(changed, expected)
+        assert torch.equal(changed, merged)
+        assert_same(logits, merged_logits, atol=1e-3)
+
+    def test_int8_weights(self):
+        """torchao as well; a weight that is quantised is multiplied its own way."""
+        torchao = pytest.importorskip("torchao.quantization")
+        model, inputs = make_model()
+        torchao.quantize_(model, torchao.Int8WeightOnlyConfig(version=2))
+        assert type(model.lm_head) is CrossFuseLinear and type(model.lm_head.weight) is not torch.nn.Parameter
+        sequences, logits = answer(model, inputs)
+        expected, expected_logits = answer(model, inputs, use_cache=False)
+        assert torch.equal(sequences, expected)
+        assert_same(logits, expected_logits, atol=1e-3)
 
 
 @pytest.mark.parametrize("settings", SETTINGS[::2], ids=str)
