@@ -120,7 +120,9 @@ class CrossFuseGenerationMixin(GenerationMixin):
             cache = make_cache(self.config.decoder)
             if self.beams_share_memory and is_shareable(cache):
                 encoder_outputs = _first_rows(encoder_outputs, num_samples)
-        kwargs = {key: value for key, value in kwargs.items() if key not in self.encoder_tensor_names}
+        kwargs = {
+            key: value for key, value in kwargs.items() if value is not None and key not in self.encoder_tensor_names
+        }
         if decoder_position_ids is None and decoder_attention_mask is not None:
             # A static cache gets its mask in four dimensions, from which the decoder can't count positions.
             decoder_position_ids = ((decoder_attention_mask != 0).long().cumsum(-1) - 1).clamp(min=0)
@@ -128,7 +130,9 @@ class CrossFuseGenerationMixin(GenerationMixin):
             kwargs |= {"decoder_attention_mask": decoder_attention_mask, "decoder_position_ids": decoder_position_ids}
         elif cache is not None and kwargs.get("next_sequence_length") is None:
             # Going on from a cache of the user's: without a mask, `generate` does not tell old tokens from new ones.
-            kwargs["next_sequence_length"] = input_ids.shape[1] - cache.get_seq_length()
+            new = input_ids.shape[1] - cache.get_seq_length()
+            if new > 0:  # or else the old ones are not here
+                kwargs["next_sequence_length"] = new
         kwargs |= {CACHE: cache, "encoder_outputs": encoder_outputs, "is_first_iteration": is_first_iteration}
         return super().prepare_inputs_for_generation(input_ids, **kwargs)
 

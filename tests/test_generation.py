@@ -272,6 +272,87 @@ def test_number_of_answers_needs_as_many_beams(model, inputs):
         model.generate(**inputs, num_beams=2, num_return_sequences=3, max_new_tokens=2)
 
 
+# Every fusion, way of decoding and pattern of what is missing
+
+
+@pytest.fixture(scope="module", params=FUSIONS)
+def every_pattern(request):
+    """A model, and a sample for each set of modalities that there can be, of different lengths."""
+    model = make_model(fusion=request.param)
+    patterns = [[int(number & place > 0) for place in (1, 2, 4)] for number in range(1, 8)]
+    inputs = tiny_inputs(model.config, batch_size=7)
+    inputs["attention_mask"] = (torch.arange(5) < torch.tensor([[5], [1], [3], [2], [4], [5], [2]])).long()
+    inputs["wrist_mask"] = (torch.arange(5) < torch.tensor([[2], [5], [1], [3], [5], [4], [5]])).long()
+    return model, {**inputs, "modality_mask": torch.tensor(patterns)}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {},
+        {"num_beams": 3, "num_return_sequences": 2},
+        {"do_sample": True, "num_return_sequences": 2},
+        {"num_beams": 2, "do_sample": True},
+        {"cache_implementation": "static"},
+        {"num_beams": 3, "cache_implementation": "static"},
+        {"return_dict_in_generate": True, "num_beams": 3},
+        {"prefill_chunk_size": 2, "decoder_input_ids": torch.tensor([[START, 9, 8, 7, 6]] * 7)},
+    ],
+    ids=lambda method: "-".join(method) or "greedy",
+)
+def test_cached_as_uncached(every_pattern, method):
+    """Without a cache, generate runs what training runs, all of it at each token."""
+    model, inputs = every_pattern
+    uncached = {
+        key: value for key, value in method.items() if key not in ("cache_implementation", "prefill_chunk_size")
+    }
+    answers = []
+    for settings in (method, {**uncached, "use_cache": False}):
+        torch.manual_seed(0)
+        outputs = model.generate(**inputs, max_new_tokens=STEPS, **settings)
+        answers.append(outputs.sequences if method.get("return_dict_in_generate") else outputs)
+    assert torch.equal(*answers)
+    assert len({tuple(answer) for answer in answers[0].tolist()}) > len(answers[0]) / 2, "answers hardly differ"
+
+
+def test_greedy_without_a_cache(every_pattern):
+    model, inputs = every_pattern
+    answers = model.generate(**inputs, max_new_tokens=STEPS, use_cache=False)
+    assert torch.equal(answers, reference(model, inputs))
+
+
+@pytest.mark.parametrize("method", [{"prompt_lookup_num_tokens": 2}, {"assistant_model": None}], ids=str)
+def test_drafts_of_every_pattern(every_pattern, method):
+    model, inputs = every_pattern
+    if "assistant_model" in method:
+        method = {"assistant_model": tiny_model(tiny_config(*NAMES, d_model=16, fusion="concat"), seed=1)}
+    expected = reference(model, inputs)
+    for row in range(7):
+        assert torch.equal(model.generate(**one(inputs, row), max_new_tokens=STEPS, **method), expected[row : row + 1])
+
+
+def test_an_assistant_of_a_model_without_text():
+    """It reads the modalities with an encoder of its own, whatever they are called."""
+    model = make_model("image", "wrist")
+    inputs, assistant = make_inputs(model), tiny_model(tiny_config("image", "wrist", d_model=16), seed=1)
+    expected = reference(model, inputs)
+    for row, missing in enumerate((None, "pixel_values", "wrist_values")):
+        given = {name: value for name, value in one(inputs, row).items() if name != missing}
+        answers = model.generate(**given, max_new_tokens=STEPS, assistant_model=assistant)
+        assert torch.equal(answers, expected[row : row + 1] if missing is None else reference(model, given))
+
+
+@pytest.mark.parametrize("names", [("image",), ("wrist", "image"), ("text", "wrist")], ids="-".join)
+def test_the_main_input_as_the_first_argument(names):
+    model = make_model(*names)
+    inputs = make_inputs(model)
+    main = {"image": "pixel_values", "wrist": "wrist_values", "text": "input_ids"}[names[0]]
+    rest = {name: value for name, value in inputs.items() if name != main}
+    assert torch.equal(model.generate(inputs[main], **rest, max_new_tokens=STEPS), reference(model, inputs))
+    with pytest.raises(ValueError, match=f"`inputs` and `{main}` are both given"):
+        model.generate(inputs[main], **inputs)
+
+
 # Sampling
 
 
