@@ -28,6 +28,7 @@ from transformers.utils import logging
 from .classification import CrossFuseForSequenceClassification
 from .data import check_exists
 from .modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseForSpeechSeq2Seq
+from .precision import DTYPES, loading_dtype
 from .retrieval import CrossFuseForRetrieval
 
 
@@ -43,13 +44,15 @@ HEADS = {
 }
 
 
-def load_model(name_or_path: str, device: str | None = None):
+def load_model(name_or_path: str, device: str | None = None, dtype: str = "auto"):
     """
     A saved model and its processor.
 
     Args:
         name_or_path (`str`): a folder, or an id on the Hub.
         device (`str`, *optional*): defaults to a GPU where there is one.
+        dtype (`str`, defaults to `"auto"`): `"float32"`, `"bfloat16"`, `"float16"`, or what
+            [`~modeling_crossfuse.precision.loading_dtype`] chooses.
 
     Returns:
         The model, in evaluation mode, and the processor.
@@ -63,7 +66,9 @@ def load_model(name_or_path: str, device: str | None = None):
         torch.empty(0, device=place)  # it may be the name of a device that this machine has not
     except (AssertionError, RuntimeError) as error:
         raise ValueError(f"`device={device!r}` is no device: {one_line(error)}") from error
-    model = _model_class(load_config(name_or_path)).from_pretrained(name_or_path)
+    config = load_config(name_or_path)
+    chosen = loading_dtype(config.dtype, place) if dtype == "auto" else getattr(torch, dtype)
+    model = _model_class(config).from_pretrained(name_or_path, dtype=chosen)
     processor = AutoProcessor.from_pretrained(name_or_path)
     return model.eval().to(place), processor
 
@@ -168,7 +173,19 @@ def add_generation_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--max_new_tokens", type=int, metavar="N", help="tokens of an answer (default: the model's)")
     parser.add_argument("--batch_size", type=int, default=64, metavar="N", help="samples at a time (default: 64)")
     parser.add_argument("--max_samples", type=int, metavar="N", help="use N rows only, spaced evenly over the split")
+    add_device_arguments(parser)
+
+
+def add_device_arguments(parser: argparse.ArgumentParser):
+    """Where a program computes, and in what."""
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU where there is one)")
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", *DTYPES),
+        default="auto",
+        help="what to compute in (default: auto, which is what the model was saved for, or float32 where that has 16 "
+        "bits and the processor computes it slower)",
+    )
 
 
 # Those of its flags that are numbers above 0.
@@ -238,6 +255,7 @@ def run_program(name: str, run: Callable[[list[str] | None], Any], argv: list[st
 
 
 __all__ = [
+    "add_device_arguments",
     "add_generation_arguments",
     "check_arguments",
     "check_file",

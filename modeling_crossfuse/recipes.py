@@ -53,9 +53,10 @@ from .data import (
 )
 from .layers import CrossFusePreTrainedModel
 from .modeling_crossfuse import CrossFuseForConditionalGeneration
+from .precision import DTYPES, choose_precision
 from .processing_crossfuse import CrossFuseProcessor
 from .retrieval import CrossFuseForRetrieval
-from .training import train_tokenizer
+from .training import TimeBudget, train_tokenizer
 
 
 # What a recipe's `task` trains.
@@ -148,6 +149,20 @@ class RecipeArguments:
         default=None,
         metadata={"help": "Evaluate and save an exponential moving average of the weights with this decay."},
     )
+    max_minutes: float | None = field(
+        default=None,
+        metadata={
+            "help": "End training by the clock: the first steps are measured, and the learning rate's schedule is "
+            "planned for as many of the steps as fit. Evaluations during training count, caching before it does not."
+        },
+    )
+    precision: str = field(
+        default="auto",
+        metadata={
+            "help": "What to compute in, while the weights stay in float32: bfloat16, float16, float32, or auto, "
+            "which is bfloat16 where the device computes it fast and float32 elsewhere. auto where nothing is said."
+        },
+    )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "eager, sdpa, flex_attention or flash_attention_2."}
     )
@@ -175,6 +190,10 @@ class RecipeArguments:
         self.inputs = parse_mapping(self.inputs)
         if self.task not in TASKS:
             raise ValueError(f"`task={self.task!r}`; expected one of {', '.join(TASKS)}")
+        if self.precision not in ("auto", *DTYPES):
+            raise ValueError(f"`precision={self.precision!r}`; expected one of auto, {', '.join(DTYPES)}")
+        if self.max_minutes is not None:
+            TimeBudget(self.max_minutes)  # refuses what is no time
         if self.task != "generation" and (self.questions or self.answer_classifier):
             raise ValueError(f"`questions` and `answer_classifier` are for `task=generation`, not {self.task!r}")
 
@@ -206,7 +225,8 @@ def parse_recipe(
         description, epilog (`str`): texts of `--help`.
 
     Raises:
-        ValueError: if the recipe is not YAML or not a mapping, or has a key that is no flag.
+        ValueError: if the recipe is not YAML or not a mapping, has a key that is no flag, or says two things about the
+            precision.
         FileNotFoundError: if there is no such recipe.
     """
     parser = HfArgumentParser(
@@ -219,10 +239,16 @@ def parse_recipe(
     parser.set_defaults(use_cpu=not torch.accelerator.is_available())
     # The collator reads the raw columns; answers are what the metrics are of.
     parser.set_defaults(remove_unused_columns=False, predict_with_generate=True)
+    # Whether they are given is what counts.
+    parser.set_defaults(precision=None, bf16=None, fp16=None)
     if argv and not argv[0].startswith("-"):
         parser.set_defaults(**_read_recipe(argv[0]))
         argv = argv[1:]
-    recipe, arguments = parser.parse_args_into_dataclasses(args=argv)
+    flags, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise ValueError(f"unknown arguments: {' '.join(unknown)}")
+    flags = vars(flags)
+    recipe, arguments = parser.parse_dict({**flags, **_precision_flags(flags)})
     arguments.predict_with_generate &= recipe.task == "generation"
     arguments.prediction_loss_only |= recipe.task == "retrieval"  # batches of logits don't add up to a ranking
     if arguments.remove_unused_columns:
@@ -230,6 +256,34 @@ def parse_recipe(
             "`remove_unused_columns` would remove the columns that the inputs are read from; leave it out"
         )
     return recipe, arguments
+
+
+def _precision_flags(flags: dict[str, Any]) -> dict[str, Any]:
+    """`precision`, and the flags of transformers that follow from it, or that say it in its place."""
+    given = [name for name in ("bf16", "fp16") if flags[name] is not None]
+    precision = flags["precision"]
+    if precision is not None and given:
+        raise ValueError(
+            f"`precision={precision}` and `{given[0]}={str(flags[given[0]]).lower()}` are both given; leave one out "
+            "(the flag --precision overrides a recipe's)"
+        )
+    if given:
+        chosen = "bfloat16" if flags["bf16"] else "float16" if flags["fp16"] else "float32"
+        return {"precision": chosen, "bf16": bool(flags["bf16"]), "fp16": bool(flags["fp16"])}
+    precision = precision or "auto"
+    chosen = choose_precision(_device(flags["use_cpu"]))[0] if precision == "auto" else precision
+    return {"precision": precision, "bf16": chosen == "bfloat16", "fp16": chosen == "float16"}
+
+
+def _device(use_cpu: bool) -> torch.device:
+    return torch.device("cpu") if use_cpu else torch.accelerator.current_accelerator()
+
+
+def describe_precision(recipe: RecipeArguments, arguments: Seq2SeqTrainingArguments) -> str:
+    """What training computes in and why, on one line."""
+    if recipe.precision != "auto":
+        return f"computing in {recipe.precision}, as told"
+    return "computing in {}: {}".format(*choose_precision(_device(arguments.use_cpu)))
 
 
 class _RecipeLoader(yaml.SafeLoader):
@@ -278,10 +332,12 @@ _CARD_KEYS = (
 )
 
 
-def card_settings(recipe: RecipeArguments, arguments: Seq2SeqTrainingArguments, num_processes: int) -> dict[str, Any]:
-    """What a model card says of the training."""
+def card_settings(
+    recipe: RecipeArguments, arguments: Seq2SeqTrainingArguments, num_processes: int, steps: int
+) -> dict[str, Any]:
+    """What a model card says of a training that has made so many steps."""
     settings = {key: getattr(arguments, key) for key in _CARD_KEYS}
-    return {**vars(recipe), **settings, "num_processes": num_processes}
+    return {**vars(recipe), **settings, "max_steps": steps, "num_processes": num_processes}
 
 
 def recipe_texts(recipe: RecipeArguments, rows: datasets.Dataset) -> Iterable[str]:

@@ -14,22 +14,31 @@
 """A Trainer with a few additions, and tokenizers of one's own."""
 
 import contextlib
-from collections.abc import Iterable
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast, Seq2SeqTrainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import has_length
 
 from .layers import CrossFusePreTrainedModel
 from .model_card import write_model_card
+
+
+logger = logging.getLogger("crossfuse.training")
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -77,6 +86,105 @@ class _AverageWeights(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.averages.update_parameters(self.model)
+
+
+class TimeBudget(TrainerCallback, ExportableState):
+    """
+    Ends training when its time is up, with a schedule of the learning rate that is complete by then. After the first
+    steps, whose time is measured, the rest is planned: so many steps as fit, over which what is left of the schedule
+    is spread evenly. Ever later steps are measured and planned for again, so that training ends by the clock on a
+    machine that has become slower, too. Where all steps fit, nothing changes.
+
+    The first process's clock counts. What goes on from a checkpoint has the time that was left.
+
+    Args:
+        minutes (`float`): what training takes at most, with the evaluations during it; but eleven steps at least.
+
+    Raises:
+        ValueError: if `minutes` is not above 0.
+
+    Example:
+
+    ```python
+    >>> from modeling_crossfuse.training import TimeBudget
+    >>> from transformers import Seq2SeqTrainer
+
+    >>> def make_trainer(**settings):
+    ...     return Seq2SeqTrainer(**settings, callbacks=[TimeBudget(minutes=8)])
+    ```
+    """
+
+    measured_steps = 10  # before the first plan
+
+    def __init__(self, minutes: float):
+        if not 0 < minutes < math.inf:
+            raise ValueError(f"`max_minutes={minutes}`; expected more than 0")
+        self.minutes = minutes
+        self.started = self.first = None
+        self._follow(0, 0.0, 1.0)
+        self.spent = 0.0
+
+    def _follow(self, step: int, position: float, pace: float):
+        """From `step` on, where the schedule is at `position`, a step is `pace` steps of the schedule."""
+        self.step, self.position, self.pace = step, position, pace
+
+    def position_at(self, step: int) -> float:
+        """Where the schedule is at a step of the training."""
+        return self.position + (step - self.step) * self.pace
+
+    def seconds(self) -> float:
+        """What training has taken so far, that before an interruption included."""
+        return self.spent + (0.0 if self.started is None else time.monotonic() - self.started)
+
+    def state(self) -> dict[str, Any]:
+        plan = {"step": self.step, "position": self.position, "pace": self.pace}
+        return {"args": {"minutes": self.minutes}, "attributes": {"spent": self.seconds(), **plan}}
+
+    def on_train_begin(self, args, state, control, lr_scheduler=None, **kwargs):
+        step, name = state.global_step, type(self).__name__
+        begun = {"spent": 0.0, "step": step, "position": float(step), "pace": 1.0}
+        saved = state.stateful_callbacks.get(name, {}) if step > 0 else {}
+        for key, value in saved.get("attributes", begun).items():
+            setattr(self, key, value)
+        self.started, self.first, self.announced = time.monotonic(), None, None
+        self.schedule_steps = state.max_steps
+        state.stateful_callbacks.setdefault(name, self.state())
+        if isinstance(lr_scheduler, LambdaLR):  # of the others, none has an end
+            lr_scheduler.lr_lambdas = [self._paced(function) for function in lr_scheduler.lr_lambdas]
+
+    def _paced(self, function: Callable[[float], float]) -> Callable[[int], float]:
+        return lambda step: function(min(self.position_at(step), self.schedule_steps))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        step = state.global_step
+        if self.first is None:  # workers start in the first step, and kernels are chosen: it says little
+            self.first, self.measured_from = step, time.monotonic()
+            self.next_plan = step + self.measured_steps
+        if not self.next_plan <= step < state.max_steps:
+            return
+        seconds = (time.monotonic() - self.measured_from) / (step - self.first)
+        fitting = step + max(1, int((60 * self.minutes - self.seconds()) / seconds))
+        fitting = int(broadcast(torch.tensor(fitting, device=args.device)))
+        state.max_steps = min(fitting, self.schedule_steps)
+        left, position = state.max_steps - step, self.position_at(step)
+        self._follow(step, position, (self.schedule_steps - position) / left)
+        self.next_plan = step + max(1, min(step - self.first, left // 10))
+        if state.is_world_process_zero:
+            self._announce(seconds, state.max_steps)
+
+    def _announce(self, seconds: float, steps: int):
+        """Says what is planned, and again when that has changed by more than a tenth."""
+        if self.announced is None or abs(steps - self.announced) > self.announced / 10:
+            self.announced = steps
+            count = "all" if steps == self.schedule_steps else f"{steps:,} of"
+            logger.info(
+                f"measured {seconds:.2f} s a step: {count} {self.schedule_steps:,} steps fit in the "
+                f"{self.minutes:g} minutes"
+            )
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            logger.info(f"trained {state.global_step:,} steps in {self.seconds() / 60:.1f} minutes")
 
 
 def parameter_groups(
@@ -161,15 +269,23 @@ class CrossFuseTrainer(Seq2SeqTrainer):
             modality, such as `"image"`, stands for its encoder.
         ema_decay (`float`, *optional*): evaluate and save the exponential moving average of the weights.
             Checkpoints hold both, so that resuming changes nothing.
+        max_minutes (`float`, *optional*): end training by the clock, as [`TimeBudget`] says.
         card (`dict`, *optional*): arguments of [`~modeling_crossfuse.model_card.write_model_card`] that say more about
             the training than the trainer knows by itself.
 
     Raises:
-        ValueError: if a key of `learning_rates` is the start of no parameter's name.
+        ValueError: if a key of `learning_rates` is the start of no parameter's name, or `max_minutes` is not above 0.
     """
 
     def __init__(
-        self, *args, eval_collator=None, learning_rates=None, ema_decay: float | None = None, card=None, **kwargs
+        self,
+        *args,
+        eval_collator=None,
+        learning_rates=None,
+        ema_decay: float | None = None,
+        max_minutes: float | None = None,
+        card=None,
+        **kwargs,
     ):
         super().__init__(*args, **kwargs)
         self.card = dict(card or {})
@@ -186,6 +302,8 @@ class CrossFuseTrainer(Seq2SeqTrainer):
             average = get_ema_multi_avg_fn(ema_decay)
             self.averages = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
             self.add_callback(_AverageWeights(self.averages, self.model))
+        if max_minutes is not None:
+            self.add_callback(TimeBudget(max_minutes))
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         unwrapped = self.accelerator.unwrap_model(model)

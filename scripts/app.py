@@ -35,7 +35,7 @@ from PIL import Image
 
 import modeling_crossfuse
 from modeling_crossfuse import CrossFuseForRetrieval, explain, plot_explanation
-from modeling_crossfuse.command_line import load_model, one_line, read_input, run_program
+from modeling_crossfuse.command_line import add_device_arguments, load_model, one_line, read_input, run_program
 from modeling_crossfuse.data import load_rows
 from modeling_crossfuse.evaluation import answer_length
 
@@ -311,7 +311,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", help="address to listen on (default: this machine alone)")
     parser.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860)")
     parser.add_argument("--share", action="store_true", help="also make a public link through gradio's servers")
-    parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU where there is one)")
+    add_device_arguments(parser)
     parser.add_argument("--write_space", type=Path, metavar="FOLDER", help="write a Space instead, into a new folder")
     args = parser.parse_args(argv)
     if args.port is not None and not 1 <= args.port <= 65_535:
@@ -321,7 +321,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def run(argv: list[str] | None):
     args = parse_args(argv)
-    model, processor = load_model(args.model, args.device)
+    model, processor = load_model(args.model, args.device, args.dtype)
     if isinstance(model, CrossFuseForRetrieval):
         raise ValueError(f"{args.model} ranks texts; expected a model that generates or classifies")
     # A Space has the demo's data if its model is the demo's.

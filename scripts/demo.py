@@ -25,6 +25,8 @@ import time
 from pathlib import Path
 
 import torch
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from modeling_crossfuse.command_line import format_table, load_model, run_program
 from modeling_crossfuse.data import get_column, load_rows
@@ -69,8 +71,8 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args(argv)
 
 
-def say(step: int, text: str):
-    print(f"\n[{step}/4] {text}", flush=True)
+def say(stage: int, text: str, expected: str):
+    print(f"\n[{stage}/4] {text}; {expected}", flush=True)
 
 
 def train(argv: list[str], num_processes: int) -> float:
@@ -81,6 +83,17 @@ def train(argv: list[str], num_processes: int) -> float:
     if trained.returncode:
         raise SystemExit(trained.returncode)  # what went wrong stands above
     return time.monotonic() - started
+
+
+def training_time(recipe: RecipeArguments) -> str:
+    """How long training is to take, as the recipe says."""
+    if recipe.max_minutes is None:
+        return "the bar below says how long it takes"
+    return f"{recipe.max_minutes:g} minutes at most, and half a minute to start"
+
+
+def steps_trained(folder: str) -> int:
+    return TrainerState.load_from_json(str(Path(folder, TRAINER_STATE_NAME))).global_step
 
 
 def default_processes() -> int:
@@ -162,13 +175,13 @@ def run(argv: list[str] | None) -> list[dict]:
     recipe, arguments = parse_recipe(train_argv, __doc__, EPILOG)
     duration = None
     if args.skip_training:
-        say(1, f"Training is skipped: the model is the one in {args.output_dir}")
+        say(1, "Training is skipped", f"the model is the one in {args.output_dir}")
     else:
-        say(1, f"Training {recipe.model} as {args.recipe} says")
+        say(1, f"Training {recipe.model} as {args.recipe} says", training_time(recipe))
         duration = train(train_argv, args.num_processes)
-        print(f"trained in {duration / 60:.1f} minutes")
+        print(f"trained, start and end included, in {duration / 60:.1f} minutes")
 
-    say(2, f"Evaluating on the split {args.split!r} of {recipe.dataset}")
+    say(2, f"Evaluating on the split {args.split!r} of {recipe.dataset}", "less than a minute for the emoji")
     model, processor = load_model(args.output_dir)
     rows = load_rows(recipe.dataset, args.split, args.num_samples, recipe.dataset_config)
     results = evaluate_each(model, processor, rows, recipe)
@@ -182,15 +195,15 @@ def run(argv: list[str] | None) -> list[dict]:
             dataset=recipe.dataset,
             split=args.split,
             metrics=results,
-            recipe=card_settings(recipe, arguments, args.num_processes),
+            recipe=card_settings(recipe, arguments, args.num_processes, steps_trained(args.output_dir)),
             duration=duration,
         )
 
-    say(3, "Asking about single samples")
+    say(3, "Asking about single samples, and what each answer came from", "some seconds")
     samples = ask_some(model, processor, rows, recipe)
     print(answers_table(samples))
 
-    say(4, "Drawing the answers")
+    say(4, "Drawing the answers", "some seconds")
     picture = plot_answers(samples, Path(args.output_dir, "answers.png"))
     print(f"the model, its processor and its card (README.md) are in {args.output_dir}\nthe picture is {picture}")
     return samples

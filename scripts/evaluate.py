@@ -105,7 +105,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def evaluate_model(args: argparse.Namespace, name: str, rows, inputs: dict[str, str]) -> list[dict]:
     """The metrics of a model at each level of corruption, of all inputs together or of every combination of them."""
-    model, processor = load_model(name, args.device)
+    model, processor = load_model(name, args.device, args.dtype)
     check_inputs(model.config, rows, inputs, args.target)
     combinations = list(subsets(list(inputs))) if args.missing == "all" else [tuple(inputs)]
     answerable = {names: rows_with(names, rows, inputs, processor, args.question) for names in combinations}

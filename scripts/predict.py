@@ -119,7 +119,7 @@ def predict_rows(args: argparse.Namespace, model, processor, rows) -> list[str]:
 def run(argv: list[str] | None) -> list[str]:
     args = parse_args(argv)
     rows = None if args.dataset is None else load_rows(args.dataset, args.split, args.max_samples, args.dataset_config)
-    model, processor = load_model(args.model, args.device)
+    model, processor = load_model(args.model, args.device, args.dtype)
     if rows is not None:
         return predict_rows(args, model, processor, rows)
     answers = predict_sample(args, model, processor)

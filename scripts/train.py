@@ -32,6 +32,7 @@ from modeling_crossfuse.recipes import (
     build_model,
     cache_rows,
     card_settings,
+    describe_precision,
     make_collators,
     number_labels,
     parse_recipe,
@@ -134,6 +135,7 @@ def main(argv: list[str] | None = None) -> str:
         logger.info(
             f"{model.num_parameters():,} parameters, {trained:,} of which train; {len(rows):,} samples to train on"
         )
+        logger.info(describe_precision(recipe, arguments))
     train_collator, eval_collator = make_collators(recipe, model, processor, labels, arguments.seed)
     cache = Path(arguments.output_dir, "_encoder_outputs")  # Trainer does not push what starts so
     if recipe.cache_encoder_outputs:
@@ -153,6 +155,7 @@ def main(argv: list[str] | None = None) -> str:
         compute_metrics=make_compute_metrics(recipe, arguments, model, processor),
         learning_rates=recipe.learning_rates,
         ema_decay=recipe.ema_decay,
+        max_minutes=recipe.max_minutes,
     )
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -167,10 +170,11 @@ def main(argv: list[str] | None = None) -> str:
         "dataset": recipe.dataset,
         "split": recipe.eval_split,
         "metrics": {key.removeprefix("eval_"): value for key, value in metrics.items()},
-        "recipe": card_settings(recipe, arguments, arguments.world_size),
+        "recipe": card_settings(recipe, arguments, arguments.world_size, trainer.state.global_step),
         "duration": duration,
     }
     trainer.create_model_card()
+    trainer.save_state()
     trainer.save_model()
     end_processes(trainer)
     return arguments.output_dir
