@@ -80,7 +80,7 @@ def choose_precision(device: str | torch.device = "cpu") -> tuple[str, str]:
     device = torch.device(device)
     if device.type == "cpu":
         ratio = relative_time(torch.bfloat16)
-        reason = f"this processor multiplies in bfloat16 in {ratio:.2g} of the time of float32"
+        reason = f"bfloat16 takes {ratio:.2f} times as long as float32 on this processor"
         return ("bfloat16" if ratio < 0.75 else "float32"), reason  # what is converted takes time, too
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)

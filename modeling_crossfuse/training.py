@@ -91,9 +91,9 @@ class _AverageWeights(TrainerCallback):
 class TimeBudget(TrainerCallback, ExportableState):
     """
     Ends training when its time is up, with a schedule of the learning rate that is complete by then. After the first
-    steps, whose time is measured, the rest is planned: so many steps as fit, over which what is left of the schedule
-    is spread evenly. Ever later steps are measured and planned for again, so that training ends by the clock on a
-    machine that has become slower, too. Where all steps fit, nothing changes.
+    steps, whose time is measured, the rest is planned: as many steps as fit, over which what is left of the schedule
+    is spread evenly. Later steps are measured, too, and the rest is planned again, so that training ends by the clock
+    on a machine that becomes slower. Where all steps fit, nothing changes.
 
     The first process's clock counts. What goes on from a checkpoint has the time that was left.
 
@@ -114,13 +114,13 @@ class TimeBudget(TrainerCallback, ExportableState):
     ```
     """
 
-    measured_steps = 10  # before the first plan
+    measured_steps = 10  # at least, for a plan
 
     def __init__(self, minutes: float):
         if not 0 < minutes < math.inf:
             raise ValueError(f"`max_minutes={minutes}`; expected more than 0")
         self.minutes = minutes
-        self.started = self.first = None
+        self.started = None
         self._follow(0, 0.0, 1.0)
         self.spent = 0.0
 
@@ -146,7 +146,7 @@ class TimeBudget(TrainerCallback, ExportableState):
         saved = state.stateful_callbacks.get(name, {}) if step > 0 else {}
         for key, value in saved.get("attributes", begun).items():
             setattr(self, key, value)
-        self.started, self.first, self.announced = time.monotonic(), None, None
+        self.started, self.mark, self.announced = time.monotonic(), None, None
         self.schedule_steps = state.max_steps
         state.stateful_callbacks.setdefault(name, self.state())
         if isinstance(lr_scheduler, LambdaLR):  # of the others, none has an end
@@ -156,19 +156,20 @@ class TimeBudget(TrainerCallback, ExportableState):
         return lambda step: function(min(self.position_at(step), self.schedule_steps))
 
     def on_step_end(self, args, state, control, **kwargs):
-        step = state.global_step
-        if self.first is None:  # workers start in the first step, and kernels are chosen: it says little
-            self.first, self.measured_from = step, time.monotonic()
-            self.next_plan = step + self.measured_steps
+        step, now = state.global_step, time.monotonic()
+        if self.mark is None:  # workers start in the first step, and kernels are chosen: it says little
+            self.mark, self.next_plan = (step, now), step + self.measured_steps
         if not self.next_plan <= step < state.max_steps:
             return
-        seconds = (time.monotonic() - self.measured_from) / (step - self.first)
+        seconds = (now - self.mark[1]) / (step - self.mark[0])
         fitting = step + max(1, int((60 * self.minutes - self.seconds()) / seconds))
         fitting = int(broadcast(torch.tensor(fitting, device=args.device)))
         state.max_steps = min(fitting, self.schedule_steps)
         left, position = state.max_steps - step, self.position_at(step)
         self._follow(step, position, (self.schedule_steps - position) / left)
-        self.next_plan = step + max(1, min(step - self.first, left // 10))
+        if step - self.mark[0] >= self.measured_steps:
+            self.mark = step, now
+        self.next_plan = step + max(1, left // 10)
         if state.is_world_process_zero:
             self._announce(seconds, state.max_steps)
 
