@@ -270,8 +270,10 @@ def _precision_flags(flags: dict[str, Any]) -> dict[str, Any]:
     if given:
         chosen = "bfloat16" if flags["bf16"] else "float16" if flags["fp16"] else "float32"
         return {"precision": chosen, "bf16": bool(flags["bf16"]), "fp16": bool(flags["fp16"])}
-    precision = precision or "auto"
-    chosen = choose_precision(_device(flags["use_cpu"]))[0] if precision == "auto" else precision
+    precision, device = precision or "auto", _device(flags["use_cpu"])
+    if precision == "float16" and device.type == "cpu":
+        raise ValueError("`precision=float16` is for GPUs; expected auto, bfloat16 or float32")
+    chosen = choose_precision(device)[0] if precision == "auto" else precision
     return {"precision": precision, "bf16": chosen == "bfloat16", "fp16": chosen == "float16"}
 
 

@@ -28,7 +28,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerFast, Seq2SeqTrainer, TrainerCallback
+from transformers import PreTrainedTokenizerFast, ProgressCallback, Seq2SeqTrainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -86,6 +86,15 @@ class _AverageWeights(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.averages.update_parameters(self.model)
+
+
+class _PlannedProgress(ProgressCallback):
+    """A bar that ends where training is planned to end."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.training_bar.total = state.max_steps
+        super().on_step_end(args, state, control, **kwargs)
 
 
 class TimeBudget(TrainerCallback, ExportableState):
@@ -305,6 +314,8 @@ class CrossFuseTrainer(Seq2SeqTrainer):
             self.add_callback(_AverageWeights(self.averages, self.model))
         if max_minutes is not None:
             self.add_callback(TimeBudget(max_minutes))
+            if self.pop_callback(ProgressCallback) is not None:
+                self.add_callback(_PlannedProgress)
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         unwrapped = self.accelerator.unwrap_model(model)

@@ -54,6 +54,8 @@ Examples:
         --cache_encoder_outputs --dataset me/photos --inputs image=photo text=question --target answer
   Only adapters, which LoRA adds to a trained model:
     python scripts/train.py configuration/recipes/emoji_lora.yaml
+  In ten minutes, whatever the machine, with a schedule that fits:
+    python scripts/train.py configuration/recipes/emoji.yaml --max_minutes 10
   On several processes:
     accelerate launch scripts/train.py configuration/recipes/emoji.yaml
   Going on after an interruption:

@@ -120,6 +120,7 @@ def test_precision_of_a_recipe(processor_time, tmp_path, recipe, argv, computes_
     [
         ("precision: fp7", [], "`precision='fp7'`; expected one of auto, float32, bfloat16, float16"),
         ("precision: 16", [], "`precision=16`; expected one of auto"),
+        ("precision: float16", [], "`precision=float16` is for GPUs"),
         ("precision: auto", ["--bf16"], "`precision=auto` and `bf16=true` are both given"),
         ("bf16: true", ["--precision", "float32"], "`precision=float32` and `bf16=true` are both given"),
         ("precision: float32\nfp16: false", [], "`precision=float32` and `fp16=false` are both given"),

@@ -21,7 +21,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from transformers import TrainerCallback
+from transformers import ProgressCallback, TrainerCallback
 
 from modeling_crossfuse import training
 from modeling_crossfuse.recipes import parse_recipe
@@ -153,6 +153,12 @@ def test_training_twice(run):
     assert trainer.state.global_step == 60 and clock.rates[0] == 0
 
 
+def test_the_bar_ends_where_training_does(folder, tmp_path, capsys):  # noqa: F811
+    trainer = train(folder, tmp_path, max_minutes=1e-9, max_steps=100, disable_tqdm=False)
+    assert len([part for part in trainer.callback_handler.callbacks if isinstance(part, ProgressCallback)]) == 1
+    assert "| 12/12 [" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf")])
 def test_budgets_that_are_refused(tmp_path, minutes):
     message = r"`max_minutes=.*`; expected more than 0"
@@ -163,7 +169,7 @@ def test_budgets_that_are_refused(tmp_path, minutes):
 
 
 def test_the_recipe_hands_it_on(folder, tmp_path):  # noqa: F811
-    trainer = train(folder, tmp_path, max_minutes=1e-9, max_steps=100, precision="float32")
+    trainer = train(folder, tmp_path, max_minutes=1e-9, max_steps=100)
     assert trainer.state.global_step == 12
     card = (tmp_path / "README.md").read_text()
     assert "| `max_steps` | 12 |" in card and "| `max_minutes` | 1e-09 |" in card

@@ -151,6 +151,7 @@ def argv_of(folder: Path, output_dir: Path, **others) -> list[str]:
         "output_dir": output_dir,
         "max_steps": 4,
         "per_device_train_batch_size": 4,
+        "precision": "float32",  # on every machine
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": "none",
