@@ -33,6 +33,7 @@ from modeling_crossfuse.data import load_rows
 from modeling_crossfuse.degradation import Degradation
 from modeling_crossfuse.evaluation import evaluate_rows, modality_shares, predict
 from modeling_crossfuse.plotting import plot_answers, plot_bars, plot_curves
+from modeling_crossfuse.recipes import RecipeArguments
 from modeling_crossfuse.training import train_tokenizer
 
 from .helpers import FUSIONS, load_script, tiny_config, tiny_inputs, tiny_model
@@ -358,7 +359,16 @@ def test_demo_shows_a_trained_model(folder, tmp_path, capsys):
     # Nothing may have helped a model without training.
     assert {round(sum(sample["shares"].values()), 6) for sample in samples} <= {0, 1}
     assert Image.open(folder / "model" / "answers.png").size > (300, 300)
-    assert "picture + speech" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "picture + speech" in output and "[1/4] Training is skipped; the model is the one in " in output
+    assert all(f"\n[{stage}/4] " in output for stage in range(1, 5))
+
+
+@pytest.mark.parametrize(
+    ("minutes", "said"), [(None, "the bar below says how long it takes"), (9.5, "9.5 minutes at most")]
+)
+def test_demo_says_how_long_it_trains(minutes, said):
+    assert load_script("demo").training_time(RecipeArguments(max_minutes=minutes)).startswith(said)
 
 
 @pytest.mark.slow
@@ -367,11 +377,12 @@ def test_demo_trains_in_two_processes(folder, tmp_path, capfd):
     recipe.write_text(
         f"model: {folder / 'model'}\ndataset: {folder / 'data'}\ninputs: [image=picture, audio=speech]\ntarget: name\n"
         "train_split: test\neval_split: null\nuse_cpu: true\nmax_steps: 2\nper_device_train_batch_size: 2\n"
-        "report_to: none\n"
+        "report_to: none\nmax_minutes: 5\n"
     )
     argv = ["--recipe", recipe, "--output_dir", tmp_path / "out", "--num_samples", 2, "--num_processes", 2]
     assert len(load_script("demo").main([str(argument) for argument in argv])) == 2
-    assert "| `num_processes` | 2 |" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| `num_processes` | 2 |" in card and "| `max_steps` | 2 |" in card
     assert (tmp_path / "out" / "model.safetensors").exists() and (tmp_path / "out" / "answers.png").exists()
     with pytest.raises(SystemExit):  # training can't start: no such data set
         load_script("demo").main([*map(str, argv), "--dataset", "/nowhere"])
