@@ -27,9 +27,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 @functools.cache
 def relative_time(dtype: torch.dtype) -> float:
     """
-    How long the processor multiplies matrices in a number format, as a ratio to the time in float32: about 0.3 for
-    bfloat16 where it has instructions for it, 40 where it has not. It is measured, once in a process and in less than
-    a tenth of a second, since PyTorch has no public function that says which instructions it uses.
+    How long one thread multiplies matrices in a number format, as a ratio to the time in float32: about 0.3 for
+    bfloat16 where the processor has instructions for it, 40 where it has not. It is measured, once in a process and in
+    less than a tenth of a second, since PyTorch has no public function that says which instructions it uses.
 
     Args:
         dtype (`torch.dtype`): the number format.
@@ -44,7 +44,12 @@ def relative_time(dtype: torch.dtype) -> float:
     True
     ```
     """
-    return _seconds_of_a_product(dtype) / _seconds_of_a_product(torch.float32)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # many would mostly wait for each other
+    try:
+        return _seconds_of_a_product(dtype) / _seconds_of_a_product(torch.float32)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _seconds_of_a_product(dtype: torch.dtype, size: int = 256, repeats: int = 4) -> float:

@@ -107,7 +107,7 @@ class TimeBudget(TrainerCallback, ExportableState):
     The first process's clock counts. What goes on from a checkpoint has the time that was left.
 
     Args:
-        minutes (`float`): what training takes at most, with the evaluations during it; but eleven steps at least.
+        minutes (`float`): what training takes at most, with the evaluations during it; but twelve steps at least.
 
     Raises:
         ValueError: if `minutes` is not above 0.
@@ -170,7 +170,7 @@ class TimeBudget(TrainerCallback, ExportableState):
             self.mark, self.next_plan = (step, now), step + self.measured_steps
         if not self.next_plan <= step < state.max_steps:
             return
-        seconds = (now - self.mark[1]) / (step - self.mark[0])
+        seconds = max((now - self.mark[1]) / (step - self.mark[0]), 1e-6)  # a clock may be coarse
         fitting = step + max(1, int((60 * self.minutes - self.seconds()) / seconds))
         fitting = int(broadcast(torch.tensor(fitting, device=args.device)))
         state.max_steps = min(fitting, self.schedule_steps)
