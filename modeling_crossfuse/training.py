@@ -155,7 +155,7 @@ class TimeBudget(TrainerCallback, ExportableState):
         saved = state.stateful_callbacks.get(name, {}) if step > 0 else {}
         for key, value in saved.get("attributes", begun).items():
             setattr(self, key, value)
-        self.started, self.mark, self.announced = time.monotonic(), None, None
+        self.started, self.marks, self.announced = time.monotonic(), [], None
         self.schedule_steps = state.max_steps
         state.stateful_callbacks.setdefault(name, self.state())
         if isinstance(lr_scheduler, LambdaLR):  # of the others, none has an end
@@ -166,21 +166,26 @@ class TimeBudget(TrainerCallback, ExportableState):
 
     def on_step_end(self, args, state, control, **kwargs):
         step, now = state.global_step, time.monotonic()
-        if self.mark is None:  # workers start in the first step, and kernels are chosen: it says little
-            self.mark, self.next_plan = (step, now), step + self.measured_steps
+        if not self.marks:  # workers start in the first step, and kernels are chosen: it says little
+            self.marks, self.next_plan = [(step, now)], step + self.measured_steps
         if not self.next_plan <= step < state.max_steps:
             return
-        seconds = max((now - self.mark[1]) / (step - self.mark[0]), 1e-6)  # a clock may be coarse
+        seconds = self._seconds_a_step(step, now)
         fitting = step + max(1, int((60 * self.minutes - self.seconds()) / seconds))
         fitting = int(broadcast(torch.tensor(fitting, device=args.device)))
         state.max_steps = min(fitting, self.schedule_steps)
         left, position = state.max_steps - step, self.position_at(step)
         self._follow(step, position, (self.schedule_steps - position) / left)
-        if step - self.mark[0] >= self.measured_steps:
-            self.mark = step, now
         self.next_plan = step + max(1, left // 10)
         if state.is_world_process_zero:
             self._announce(seconds, state.max_steps)
+
+    def _seconds_a_step(self, step: int, now: float) -> float:
+        """Measured over the later half of the steps so far: one slow moment changes little, a slower machine much."""
+        middle = (self.marks[0][0] + step) / 2
+        since, then = next(mark for mark in reversed(self.marks) if mark[0] <= middle)
+        self.marks.append((step, now))
+        return max((now - then) / (step - since), 1e-6)  # a clock may be coarse
 
     def _announce(self, seconds: float, steps: int):
         """Says what is planned, and again when that has changed by more than a tenth."""
