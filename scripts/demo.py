@@ -89,7 +89,7 @@ def training_time(recipe: RecipeArguments) -> str:
     """How long training is to take, as the recipe says."""
     if recipe.max_minutes is None:
         return "the bar below says how long it takes"
-    return f"{recipe.max_minutes:g} minutes at most, and half a minute to start"
+    return f"{recipe.max_minutes:g} minutes at most, and about a minute to start and end"
 
 
 def steps_trained(folder: str) -> int:
