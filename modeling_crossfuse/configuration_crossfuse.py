@@ -14,7 +14,7 @@
 """CrossFuse configuration: one sub-config per modality, one for the fusion, one for the decoder."""
 
 import copy
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
@@ -32,6 +32,7 @@ from .configuration_modalities import (
     positive_float,
     positive_int,
     probability,
+    read_rope_parameters,
     refuse_huge,
     refuse_unknown_keys,
 )
@@ -42,6 +43,9 @@ FORMAT_VERSION = 1
 
 # What labels may be to transformers' classification heads.
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+
+# What the decoder's config keeps and the whole config gives and writes as its own.
+SPECIAL_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 # The fusion methods that a config may name; `register_fusion` adds to them.
 FUSION_TYPES = ["concat", "joint", "bottleneck", "latent"]
@@ -98,6 +102,8 @@ class CrossFuseDecoderConfig(PartConfig):
         vocab_size (`int`, defaults to 32000): size of the vocabulary that answers are made of.
         num_hidden_layers (`int`, defaults to 4): number of layers.
         use_cache (`bool`, defaults to `True`): whether to return the keys and values for the next step.
+        pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id (`int`): special tokens of the answers. A
+            [`CrossFuseConfig`] gives them as its own, and it alone writes them to a file.
     """
 
     model_type = "crossfuse_decoder"
@@ -105,6 +111,13 @@ class CrossFuseDecoderConfig(PartConfig):
     vocab_size: int = positive_int(default=32_000)
     num_hidden_layers: int = positive_int(default=4)
     use_cache: bool = True
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+    decoder_start_token_id: int | None = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        return {key: value for key, value in super().to_dict().items() if key not in SPECIAL_TOKENS}
 
 
 @strict
@@ -137,7 +150,9 @@ class CrossFuseConfig(LayerConfig):
         position_embedding_type (`str`, defaults to `"rotary"`): `"rotary"` (Su et al., 2021; one group of channels per
             axis for images and videos) or `"sinusoidal"` (Vaswani et al., 2017). Rotary positions act within
             attention: an encoder with `num_hidden_layers=0` has none.
-        rope_theta (`float`, defaults to 10000.0): base wavelength of rotary positions.
+        rope_parameters (`dict`, *optional*): rotary positions as transformers' configs have them,
+            `{"rope_type": "default", "rope_theta": 10000.0}`; there is no other type.
+        rope_theta (`float`, defaults to 10000.0): short form of it, the base wavelength of rotary positions.
         initializer_range (`float`, defaults to 0.02): standard deviation of initial weights.
         modality_dropout (`float`, defaults to 0.0): probability with which training leaves out a modality of a sample;
             never its last one. Each modality may have its own.
@@ -217,15 +232,14 @@ class CrossFuseConfig(LayerConfig):
     label_smoothing: float | int = probability(default=0.0)
     tie_word_embeddings: bool = True
     is_encoder_decoder: bool = True
-    pad_token_id: int | None = 0
-    bos_token_id: int | None = 1
-    eos_token_id: int | list[int] | None = 2
-    decoder_start_token_id: int | None = 1
     format_version: int = FORMAT_VERSION
+    also_takes: ClassVar[tuple[str, ...]] = (*LayerConfig.also_takes, *SPECIAL_TOKENS)
 
     def __post_init__(self, **kwargs):
         self._check_format()
         refuse_huge("", {**self.__dict__, **kwargs})
+        self.rope_parameters = read_rope_parameters(self.rope_parameters, kwargs.pop("rope_theta", None))
+        tokens = {name: kwargs.pop(name) for name in SPECIAL_TOKENS if name in kwargs}
         # Of the code that a model from the Hub brings along.
         self.crossfuse_version = kwargs.pop("crossfuse_version", None)
         src_vocab_size, tgt_vocab_size = kwargs.pop("src_vocab_size", None), kwargs.pop("tgt_vocab_size", None)
@@ -237,7 +251,10 @@ class CrossFuseConfig(LayerConfig):
             if isinstance(self.decoder, PreTrainedConfig) or "vocab_size" in (self.decoder or {}):
                 raise ValueError(f"`tgt_vocab_size={tgt_vocab_size!r}` and the `vocab_size` of `decoder`; drop one")
             decoder_defaults["vocab_size"] = tgt_vocab_size
+        self._refuse_other_tokens(tokens)
         self.decoder = self._build(CrossFuseDecoderConfig, self.decoder, decoder_defaults)
+        for name, token in tokens.items():
+            setattr(self.decoder, name, token)
         super().__post_init__(**kwargs)
 
     def _check_format(self):
@@ -250,6 +267,13 @@ class CrossFuseConfig(LayerConfig):
             )
         self.format_version = FORMAT_VERSION
 
+    def _refuse_other_tokens(self, tokens: dict[str, Any]):
+        """Raises a `ValueError` for a special token that is one here and another in the settings of the decoder."""
+        settings = self.decoder if isinstance(self.decoder, dict) else {}
+        for name, token in tokens.items():
+            if settings.get(name, token) != token:
+                raise ValueError(f"`{name}={token!r}`, and `{name}={settings[name]!r}` of `decoder`; drop one")
+
     def _shared(self) -> dict[str, Any]:
         return {"hidden_size": self.d_model, "dtype": self.dtype, **{key: getattr(self, key) for key in LAYER_FIELDS}}
 
@@ -257,7 +281,7 @@ class CrossFuseConfig(LayerConfig):
         if isinstance(part, PreTrainedConfig):
             return part
         where = config_class.base_config_key
-        return build_part(where, config_class, {**self._shared(), **defaults, **copy.deepcopy(part or {})})
+        return build_part(where, config_class, _settle({**self._shared(), **defaults}, part or {}))
 
     def _build_modalities(self, src_vocab_size: int | None) -> CrossFuseModalitiesConfig:
         modalities = self.modalities
@@ -288,7 +312,7 @@ class CrossFuseConfig(LayerConfig):
     def _with_defaults(self, part: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
         if "encoder" in part:  # an encoder of transformers has settings of its own
             defaults = {"modality_dropout": self.modality_dropout, "dtype": self.dtype}
-        return {**defaults, **copy.deepcopy(part)}
+        return _settle(defaults, part)
 
     def validate_widths(self):
         for where in ("fusion", "decoder"):
@@ -380,6 +404,38 @@ class CrossFuseConfig(LayerConfig):
         raise AttributeError("this CrossFuse model has no modality of kind 'video', so its config has no `num_frames`")
 
     @property
+    def pad_token_id(self) -> int | None:
+        return self.decoder.pad_token_id
+
+    @pad_token_id.setter
+    def pad_token_id(self, value: int | None):
+        self.decoder.pad_token_id = value
+
+    @property
+    def bos_token_id(self) -> int | None:
+        return self.decoder.bos_token_id
+
+    @bos_token_id.setter
+    def bos_token_id(self, value: int | None):
+        self.decoder.bos_token_id = value
+
+    @property
+    def eos_token_id(self) -> int | list[int] | None:
+        return self.decoder.eos_token_id
+
+    @eos_token_id.setter
+    def eos_token_id(self, value: int | list[int] | None):
+        self.decoder.eos_token_id = value
+
+    @property
+    def decoder_start_token_id(self) -> int | None:
+        return self.decoder.decoder_start_token_id
+
+    @decoder_start_token_id.setter
+    def decoder_start_token_id(self, value: int | None):
+        self.decoder.decoder_start_token_id = value
+
+    @property
     def use_cache(self) -> bool:
         return self.decoder.use_cache
 
@@ -404,6 +460,9 @@ class CrossFuseConfig(LayerConfig):
         config.validate()  # `kwargs` were set after the config was made
         return loaded
 
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), **{name: getattr(self, name) for name in SPECIAL_TOKENS}}
+
     def to_diff_dict(self) -> dict[str, Any]:
         # The base class would leave out of each part what equals the part's own default; a public format says it all.
         base = PreTrainedConfig().to_dict()
@@ -415,6 +474,15 @@ class CrossFuseConfig(LayerConfig):
             output.pop(key, None)
         kept = {key: value for key, value in output.items() if key not in base or value != base[key]}
         return {**kept, "transformers_version": output["transformers_version"]}
+
+
+def _settle(defaults: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a part, with defaults for what it does not say."""
+    settings = {**defaults, **copy.deepcopy(part)}
+    rope_parameters = part.get("rope_parameters")
+    if "rope_theta" not in part and isinstance(rope_parameters, dict) and "rope_theta" in rope_parameters:
+        settings.pop("rope_theta", None)
+    return settings
 
 
 __all__ = ["CrossFuseConfig", "CrossFuseDecoderConfig", "CrossFuseFusionConfig"]

@@ -41,6 +41,9 @@ LAYER_FIELDS = (
     "initializer_range",
 )
 
+# Rotary positions, as transformers names them, where nothing is said.
+_DEFAULT_ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
+
 # Keys that transformers itself puts into, or reads from, any config.
 _BASE_KEYS = {
     "_attn_implementation_internal",
@@ -103,7 +106,7 @@ def _known_keys() -> set[str]:
 def refuse_unknown_keys(config: PreTrainedConfig, kwargs: dict[str, Any]):
     """Raises a `ValueError` for a key that the config does not know; it names the one that was probably meant."""
     known = _known_keys()
-    allowed = sorted(field.name for field in fields(config))
+    allowed = sorted({field.name for field in fields(config)} | set(getattr(config, "also_takes", ())))
     for key, value in kwargs.items():
         if key in known:
             continue
@@ -112,6 +115,31 @@ def refuse_unknown_keys(config: PreTrainedConfig, kwargs: dict[str, Any]):
         raise ValueError(
             f"`{key}={value!r}` is not a key of {type(config).__name__}. {hint}Allowed keys: {', '.join(allowed)}."
         )
+
+
+def read_rope_parameters(rope_parameters: dict[str, Any] | None, rope_theta: float | int | None) -> dict[str, Any]:
+    """
+    Rotary positions as transformers' configs have them, `{"rope_type": "default", "rope_theta": ...}`.
+
+    Args:
+        rope_parameters (`dict`, *optional*): what is given of it.
+        rope_theta (`float`, *optional*): the short form of its only setting.
+
+    Raises:
+        ValueError: for another `rope_type`, another key, a wavelength that is not above 0, or two that differ.
+    """
+    given = dict(rope_parameters or {})
+    unknown = sorted(given.keys() - _DEFAULT_ROPE.keys())
+    if given.get("rope_type", "default") != "default":
+        raise ValueError(f"`rope_parameters` has `rope_type={given['rope_type']!r}`; expected 'default'")
+    if unknown:
+        raise ValueError(f"`rope_parameters` has the key `{unknown[0]}`; expected {', '.join(_DEFAULT_ROPE)}")
+    if rope_theta is not None and given.setdefault("rope_theta", rope_theta) != rope_theta:
+        raise ValueError(f"`rope_theta={rope_theta!r}` and `rope_parameters={rope_parameters!r}` differ; drop one")
+    theta = {**_DEFAULT_ROPE, **given}["rope_theta"]
+    if isinstance(theta, bool) or not isinstance(theta, (float, int)) or not 0 < theta < float("inf"):
+        raise ValueError(f"`rope_theta={theta!r}`; expected a number above 0")
+    return {**_DEFAULT_ROPE, **given}
 
 
 # More than any model has. A file that asks for more would take all memory, or forever, before it could fail.
@@ -151,17 +179,31 @@ class LayerConfig(PreTrainedConfig):
     dropout: float | int = probability(default=0.0)
     attention_dropout: float | int = probability(default=0.0)
     position_embedding_type: Literal["rotary", "sinusoidal"] = "rotary"
-    rope_theta: float | int = positive_float(default=10_000.0)
+    rope_parameters: dict[str, Any] | None = None
     initializer_range: float = positive_float(default=0.02)
+    # Keys that are no fields, since they name what is part of one.
+    also_takes: ClassVar[tuple[str, ...]] = ("rope_theta",)
 
     def __post_init__(self, **kwargs):
+        self.rope_parameters = read_rope_parameters(self.rope_parameters, kwargs.pop("rope_theta", None))
         refuse_unknown_keys(self, kwargs)
         super().__post_init__(**kwargs)
+
+    @property
+    def rope_theta(self) -> float | int:
+        """The base wavelength of rotary positions. It is kept in `rope_parameters`."""
+        return read_rope_parameters(self.rope_parameters, None)["rope_theta"]
+
+    @rope_theta.setter
+    def rope_theta(self, value: float | int):
+        self.rope_parameters = read_rope_parameters({**(self.rope_parameters or {}), "rope_theta": value}, None)
 
     def to_dict(self) -> dict[str, Any]:
         # Attributes that other code set on the config are not written: they could not be read back.
         kept = _known_keys() | {field.name for field in fields(self)} | {"transformers_version"}
-        return {key: value for key, value in super().to_dict().items() if key in kept}
+        output = {key: value for key, value in super().to_dict().items() if key in kept}
+        output.pop("rope_parameters", None)  # files have the short form, which every release reads
+        return {**output, "rope_theta": self.rope_theta}
 
 
 @strict
@@ -202,7 +244,7 @@ class PartConfig(LayerConfig):
 
     def to_dict(self) -> dict[str, Any]:
         base = {field.name for field in fields(PreTrainedConfig)} - {"dtype"}
-        kept = {field.name for field in fields(self)} - base | {"model_type", "transformers_version"}
+        kept = {field.name for field in fields(self)} - base | {"rope_theta", "model_type", "transformers_version"}
         return {key: value for key, value in super().to_dict().items() if key in kept}
 
     def to_diff_dict(self) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class CrossFuseRotaryEmbedding(nn.Module):
     channel pairs of a head. Pairs that do not divide among the axes are not turned.
 
     Args:
-        config: the part's config; the size of a head and `rope_theta` are read.
+        config: the part's config; the size of a head and `rope_parameters` are read.
         axes (`int`): 1 for sequences, 2 for images, 3 for videos.
     """
 

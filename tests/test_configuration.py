@@ -482,3 +482,118 @@ def test_parts_of_a_model_hold_the_configs_of_its_config():
     assert model.encoder.fusion.config is model.config.fusion
     for name, part in model.config.modalities.items():
         assert model.encoder.encoders[name].config is part
+
+
+# Special tokens, which the decoder's config keeps
+
+
+TOKENS = {"pad_token_id": 5, "bos_token_id": 6, "eos_token_id": [7, 8], "decoder_start_token_id": 9}
+
+
+def tokens_of(config) -> dict:
+    return {name: getattr(config, name) for name in TOKENS}
+
+
+def test_the_decoder_has_the_special_tokens(tmp_path):
+    config = CrossFuseConfig(**TOKENS)
+    decoder = config.get_text_config(decoder=True)
+    assert tokens_of(config) == tokens_of(decoder) == TOKENS
+    decoder.eos_token_id, config.pad_token_id = None, 3
+    assert tokens_of(config) == tokens_of(decoder) == {**TOKENS, "eos_token_id": None, "pad_token_id": 3}
+    copied = copy.deepcopy(config)
+    copied.eos_token_id = 4
+    assert (config.eos_token_id, copied.decoder.eos_token_id) == (None, 4)
+    config.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert tokens_of(CrossFuseConfig.from_pretrained(tmp_path)) == tokens_of(config)
+    assert written["pad_token_id"] == 3 and not written["decoder"].keys() & TOKENS.keys()
+    loaded = CrossFuseConfig.from_pretrained(tmp_path, eos_token_id=11)
+    assert (loaded.eos_token_id, loaded.decoder.eos_token_id) == (11, 11)
+
+
+def test_special_tokens_of_a_decoder_that_is_given():
+    assert tokens_of(CrossFuseConfig(decoder=TOKENS)) == TOKENS
+    decoder = CrossFuseDecoderConfig(**TOKENS)
+    assert tokens_of(CrossFuseConfig(decoder=decoder)) == TOKENS
+    assert CrossFuseConfig(decoder=decoder, eos_token_id=3).decoder.eos_token_id == 3
+    with pytest.raises(ValueError, match=r"`eos_token_id=3`, and `eos_token_id=\[7, 8\]` of `decoder`; drop one"):
+        CrossFuseConfig(decoder=TOKENS, eos_token_id=3)
+
+
+def test_a_special_token_of_the_wrong_type():
+    with pytest.raises(StrictDataclassError, match="eos_token_id"):
+        CrossFuseConfig(eos_token_id="end")
+    config = CrossFuseConfig()
+    with pytest.raises(StrictDataclassError, match="eos_token_id"):
+        config.eos_token_id = "end"
+
+
+def test_generation_config_has_the_special_tokens():
+    generation_config = tiny_model(tiny_config(**TOKENS)).generation_config
+    assert tokens_of(generation_config) == TOKENS
+
+
+# Rotary positions, as transformers names them
+
+
+def rope(theta: float) -> dict:
+    return {"rope_type": "default", "rope_theta": theta}
+
+
+@pytest.mark.parametrize(
+    "settings", [{"rope_parameters": rope(500.0)}, {"rope_parameters": {"rope_theta": 500.0}}, {"rope_theta": 500.0}]
+)
+def test_rope_parameters(settings, tmp_path):
+    config = tiny_config("text", "image", **settings)
+    for part in (config, *parts(config)):
+        assert part.rope_parameters == rope(500.0) and part.rope_theta == 500.0
+    assert config.rope_parameters is not config.decoder.rope_parameters
+    config.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["rope_theta"] == written["decoder"]["rope_theta"] == 500.0 and "rope_parameters" not in written
+    assert CrossFuseConfig.from_pretrained(tmp_path).decoder.rope_parameters == rope(500.0)
+
+
+@pytest.mark.parametrize("settings", [{"rope_parameters": rope(7.0)}, {"rope_theta": 7.0}])
+def test_rope_parameters_of_a_part(settings):
+    config = tiny_config("image", rope_theta=500.0, decoder={"vocab_size": 50, **settings})
+    assert config.decoder.rope_theta == 7.0 and config.modalities["image"].rope_theta == 500.0
+    config = tiny_config("image", rope_theta=500.0, decoder={"vocab_size": 50, "rope_parameters": {}})
+    assert config.decoder.rope_theta == 500.0
+
+
+def test_rope_parameters_can_be_set():
+    config = CrossFuseTextConfig()
+    config.rope_theta = 5
+    assert config.rope_parameters == rope(5)
+    config.rope_parameters["rope_theta"] = 6
+    assert config.rope_theta == 6 and config.to_dict()["rope_theta"] == 6
+    config.rope_parameters = rope(7)
+    assert config.rope_theta == 7
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "`rope_type='yarn'`; expected 'default'"),
+        ({"rope_parameters": {"factor": 2.0}}, "`rope_parameters` has the key `factor`; expected rope_type, rope_th"),
+        ({"rope_parameters": rope(5.0), "rope_theta": 6.0}, r"`rope_theta=6.0` and `rope_parameters=.* differ"),
+        ({"rope_parameters": rope(-1.0)}, "`rope_theta=-1.0`; expected a number above 0"),
+        ({"rope_theta": "long"}, "`rope_theta='long'`; expected a number above 0"),
+        ({"rope_parameters": 5}, "rope_parameters"),
+        ({"rope_thet": 5.0}, "Did you mean `rope_theta`"),
+    ],
+)
+def test_rope_parameters_that_are_refused(settings, message):
+    for config_class in (CrossFuseConfig, CrossFuseDecoderConfig):
+        with pytest.raises((ValueError, StrictDataclassError), match=message):
+            config_class(**settings)
+    with pytest.raises((ValueError, StrictDataclassError), match=message):
+        CrossFuseConfig(decoder=settings)
+
+
+def test_a_rope_type_that_is_set_later_is_refused():
+    config = tiny_config()
+    config.decoder.rope_parameters = {"rope_type": "linear", "factor": 2.0}
+    with pytest.raises(ValueError, match="`rope_type='linear'`"):
+        tiny_model(config)
