@@ -20,14 +20,10 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 from transformers.utils import can_return_tuple
 
+from .arguments import PASSED, refuse_beside_memory, refuse_unknown, takes_modalities
 from .configuration_crossfuse import CrossFuseConfig
 from .layers import CrossFuseAttentionPooling
-from .modeling_crossfuse import (
-    CrossFuseEncoderModel,
-    CrossFusePreTrainedEncoderModel,
-    mean_cross_entropy,
-    takes_modalities,
-)
+from .modeling_crossfuse import CrossFuseEncoderModel, CrossFusePreTrainedEncoderModel, mean_cross_entropy
 from .outputs import CrossFuseEncoderOutput, as_encoder_output
 
 
@@ -111,14 +107,18 @@ class CrossFuseForSequenceClassification(CrossFusePreTrainedEncoderModel):
             kwargs: the other inputs of [`CrossFuseMultimodalEncoder`].
 
         Raises:
-            ValueError: as [`CrossFuseMultimodalEncoder`] does, or if the labels don't fit `problem_type`.
+            ValueError: as [`CrossFuseMultimodalEncoder`] does, for a modality beside `encoder_outputs`, or if the
+                labels don't fit `problem_type`.
         """
+        refuse_unknown(kwargs, self.known_arguments, type(self).forward)
         if labels is not None:
             if labels.dim() == 2 and labels.shape[1] == self.num_labels > 1:  # several labels, or numbers
                 labels = labels.float()
             _check_labels(labels, self.config)
         if encoder_outputs is None:
             encoder_outputs = self.model(input_ids=input_ids, return_dict=True, **kwargs)
+        else:
+            refuse_beside_memory({"input_ids": input_ids, **kwargs}, self.known_arguments - PASSED)
         encoder_outputs = as_encoder_output(encoder_outputs)
         output_attentions = kwargs.get("output_attentions", self.config.output_attentions)
         pooled, weights = self.pooling(
@@ -250,6 +250,7 @@ class CrossFuseForTokenClassification(CrossFusePreTrainedEncoderModel):
             ValueError: as [`CrossFuseMultimodalEncoder`] does, if no sample has the labelled modality, or the labels
                 have another shape than its stream.
         """
+        refuse_unknown(kwargs, self.known_arguments, type(self).forward)
         outputs = self.model(input_ids=input_ids, return_dict=True, **kwargs)
         places = (outputs.modality_ids[0] == self.modality_id).nonzero().squeeze(1)
         if len(places) == 0:

@@ -21,6 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from .arguments import PASSED, refuse_unknown
 from .configuration_crossfuse import CrossFuseDecoderConfig
 from .decoder_cache import CACHE, has_memory, is_shareable, make_cache, takes_cache
 from .layers import (
@@ -36,6 +37,7 @@ from .layers import (
     make_norm,
     sinusoidal_positions,
 )
+from .outputs import selects_hidden_states
 from .packing import Packing, pack, pack_positions, unpack
 
 
@@ -105,6 +107,7 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
             shared.mask = as_bias(mask, inputs_embeds.dtype)
         return shared.mask
 
+    @selects_hidden_states
     @merge_with_config_defaults
     @capture_outputs
     @takes_cache
@@ -133,12 +136,17 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
             inputs_embeds (`torch.Tensor` of shape `(batch, target_length, d_model)`): instead of `input_ids`.
             needed_mask (`torch.Tensor` of shape `(batch, target_length)`): 1 for positions that are read, here or by
                 a later position. The others, the end of shorter answers, are not computed and give zeros.
+            output_hidden_states (`bool` or `list[int]`, *optional*): whether to give the input of the first layer and
+                what each layer makes, or of which of these places; the others are `None` then. Negative places count
+                from the end, and those that there are none of give nothing.
+            kwargs: what transformers hands to any model.
 
         Raises:
-            ValueError: unless exactly one of `input_ids` and `inputs_embeds` is given, the memory has as many samples,
-                and `attention_mask` covers the tokens of the cache, too.
+            ValueError: for an unknown argument, or unless exactly one of `input_ids` and `inputs_embeds` is given, the
+                memory has as many samples, and `attention_mask` covers the tokens of the cache, too.
             TypeError: if `cache` is a cache for a decoder alone.
         """
+        refuse_unknown(kwargs, PASSED, type(self).forward)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of `decoder_input_ids` and `decoder_inputs_embeds`")
         if inputs_embeds is None:

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from transformers import AutoModel
 
+from .arguments import refuse_unknown
 from .configuration_modalities import (
     CrossFuseEncoderConfig,
     CrossFuseModalitiesConfig,
@@ -197,12 +198,15 @@ class CrossFuseEncoderBase(CrossFusePreTrainedModel):
     """
 
     encodes_images: bool
+    known_arguments = frozenset({"output_attentions", "skip_padding"})
 
     def forward(self, values: torch.Tensor, mask: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Values of samples that have the modality, with their mask, to hidden states `(batch, length, hidden_size)` and
-        the mask `(batch, length)` of these.
+        the mask `(batch, length)` of these. `skip_padding` leaves padding out, and `output_attentions` is for the
+        attention implementation; a `ValueError` is raised for any other argument.
         """
+        refuse_unknown(kwargs, self.known_arguments, type(self).forward)
         if self.encodes_images:
             return self._encode_images(values, mask, **kwargs)
         return self._encode(values, mask, **kwargs)

@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .arguments import refuse_unknown
 from .classification import CrossFuseForSequenceClassification
 from .evaluation import answer_length, answered, attention_shares, eager_attention, evaluation_mode, to_device
-from .inputs import ModalityInputs, check_labels, find_present, read_inputs, refuse_unknown_tensors
+from .inputs import ModalityInputs, check_labels, find_present, read_inputs
 from .modeling_crossfuse import CrossFuseForConditionalGeneration
 from .outputs import CrossFuseEncoderOutput
 
@@ -582,7 +583,7 @@ def _check_arguments(model, generated_ids, labels, max_positions: int, num_order
 def _read(inputs: dict[str, torch.Tensor], modalities) -> tuple[dict[str, ModalityInputs], torch.Tensor]:
     """Each given modality, in the config's order, and which samples have it."""
     tensors = {name: inputs.get(name) for name in modalities.tensor_names}
-    refuse_unknown_tensors({key: inputs[key] for key in inputs.keys() - {*tensors, "modality_mask"}}, modalities)
+    refuse_unknown(inputs, frozenset([*tensors, "modality_mask"]))
     given = read_inputs(tensors, modalities)
     present = find_present(given, inputs.get("modality_mask"), modalities).cpu()
     counts = present.sum(1)

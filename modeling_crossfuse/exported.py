@@ -17,16 +17,18 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, GenerationConfig
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
+from .arguments import encoder_tensor_names, known_arguments, refuse_beside_memory, refuse_unknown
 from .decoder_cache import CACHE, takes_cache
 from .exporting import INPUTS_FILE, SUFFIXES, graph_inputs
 from .layers import CrossFusePreTrainedModel
-from .modeling_crossfuse import CrossFuseForConditionalGeneration, encoder_tensor_names
+from .modeling_crossfuse import CrossFuseForConditionalGeneration
 from .outputs import CrossFuseEncoderOutput, CrossFuseSeq2SeqLMOutput
 
 
@@ -71,6 +73,13 @@ class CrossFuseExportedEncoderOutput(CrossFuseEncoderOutput):
     key_values: torch.Tensor | None = None
 
 
+def refuse_recording(kwargs: dict[str, Any]):
+    """Raises a `ValueError` where what the layers make is asked for."""
+    for flag in ("output_attentions", "output_hidden_states"):
+        if kwargs.get(flag):
+            raise ValueError(f"`{flag}={kwargs[flag]!r}` is not for an exported model, whose graphs give none")
+
+
 class CrossFuseExportedEncoder(nn.Module):
     """
     The encoder of an exported model.
@@ -89,6 +98,7 @@ class CrossFuseExportedEncoder(nn.Module):
 
     def forward(self, input_ids: torch.LongTensor | None = None, **kwargs) -> CrossFuseExportedEncoderOutput:
         """The inputs of [`CrossFuseMultimodalEncoder`], without hidden states and embeddings."""
+        refuse_recording(kwargs)
         outputs = self.graph(self._fill(graph_inputs({"input_ids": input_ids, **kwargs}, self.config)))
         states = [
             torch.stack([outputs[f"present.{layer}.encoder.{part}"] for part in ("key", "value")], dim=1)
@@ -129,6 +139,7 @@ class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
         CrossFusePreTrainedModel.__init__(self, config)  # without the parts that it has graphs for
         self.encoder, self.decoder_graph = encoder, decoder_graph
         self.encoder_tensor_names = encoder_tensor_names(config)
+        self.known_arguments = known_arguments(config)
         self.eval()
 
     @classmethod
@@ -175,6 +186,7 @@ class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
         input_ids: torch.LongTensor | None = None,
         decoder_input_ids: torch.LongTensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
+        decoder_position_ids: torch.LongTensor | None = None,
         encoder_outputs: CrossFuseExportedEncoderOutput | None = None,
         cache: Cache | None = None,
         **kwargs,
@@ -185,19 +197,25 @@ class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
             decoder_input_ids (`torch.LongTensor` of shape `(batch, target_length)`): tokens of the answer, those in
                 the cache left out.
             decoder_attention_mask (`torch.Tensor` of shape `(batch, past + target_length)`): only of ones.
+            decoder_position_ids (`torch.LongTensor` of shape `(batch, target_length)`): only those that follow on the
+                tokens in the cache.
             encoder_outputs ([`CrossFuseExportedEncoderOutput`]): a memory from before, instead of the modalities.
             cache ([`~transformers.EncoderDecoderCache`]): keys and values of earlier steps.
             kwargs: values and masks of the other modalities, named as `config.modalities.tensor_names` says.
 
         Raises:
-            ValueError: as [`CrossFuseMultimodalEncoder`] does, or if `decoder_attention_mask` has a 0.
+            ValueError: as [`CrossFuseMultimodalEncoder`] does, if `decoder_attention_mask` has a 0 or positions are
+                others, or if attentions or hidden states are asked for, which the graphs don't give.
         """
-        if decoder_attention_mask is not None and not decoder_attention_mask.all():
-            raise ValueError("`decoder_attention_mask` has a 0; an exported model takes answers without padding")
+        refuse_unknown(kwargs, self.known_arguments, type(self).forward)
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids=input_ids, **kwargs)
+        else:
+            refuse_recording(kwargs)
+            refuse_beside_memory({"input_ids": input_ids, **kwargs}, self.encoder_tensor_names)
         if cache is None:
             cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        _check_answer(decoder_input_ids, decoder_attention_mask, decoder_position_ids, cache)
         if not cache.is_updated.get(0):
             self._start(cache, encoder_outputs.key_values)
         outputs = self.decoder_graph(
@@ -225,6 +243,16 @@ class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
             cache.cross_attention_cache.update(*states.unbind(1), layer)
             cache.self_attention_cache.update(*states[..., :0, :].unbind(1), layer)
             cache.is_updated[layer] = True
+
+
+def _check_answer(input_ids, attention_mask, position_ids, cache: EncoderDecoderCache):
+    """Raises a `ValueError` for padding, or for positions that don't follow on the cache: the graph counts its own."""
+    if attention_mask is not None and not attention_mask.all():
+        raise ValueError("`decoder_attention_mask` has a 0; an exported model takes answers without padding")
+    past = cache.get_seq_length()
+    expected = torch.arange(past, past + input_ids.shape[1])
+    if position_ids is not None and not torch.equal(position_ids, expected.expand_as(position_ids)):
+        raise ValueError(f"`decoder_position_ids` are not {past} and on; an exported model counts them itself")
 
 
 def _named(cache: DynamicCache, part: str) -> dict[str, torch.Tensor]:

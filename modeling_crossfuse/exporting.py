@@ -28,7 +28,8 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 from transformers.cache_utils import EncoderDecoderCache
 
-from .inputs import find_present, read_inputs, refuse_unknown_tensors
+from .arguments import known_arguments, refuse_unknown
+from .inputs import find_present, read_inputs
 from .model_card import write_whole
 from .modeling_crossfuse import CrossFuseForConditionalGeneration
 
@@ -50,10 +51,9 @@ def graph_inputs(inputs: dict[str, torch.Tensor | None], config) -> dict[str, to
     Raises:
         ValueError: as `forward` does, and if a modality is given as hidden states or embeddings.
     """
-    modalities, others = config.modalities, dict(inputs)
-    modality_mask = others.pop("modality_mask", None)
-    tensors = {name: others.pop(name, None) for name in modalities.tensor_names}
-    refuse_unknown_tensors(others, modalities)
+    modalities, modality_mask = config.modalities, inputs.get("modality_mask")
+    tensors = {name: inputs.get(name) for name in modalities.tensor_names}
+    refuse_unknown(inputs, known_arguments(config))
     read = read_inputs(tensors, modalities)
     present = find_present(read, modality_mask, modalities)
     result = {}

@@ -42,20 +42,11 @@ class ModalityInputs(NamedTuple):
     name: str
 
 
-def _says_nothing(name: str, mask: torch.Tensor) -> bool:
+def says_nothing(name: str, mask: Any) -> bool:
     """Whether it is a mask that `generate` and feature extractors give, of ones, whatever the input is."""
-    return name == "attention_mask" and (torch.compiler.is_compiling() or bool((mask != 0).all()))
-
-
-def refuse_unknown_tensors(given: dict[str, Any], modalities):
-    """Raises a `ValueError` for a tensor or an array that no modality takes."""
-    for name, value in given.items():
-        if isinstance(value, torch.Tensor) and _says_nothing(name, value):
-            continue
-        if hasattr(value, "__array__") and name not in ("num_items_in_batch", "cu_seq_lens_q", "cu_seq_lens_k"):
-            raise ValueError(
-                f"`{name}` is not an input of this model; its modalities take {', '.join(modalities.tensor_names)}"
-            )
+    if name != "attention_mask" or not isinstance(mask, torch.Tensor):
+        return False
+    return torch.compiler.is_compiling() or bool((mask != 0).all())
 
 
 def refuse_no_modality(modalities):
@@ -101,7 +92,7 @@ def _refuse_other_masks(tensors: dict[str, Any], given: str | None, mask_name: s
     }
     for key, owner in owners.items():
         mask = tensors[key]
-        if mask is None or (given is not None and key == mask_name) or _says_nothing(key, mask):
+        if mask is None or (given is not None and key == mask_name) or says_nothing(key, mask):
             continue
         raise ValueError(f"`{key}` is given without `{owner}`")
 

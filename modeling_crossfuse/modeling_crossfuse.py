@@ -13,8 +13,6 @@
 # limitations under the License.
 """CrossFuse models: the encoders and their fusion, with and without a decoder, and the model that generates text."""
 
-import inspect
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,17 +23,30 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .arguments import (
+    PASSED,
+    encoder_tensor_names,
+    known_arguments,
+    refuse_beside_memory,
+    refuse_unknown,
+    takes_modalities,
+)
 from .composition import EncodersMixin
 from .configuration_crossfuse import CrossFuseConfig
-from .configuration_modalities import MASK_NAMES, VALUE_NAMES
 from .decoder import CrossFuseDecoder
 from .decoder_cache import CACHE, takes_cache
 from .encoders import CrossFuseEncoders
 from .fusion import FUSIONS, Stream
 from .generation_crossfuse import CrossFuseGenerationMixin
-from .inputs import ModalityInputs, check_labels, find_present, read_inputs, refuse_unknown_tensors
+from .inputs import ModalityInputs, check_labels, find_present, read_inputs
 from .layers import RECORDED, CrossFuseLinear, CrossFusePreTrainedModel, make_norm
-from .outputs import CrossFuseEncoderOutput, CrossFuseModelOutput, CrossFuseSeq2SeqLMOutput, as_encoder_output
+from .outputs import (
+    CrossFuseEncoderOutput,
+    CrossFuseModelOutput,
+    CrossFuseSeq2SeqLMOutput,
+    as_encoder_output,
+    selects_hidden_states,
+)
 from .packing import Packing, pack_samples, unpack_samples
 
 
@@ -79,6 +90,7 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
     def __init__(self, config: CrossFuseConfig):
         super().__init__(config)
         modalities = config.modalities
+        self.known_arguments = known_arguments(config)
         self.encoders = CrossFuseEncoders(modalities)
         self.projections = nn.ModuleDict(
             {
@@ -110,6 +122,7 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
         """Resizes the vocabulary of the first text encoder, and leaves the decoder's as it is."""
         return self._text_encoder().resize_token_embeddings(*args, **kwargs)
 
+    @selects_hidden_states
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -124,15 +137,18 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
             modality_mask (`torch.Tensor` of shape `(batch, num_modalities)`): 1 where a sample has a modality, in the
                 config's order. Without it, a modality is present where its values are given and its mask keeps
                 anything.
+            output_hidden_states (`bool` or `list[int]`, *optional*): whether to give what each layer makes, or of
+                which places of the hidden states of [`CrossFuseEncoderOutput`]; the others are `None` then. Negative
+                places count from the end, and those that there are none of give nothing.
             kwargs: values and masks of the other modalities, named as `config.modalities.tensor_names` says.
 
         Raises:
-            ValueError: if no modality is given, a sample has none, a tensor has the wrong shape or name, or values are
-                not finite.
+            ValueError: if no modality is given, a sample has none, an argument is unknown, a tensor has the wrong
+                shape, or values are not finite.
         """
         given = {"input_ids": input_ids, **kwargs}
+        refuse_unknown(given, self.known_arguments, type(self).forward)
         tensors = {name: given.pop(name, None) for name in self.config.modalities.tensor_names}
-        refuse_unknown_tensors(given, self.config.modalities)
         inputs = read_inputs(tensors, self.config.modalities)
         present = find_present(inputs, modality_mask, self.config.modalities)
         present = self._drop_modalities(present)
@@ -243,28 +259,6 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
         return [Stream(index, hidden_states, torch.zeros_like(present[:, :1], dtype=torch.long))]
 
 
-# The tensors of modalities that are named as their kind.
-_TENSORS_OF_KINDS = (*VALUE_NAMES.values(), "input_values", *MASK_NAMES.values(), "inputs_embeds", "modality_mask")
-
-
-def takes_modalities(forward: Callable) -> Callable:
-    """Names the modalities' tensors in the signature of a `forward`: Trainer drops columns that it does not name."""
-    signature = inspect.signature(forward)
-    *named, others = signature.parameters.values()
-    tensors = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
-        for name in _TENSORS_OF_KINDS
-        if name not in signature.parameters
-    ]
-    forward.__signature__ = signature.replace(parameters=[*named, *tensors, others])
-    return forward
-
-
-def encoder_tensor_names(config: CrossFuseConfig) -> frozenset[str]:
-    """What only the encoder reads. Kept by the models, since `generate` asks for it at each step."""
-    return frozenset([*config.modalities.tensor_names, *_TENSORS_OF_KINDS])
-
-
 def _records_layers(config: CrossFuseConfig, kwargs: dict[str, Any]) -> bool:
     """Whether what each layer makes of the batch is part of the output."""
     return any(
@@ -303,6 +297,7 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
         self.encoder = CrossFuseMultimodalEncoder(config)
         self.decoder = CrossFuseDecoder(config.decoder)
         self.encoder_tensor_names = encoder_tensor_names(config)
+        self.known_arguments = known_arguments(config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -346,15 +341,22 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             decoder_needed_mask (`torch.Tensor` of shape `(batch, target_length)`): 1 for positions of the answer that
                 are read, here or by a later position. The others are not computed.
             encoder_outputs ([`CrossFuseEncoderOutput`]): a memory from before, instead of the modalities.
+            output_hidden_states (`bool` or `list[int]`, *optional*): as [`CrossFuseMultimodalEncoder`] and
+                [`CrossFuseDecoder`] take it: places that are asked for are those of each, as in every encoder-decoder
+                of transformers.
             kwargs: tensors of the other modalities, named as `config.modalities.tensor_names` says.
 
         Raises:
-            ValueError: as [`CrossFuseMultimodalEncoder`] does.
+            ValueError: as [`CrossFuseMultimodalEncoder`] does, or for a modality beside `encoder_outputs`.
         """
+        refuse_unknown(kwargs, self.known_arguments, type(self).forward)
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
                 input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs
             )
+        else:
+            given = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
+            refuse_beside_memory(given, self.encoder_tensor_names)
         encoder_outputs = as_encoder_output(encoder_outputs)
         if decoder_input_ids is None and decoder_inputs_embeds is None and cache is None:
             decoder_input_ids = self._start_tokens(encoder_outputs.last_hidden_state)
@@ -369,7 +371,7 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             cache=cache,
             use_cache=use_cache,
             return_dict=True,
-            **{key: value for key, value in kwargs.items() if key not in self.encoder_tensor_names},
+            **{key: value for key, value in kwargs.items() if key in PASSED},
         )
         pooled = None
         if cache is None:  # or else the start of the answer is not here
@@ -401,6 +403,10 @@ class CrossFusePreTrainedEncoderModel(EncodersMixin, CrossFusePreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"decoder\.", r"lm_head\.", r"answer_head\."]
     # The losses are means over the batch: Trainer divides what it accumulates by the number of batches.
     accepts_loss_kwargs = False
+
+    def __init__(self, config: CrossFuseConfig):
+        super().__init__(config)
+        self.known_arguments = known_arguments(config)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.get_encoder().get_input_embeddings()
@@ -511,6 +517,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         super().__init__(config)
         self.model = CrossFuseModel(config)
         self.encoder_tensor_names = self.model.encoder_tensor_names
+        self.known_arguments = self.model.known_arguments
         if self.main_input_name not in config.modalities.tensor_names:
             self.main_input_name = next(iter(config.modalities.tensor_names))
         self.lm_head = CrossFuseLinear(config.d_model, config.decoder.vocab_size, bias=False)
@@ -550,6 +557,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         labels: torch.LongTensor | None = None,
         answer_ids: torch.LongTensor | None = None,
         skip_logits: bool = False,
+        logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CrossFuseSeq2SeqLMOutput:
         r"""
@@ -563,11 +571,21 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
             skip_logits (`bool`, defaults to `False`): with `labels`, return the loss without the logits, which are
                 then computed where there is a label only. [`CrossFuseTrainer`] does so: answers of different lengths
                 leave most of a batch's positions without one.
+            logits_to_keep (`int` or `torch.LongTensor` of shape `(kept,)`, defaults to 0): of how many last positions,
+                or of which, to compute the logits; 0 is all. Not with `labels`, whose loss needs those of every label.
+
+        Raises:
+            ValueError: as [`CrossFuseModel`] does, for `labels` that don't fit, or beside `logits_to_keep`.
         """
         # Consumed here, not by the layers below.
         loss_kwargs = {key: kwargs.pop(key) for key in ("num_items_in_batch", "shift_labels") if key in kwargs}
+        refuse_unknown(kwargs, self.known_arguments, type(self).forward)
         if labels is not None:
             check_labels(labels, self.config.vocab_size)
+            if isinstance(logits_to_keep, torch.Tensor) or logits_to_keep:
+                raise ValueError(
+                    "`labels` and `logits_to_keep` are both given; the loss needs the logits of each label"
+                )
         if labels is not None and use_cache is None and cache is None:
             use_cache = False  # nobody goes on from an answer that is known
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
@@ -595,6 +613,10 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         hidden_states = outputs.last_hidden_state
         if scored is not None:
             hidden_states, shift_labels = hidden_states[scored], shift_labels[scored]
+        elif isinstance(logits_to_keep, torch.Tensor):
+            hidden_states = hidden_states[:, logits_to_keep]
+        elif logits_to_keep:
+            hidden_states = hidden_states[:, -logits_to_keep:]
         logits, loss = self.lm_head(hidden_states), None
         if labels is not None:
             loss = self._loss(logits, outputs, answer_ids, shift_labels, **loss_kwargs)

@@ -13,7 +13,9 @@
 # limitations under the License.
 """What CrossFuse models return."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import wraps
 
 import torch
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
@@ -80,3 +82,29 @@ def as_encoder_output(outputs: BaseModelOutput | dict | tuple) -> CrossFuseEncod
     recorded = (part for part in others if isinstance(part, tuple))
     mask_and_ids = zip(("attention_mask", "modality_ids"), (part for part in others if torch.is_tensor(part)))
     return CrossFuseEncoderOutput(memory, *recorded, **dict(mask_and_ids))
+
+
+def selects_hidden_states(forward: Callable) -> Callable:
+    """
+    Lets `output_hidden_states` of a `forward` name places among the hidden states that `True` would give, negative
+    ones too; the others are `None`. Places that there are none of give nothing: an encoder and a decoder of other
+    depths are asked for the same. transformers does so from 5.23 on, but for models that record one stack of layers.
+    """
+
+    @wraps(forward)
+    def selecting(self, *args, **kwargs):
+        asked = kwargs.get("output_hidden_states")
+        if not asked or asked is True:
+            return forward(self, *args, **kwargs)
+        return_dict = kwargs.get("return_dict", self.config.return_dict)
+        outputs = forward(self, *args, **{**kwargs, "output_hidden_states": True, "return_dict": True})
+        outputs.hidden_states = _chosen(outputs.hidden_states, [asked] if isinstance(asked, int) else asked)
+        return outputs.to_tuple() if return_dict is False else outputs
+
+    return selecting
+
+
+def _chosen(hidden_states: tuple[torch.Tensor, ...], places: list[int]) -> tuple[torch.Tensor | None, ...]:
+    count = len(hidden_states)
+    kept = {place % count for place in places if -count <= place < count}
+    return tuple(states if place in kept else None for place, states in enumerate(hidden_states))

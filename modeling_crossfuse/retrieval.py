@@ -23,10 +23,11 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .arguments import refuse_unknown, takes_modalities
 from .configuration_crossfuse import CrossFuseConfig
 from .inputs import read_inputs, read_present
 from .layers import CrossFuseAttentionPooling
-from .modeling_crossfuse import CrossFuseEncoderModel, CrossFusePreTrainedEncoderModel, takes_modalities
+from .modeling_crossfuse import CrossFuseEncoderModel, CrossFusePreTrainedEncoderModel
 
 
 # Where the papers of the losses start: the logarithm of the scale, and the bias.
@@ -190,6 +191,7 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderModel):
             ValueError: as [`CrossFuseMultimodalEncoder`] does, or if a group is not given, or, in
                 training and with `return_loss`, the groups have different numbers of samples.
         """
+        refuse_unknown(kwargs, self.known_arguments, type(self).forward)
         tensors = {"input_ids": input_ids, **kwargs}
         (first, has_first), (second, has_second) = self._embed(0, tensors), self._embed(1, tensors)
         loss = None

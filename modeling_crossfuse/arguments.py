@@ -1,0 +1,97 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What the `forward` of each model takes, by name, and the errors for all else: no argument vanishes."""
+
+import difflib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers.utils import TransformersKwargs
+
+from .configuration_modalities import MASK_NAMES, VALUE_NAMES
+from .inputs import says_nothing
+
+
+# The tensors of modalities that are named as their kind.
+_TENSORS_OF_KINDS = (*VALUE_NAMES.values(), "input_values", *MASK_NAMES.values(), "inputs_embeds", "modality_mask")
+
+# What transformers hands to any model and no model of CrossFuse reads. To be given, it has to be None.
+_UNREAD = frozenset({"position_ids", "is_causal", "seq_idx"})
+
+# What transformers itself hands to any model, and what its decorators of `forward` read.
+PASSED = (
+    frozenset(TransformersKwargs.__annotations__)
+    | {"return_dict", "use_cache", "debug_io", "debug_io_dir", "prune_layers"}
+) - _UNREAD
+
+_MAY_BE_NONE = frozenset([*_TENSORS_OF_KINDS, *_UNREAD])
+
+
+def encoder_tensor_names(config) -> frozenset[str]:
+    """What only the encoder reads. Kept by the models, since `generate` asks for it at each step."""
+    return frozenset([*config.modalities.tensor_names, *_TENSORS_OF_KINDS])
+
+
+def known_arguments(config) -> frozenset[str]:
+    """What a model with these modalities takes beside the arguments that its `forward` names. Kept by the models."""
+    return PASSED | {*config.modalities.tensor_names, "modality_mask"}
+
+
+def takes_modalities(forward: Callable) -> Callable:
+    """Names the modalities' tensors in the signature of a `forward`: Trainer drops columns that it does not name."""
+    signature = inspect.signature(forward)
+    *named, others = signature.parameters.values()
+    tensors = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
+        for name in _TENSORS_OF_KINDS
+        if name not in signature.parameters
+    ]
+    forward.__signature__ = signature.replace(parameters=[*named, *tensors, others])
+    return forward
+
+
+def refuse_unknown(given: dict[str, Any], known: frozenset[str], forward: Callable | None = None):
+    """
+    Raises a `ValueError` for an argument that nobody would read, with the nearest that there is.
+
+    Args:
+        given (`dict[str, Any]`): arguments by name. Tensors of modalities that the model has not may be `None`, and a
+            mask of them of ones.
+        known (`frozenset[str]`): which are read.
+        forward (`Callable`, *optional*): what they were given to; the error says what arguments it names.
+    """
+    for name in given:
+        if name in known or (given[name] is None and name in _MAY_BE_NONE) or says_nothing(name, given[name]):
+            continue
+        refusal = f"`{name}` is not an input of this model"
+        # What is compiled can't look at a signature.
+        raise ValueError(refusal if torch.compiler.is_compiling() else refusal + _expected(name, known, forward))
+
+
+def _expected(name: str, known: frozenset[str], forward: Callable | None) -> str:
+    parameters = inspect.signature(forward).parameters.values() if forward else ()
+    # Those by keyword alone are what `takes_modalities` has added.
+    taken = known | {each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD} - {"self"}
+    close = difflib.get_close_matches(name, sorted(taken), n=1)
+    hint = f". Did you mean `{close[0]}`? It" if close else "; it"
+    return f"{hint} takes {', '.join(sorted(taken - PASSED))}"
+
+
+def refuse_beside_memory(given: dict[str, Any], names: frozenset[str]):
+    """Raises a `ValueError` for a modality's tensor, of these `names`, where `encoder_outputs` stands for them all."""
+    for name in given:
+        if name in names and given[name] is not None and not says_nothing(name, given[name]):
+            raise ValueError(f"`{name}` and `encoder_outputs`, which has a mask of its own, are both given; drop one")
