@@ -17,6 +17,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import fields
 from functools import wraps
+from typing import Any
 
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
@@ -92,13 +93,20 @@ class GrowingLayer(DynamicLayer):
         room, length = self._filled_room(), self.get_seq_length()
         if room is None or len(beam_idx) != room.shape[1] or torch.is_grad_enabled():
             return super().reorder_cache(beam_idx)
-        second = self._second_room
+        second = getattr(self, "_second_room", None)
         if second is None or second.shape != room.shape:
             second = torch.empty_like(room)
         moved = second.narrow(3, 0, length)
         torch.index_select(room.narrow(3, 0, length), 1, beam_idx.to(room.device), out=moved)
         self._second_room = room
         self._settle(second, length)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or a file has no spare room, nor keys and values that lie in one: it is nobody's input."""
+        state = dict(vars(self))
+        if self.is_initialized:
+            state |= {"keys": self.keys.contiguous(), "values": self.values.contiguous()}
+        return state
 
     def _settle(self, room: torch.Tensor, length: int):
         self._room = room

@@ -72,7 +72,7 @@ def memory_of(model, inputs):
 def test_an_unknown_argument(model_class, value):
     model, inputs = make(model_class)
     with pytest.raises(
-        ValueError, match="`pixels` is not an input of this model. Did you mean `pixel_values`"
+        ValueError, match=r"`pixels` is not an input of this model\. Did you mean `pixel_values`"
     ) as error:
         model(**inputs, pixels=value)
     assert "wrist_values" in str(error.value) and "pixel_values_videos" not in str(error.value)
@@ -124,7 +124,7 @@ def test_parts_refuse_an_unknown_argument():
     model, inputs = make(CrossFuseModel)
     with pytest.raises(ValueError, match="`pixels` is not an input of this model"):
         model.encoder(**inputs, pixels=5)
-    with pytest.raises(ValueError, match="`input_id` is not an input of this model. Did you mean `input_ids`"):
+    with pytest.raises(ValueError, match=r"`input_id` is not an input of this model\. Did you mean `input_ids`"):
         model.decoder(torch.ones(2, 1, dtype=torch.long), input_id=5)
     with pytest.raises(ValueError, match="`pixels` is not an input of this model; it takes mask"):
         model.encoder.encoders["text"](inputs["input_ids"], torch.ones(2, 5), pixels=5)
