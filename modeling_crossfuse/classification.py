@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
-from transformers.utils import can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .arguments import PASSED, refuse_beside_memory, refuse_unknown, takes_modalities
 from .configuration_crossfuse import CrossFuseConfig
@@ -95,7 +96,7 @@ class CrossFuseForSequenceClassification(CrossFusePreTrainedEncoderModel):
         input_ids: torch.LongTensor | None = None,
         encoder_outputs: CrossFuseEncoderOutput | tuple | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> CrossFuseSequenceClassifierOutput:
         r"""
         Args:
@@ -237,7 +238,10 @@ class CrossFuseForTokenClassification(CrossFusePreTrainedEncoderModel):
     @takes_modalities
     @can_return_tuple
     def forward(
-        self, input_ids: torch.LongTensor | None = None, labels: torch.LongTensor | None = None, **kwargs
+        self,
+        input_ids: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> CrossFuseTokenClassifierOutput:
         r"""
         Args:

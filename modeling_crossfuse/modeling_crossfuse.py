@@ -129,7 +129,7 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
         self,
         input_ids: torch.LongTensor | None = None,
         modality_mask: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> CrossFuseEncoderOutput:
         r"""
         Args:
@@ -447,7 +447,9 @@ class CrossFuseEncoderModel(CrossFusePreTrainedEncoderModel):
 
     @takes_modalities
     @can_return_tuple
-    def forward(self, input_ids: torch.LongTensor | None = None, **kwargs) -> CrossFuseEncoderOutput:
+    def forward(
+        self, input_ids: torch.LongTensor | None = None, **kwargs: Unpack[TransformersKwargs]
+    ) -> CrossFuseEncoderOutput:
         r"""
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, length)`): values of the modality `text`, if there is one.

@@ -21,7 +21,8 @@ import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .arguments import refuse_unknown, takes_modalities
 from .configuration_crossfuse import CrossFuseConfig
@@ -173,7 +174,7 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderModel):
         input_ids: torch.LongTensor | None = None,
         item_ids: torch.LongTensor | None = None,
         return_loss: bool = True,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> CrossFuseRetrievalOutput:
         r"""
         Compares the samples of both groups. A batch to train on has as many of one as of the other, and samples at the

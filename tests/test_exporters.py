@@ -91,7 +91,7 @@ def answer_by(exported, memory, decoder_config) -> torch.Tensor:
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("padded", [False, True])
 def test_prefill_and_decode(exporter, fusion, padded):
-    """Traced with padding or without, they read a memory of either kind, and give what a pass without a cache gives."""
+    """Traced with padding or without, they read both, and give what a pass without a cache gives."""
     model, values = make(fusion=fusion)
     config = exporters.DynamoConfig(dynamic=True)
     exported = exporter.export_for_generation(model, {**values, **masks(padded), "decoder_input_ids": PROMPT}, config)

@@ -26,11 +26,13 @@ from transformers.generation.streamers import BaseStreamer
 from modeling_crossfuse.decoder_cache import CACHE
 
 from .helpers import FUSIONS, assert_same, count_calls, take_rows, tiny_config, tiny_inputs, tiny_model
+from .plain_decoder import plain_logits
 
 
 STEPS = 7
 START, EOS, PAD = 1, 2, 0
 NAMES = ("text", "image", "wrist")
+CACHES = [{}, {"use_cache": False}, {"cache_implementation": "static"}]
 
 
 def make_model(*names, fusion="bottleneck", eos_token_id=None, decoder=None, **settings):
@@ -112,10 +114,50 @@ def repeat(inputs, times: int):
     return {name: value.repeat_interleave(times, 0) for name, value in inputs.items()}
 
 
+# What the reference rests on: a decoder that shares no code with the model's
+
+
+PLAIN_SETTINGS = [
+    {},
+    {"fusion": "concat", "tie_word_embeddings": True},
+    {"position_embedding_type": "sinusoidal", "fusion": "joint"},
+    {"num_attention_heads": 4, "num_key_value_heads": 2, "rope_theta": 500.0},
+    {"mlp_type": "gelu", "norm_type": "layernorm", "attn_implementation": "eager"},
+]
+
+
+def close_in_float64(actual, expected):
+    # Rotary and sinusoidal angles are float32 in the model.
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("settings", PLAIN_SETTINGS, ids=str)
+def test_logits_of_a_plain_decoder(settings):
+    model = make_model(**settings).double()
+    inputs = make_inputs(model)
+    ids, mask = torch.randint(3, 50, (3, 6)), torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1]])
+    memory = model.get_encoder()(**inputs)
+    actual = model(**inputs, decoder_input_ids=ids, decoder_attention_mask=mask, use_cache=False).logits
+    kept = mask != 0
+    close_in_float64(actual[kept], plain_logits(model, memory, ids, mask)[kept])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cache", CACHES, ids=str)
+@pytest.mark.parametrize("settings", PLAIN_SETTINGS, ids=str)
+def test_greedy_search_of_a_plain_decoder(settings, cache):
+    """Tokens and logits, with every cache."""
+    model = make_model(**settings).double()
+    inputs = make_inputs(model)
+    options = {"max_new_tokens": STEPS, "return_dict_in_generate": True, "output_logits": True, "do_sample": False}
+    outputs = model.generate(**inputs, **options, **cache)
+    logits = plain_logits(model, model.get_encoder()(**inputs), outputs.sequences[:, :-1])
+    close_in_float64(torch.stack(outputs.logits, dim=1).double(), logits)
+    assert torch.equal(outputs.sequences[:, 1:], logits.argmax(-1))
+
+
 # Greedy search, with every cache
-
-
-CACHES = [{}, {"use_cache": False}, {"cache_implementation": "static"}]
 
 
 @pytest.mark.parametrize(
@@ -754,6 +796,58 @@ def test_scores_are_those_of_the_reference(model, inputs, expected):
     outputs = model.generate(**inputs, max_new_tokens=STEPS, return_dict_in_generate=True, output_logits=True)
     for step, logits in enumerate(outputs.logits):
         assert_same(logits.log_softmax(-1), next_scores(model, inputs, expected[:, : step + 1]))
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"num_beams": 3}, {"use_cache": False}, {"cache_implementation": "static"}], ids=str
+)
+def test_logits_of_all_positions_change_nothing(model, inputs, settings):
+    """By default `generate` asks for those of the last position alone."""
+    common = {"max_new_tokens": STEPS, "decoder_input_ids": torch.tensor([[START, 9, 8]] * 3), **settings}
+    assert torch.equal(model.generate(**inputs, **common, logits_to_keep=0), model.generate(**inputs, **common))
+
+
+def test_assisted_decoding_gives_everything_that_can_be_asked_for():
+    model = make_model(attn_implementation="eager")
+    inputs = one(make_inputs(model))
+    asked = {"output_scores", "output_logits", "output_attentions", "output_hidden_states", "return_dict_in_generate"}
+    options = {"max_new_tokens": STEPS, **dict.fromkeys(asked, True)}
+    expected = model.generate(**inputs, **options)
+    for draft in ({"assistant_model": make_model()}, {"prompt_lookup_num_tokens": 2}):
+        outputs = model.generate(**inputs, **options, **draft)
+        assert torch.equal(outputs.sequences, expected.sequences)
+        assert_same(torch.stack(outputs.logits), torch.stack(expected.logits), atol=1e-3)
+        assert len(outputs.encoder_attentions) == len(expected.encoder_attentions)
+        positions = sum(states[-1].shape[1] for states in outputs.decoder_hidden_states)
+        assert positions >= STEPS
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"do_sample": True, "num_return_sequences": 2}], ids=str)
+def test_a_returned_cache_has_the_shapes_of_transformers_own(settings):
+    model = make_model(num_attention_heads=4, num_key_value_heads=2)
+    inputs = make_inputs(model)
+    outputs = model.generate(**inputs, max_new_tokens=STEPS, return_dict_in_generate=True, **settings)
+    rows, config = 3 * max(settings.values(), default=1), model.config.decoder
+    cache = outputs[CACHE]
+    assert type(cache) is EncoderDecoderCache and len(cache) == config.num_hidden_layers
+    answer, memory = cache.self_attention_cache, cache.cross_attention_cache
+    for part, length in ((answer, STEPS), (memory, outputs_length(model, inputs))):
+        assert part.get_seq_length() == length
+        for layer in part.layers:
+            assert layer.keys.shape == layer.values.shape == (rows, 2, length, 32 // 4)
+
+
+def outputs_length(model, inputs) -> int:
+    """The longest sample's positions of the memory."""
+    return int(model.get_encoder()(**inputs).attention_mask.sum(1).max())
+
+
+def test_what_generate_keeps_is_handed_on(model):
+    """As `prepare_inputs_for_generation` does in transformers."""
+    ids, value = torch.ones(2, 3, dtype=torch.long), torch.ones(2)
+    prepared = model.prepare_inputs_for_generation(ids, is_first_iteration=True, anything=value, labels=value)
+    assert prepared["anything"] is value and "labels" not in prepared
+    assert torch.equal(prepared["decoder_input_ids"], ids)
 
 
 # Other types and modes

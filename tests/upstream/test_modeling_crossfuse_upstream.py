@@ -16,6 +16,7 @@
 import unittest
 from dataclasses import fields
 
+import pytest
 import torch
 from transformers import BertConfig, ViTConfig
 from transformers.modeling_outputs import Seq2SeqLMOutput, Seq2SeqModelOutput
@@ -34,6 +35,10 @@ from modeling_crossfuse import (
 from .transformers_tests.generation.test_utils import GenerationTesterMixin
 from .transformers_tests.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor
 from .transformers_tests.test_training_mixin import TrainingTesterMixin
+
+
+# `test_bc_cache_name_forward` waits for it.
+pytestmark = pytest.mark.filterwarnings("always:`past_key_values` is deprecated:FutureWarning")
 
 
 class CrossFuseWithoutGenerate(CrossFuseForConditionalGeneration):
@@ -124,6 +129,7 @@ class BottleneckTester(TextTester):
     """Text and a video, sinusoidal positions, GELU and layer norm; the fusion has one layer for each modality."""
 
     num_latents = 4
+    num_layers = 1
     encoder_seq_length = TextTester.seq_length + num_latents
 
     def get_config(self):
@@ -138,7 +144,7 @@ class BottleneckTester(TextTester):
                 "text": {"vocab_size": self.vocab_size},
                 "video": {"image_size": 16, "patch_size": 8},
             },
-            fusion={"type": "bottleneck", "num_layers": 1, "num_latents": self.num_latents},
+            fusion={"type": "bottleneck", "num_layers": self.num_layers, "num_latents": self.num_latents},
             decoder={"vocab_size": self.vocab_size, "num_hidden_layers": self.num_hidden_layers},
         )
 
@@ -149,6 +155,16 @@ class BottleneckTester(TextTester):
             "video_mask": torch.tensor([[1] * 4, [1] * 2 + [0] * 2, [0] * 4], device=torch_device),
         }
         return config, inputs
+
+
+class BottleneckWithoutVideoTester(BottleneckTester):
+    """The mixin wants all attention, the decoder's too, to be over as many positions: those of a text and latents."""
+
+    num_layers = 2
+
+    def prepare_config_and_inputs_for_common(self):
+        config, inputs = super().prepare_config_and_inputs_for_common()
+        return config, {name: values for name, values in inputs.items() if "video" not in name}
 
 
 class WrappedTester(TextTester):
@@ -195,6 +211,15 @@ def with_entries_of(output_class, model_class):
     return Cut
 
 
+def run_sdpa_dispatch(self):
+    """
+    The test of composite models asks for towers by names of transformers' own, and skips those without. That of other
+    models looks at every attention, whatever part it is of.
+    """
+    self._is_composite = False
+    self.test_sdpa_can_dispatch_non_composite_models()
+
+
 class CrossFuseTesterMixin(ModelTesterMixin, GenerationTesterMixin):
     all_model_classes = (CrossFuseModel, CrossFuseForConditionalGeneration)
     is_encoder_decoder = True
@@ -203,6 +228,8 @@ class CrossFuseTesterMixin(ModelTesterMixin, GenerationTesterMixin):
 
     def setUp(self):
         self.model_tester = self.model_tester_class(self)
+
+    test_sdpa_can_dispatch_all_parts = run_sdpa_dispatch
 
     @unittest.skip(
         "It counts the entries of the outputs, and CrossFuse's have more than Seq2SeqModelOutput: `pooler_output`, "
@@ -241,6 +268,10 @@ class CrossFuseLatentModelTest(CrossFuseTesterMixin, unittest.TestCase):
 class CrossFuseBottleneckModelTest(CrossFuseTesterMixin, unittest.TestCase):
     model_tester_class = BottleneckTester
     additional_model_inputs = ("pixel_values_videos", "video_mask")
+
+    def test_attention_outputs_without_own_entries(self):
+        self.model_tester = BottleneckWithoutVideoTester(self)
+        CrossFuseTextModelTest.test_attention_outputs_without_own_entries(self)
 
 
 class CrossFuseWrappedModelTest(CrossFuseTesterMixin, unittest.TestCase):
@@ -308,6 +339,8 @@ class CrossFuseEncoderTesterMixin(ModelTesterMixin):
     def setUp(self):
         self.model_tester = self.model_tester_class(self)
 
+    test_sdpa_can_dispatch_all_parts = run_sdpa_dispatch
+
 
 class CrossFuseTextEncoderTest(CrossFuseEncoderTesterMixin, unittest.TestCase):
     model_tester_class = EncoderTester
@@ -316,13 +349,6 @@ class CrossFuseTextEncoderTest(CrossFuseEncoderTesterMixin, unittest.TestCase):
 class CrossFuseFusedEncoderTest(CrossFuseEncoderTesterMixin, unittest.TestCase):
     model_tester_class = FusedEncoderTester
     additional_model_inputs = ("pixel_values", "pixel_values_videos", "input_features")
-
-    @unittest.skip(
-        "It counts hidden states from the end by `config.num_hidden_layers`. That is the number of each encoder's "
-        "layers here; the hidden states are those of all encoders and of the fusion."
-    )
-    def test_can_capture_specific_layers_hidden_states(self):
-        pass
 
 
 class CrossFuseRetrievalTest(CrossFuseEncoderTesterMixin, unittest.TestCase):
