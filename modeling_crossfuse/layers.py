@@ -141,7 +141,8 @@ class CrossFuseLinear(nn.Linear):
         """States `(..., in_features)` to `(..., out_features)`."""
         weight, bias = self.weight, self.bias
         rows = states.numel() // self.in_features
-        if not 0 < rows <= self.most_rows or not self._takes_columns(weight, states):
+        # In this order: a graph that asked for the number of rows would be for a few alone.
+        if not self._takes_columns(weight, states) or not 0 < rows <= self.most_rows:
             return nn.functional.linear(states, weight, bias)
         columns = states.reshape(rows, -1).T
         if rows == 1:
