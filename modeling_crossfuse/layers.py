@@ -130,13 +130,6 @@ class CrossFuseLinear(nn.Linear):
 
     most_rows, least_weights = 32, 2**16
 
-    @classmethod
-    def like(cls, linear: nn.Linear) -> "CrossFuseLinear":
-        """One with the very weight and bias of another layer."""
-        made = cls(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
-        made.weight, made.bias = linear.weight, linear.bias
-        return made
-
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """States `(..., in_features)` to `(..., out_features)`."""
         weight, bias = self.weight, self.bias

@@ -534,8 +534,8 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         return self.lm_head
 
     def set_output_embeddings(self, new_embeddings: nn.Module):
-        if type(new_embeddings) is nn.Linear:  # as transformers makes when it resizes the vocabulary
-            new_embeddings = CrossFuseLinear.like(new_embeddings)
+        if type(new_embeddings) is nn.Linear:  # as transformers makes it, and marks it, when the vocabulary is resized
+            new_embeddings.__class__ = CrossFuseLinear  # has no state of its own
         self.lm_head = new_embeddings
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
