@@ -224,7 +224,7 @@ class CrossFuseAttention(nn.Module):
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Heads `(batch, heads, length, head_dim)` of the states; padded, with a packing."""
-        heads = projection(states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        heads = projection(states).view(*states.shape[:2], -1, self.head_dim).transpose(1, 2)
         if position_embeddings is not None:
             heads = apply_rotary(heads, *position_embeddings)
         return heads if packing is None else unpack(heads.transpose(1, 2), packing).transpose(1, 2)
