@@ -15,6 +15,10 @@
 
 import importlib
 
+from . import messages  # noqa: F401  before transformers imports what speaks
+
+
+# isort: split
 import transformers
 from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES

@@ -62,6 +62,11 @@ def is_same(first: Any, second: Any) -> bool:
     return describe(first) == describe(second)
 
 
+def pixel_values(output: Any) -> Any:
+    """What an image or video processor gave: either may call it `pixel_values` or `pixel_values_videos`."""
+    return output["pixel_values_videos" if "pixel_values_videos" in output else "pixel_values"]
+
+
 def describe(sub_processor: Any) -> dict[str, Any]:
     """All that what a tokenizer, an image processor or a feature extractor gives depends on."""
     if not isinstance(sub_processor, PreTrainedTokenizerBase):
@@ -188,8 +193,15 @@ def _load_image_processor(source: EncoderSource, config: PreTrainedConfig, hub: 
 
 def _gives_pictures(image_processor: Any) -> bool:
     """Whether it leaves pictures whole; some cut them into patches, which is for the model here."""
-    pixels = image_processor(Image.new("RGB", (64, 64)), return_tensors="np")["pixel_values"]
+    pixels = pixel_values(image_processor(Image.new("RGB", (64, 64)), return_tensors="np"))
     return np.ndim(pixels[0]) >= 3
+
+
+def _gives_frames(video_processor: Any) -> bool:
+    """Whether it leaves frames whole; some cut them into patches, which is for the model here."""
+    frames = np.zeros((4, 3, 64, 64), dtype=np.uint8)
+    pixels = pixel_values(video_processor([frames], do_sample_frames=False, return_tensors="pt"))
+    return pixels[0].ndim == 4
 
 
 def _of_pictures(image_processor: Any, config: PreTrainedConfig) -> ViTImageProcessorPil:
@@ -208,12 +220,19 @@ def _of_pictures(image_processor: Any, config: PreTrainedConfig) -> ViTImageProc
 def _load_video_processor(source: EncoderSource, config: PreTrainedConfig, hub: dict[str, Any]) -> dict[str, Any]:
     number = next((getattr(config, name) for name in ("num_frames", "frames_per_clip") if hasattr(config, name)), None)
     frames = {} if number is None else {"num_frames": number}
-    if is_torchvision_available() and source.name_or_path is not None:
-        try:
-            return {"video_processor": AutoVideoProcessor.from_pretrained(source.name_or_path, **hub), **frames}
-        except (OSError, ValueError):  # an encoder of pictures, or an older one: its image processor does for frames
-            pass
+    own = _find_video_processor(source, hub)
+    if own is not None and _gives_frames(own):
+        return {"video_processor": own, **frames}
     return {**_load_image_processor(source, config, hub), **frames}
+
+
+def _find_video_processor(source: EncoderSource, hub: dict[str, Any]) -> Any:
+    if source.name_or_path is None or not is_torchvision_available():
+        return None
+    try:
+        return AutoVideoProcessor.from_pretrained(source.name_or_path, **hub)
+    except (OSError, ValueError):  # an encoder of pictures, or an older one: its image processor does for frames
+        return None
 
 
 def _load_feature_extractor(source: EncoderSource, config: PreTrainedConfig, hub: dict[str, Any]) -> dict[str, Any]:

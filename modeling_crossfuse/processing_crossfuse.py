@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from transformers import (
     AutoFeatureExtractor,
     AutoImageProcessor,
@@ -37,7 +38,7 @@ from transformers.utils import cached_file, is_torchvision_available, logging
 from .composition import HUB_ARGUMENTS, SUB_PROCESSORS, check_tokenizer, read_encoders
 from .configuration_crossfuse import CrossFuseConfig
 from .configuration_modalities import check_modality_name
-from .encoder_processors import is_same, load_processor
+from .encoder_processors import is_same, load_processor, pixel_values
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .hub import CodeToHubMixin
 from .image_processing_crossfuse import CrossFuseVideoImageProcessor
@@ -622,7 +623,7 @@ class CrossFuseProcessor(_ProcessorWithCode):
                 **options,
             )
             # Image processors of video models take pictures for the frames of one video.
-            output = output["pixel_values_videos" if "pixel_values_videos" in output else "pixel_values"]
+            output = pixel_values(output)
             output = output[0] if len(output) == 1 and np.ndim(output[0]) == 4 else output
             for row, picture in zip(rows, output):
                 pixels[row] = np.asarray(picture, dtype=np.float32)
@@ -665,7 +666,10 @@ class CrossFuseProcessor(_ProcessorWithCode):
             return_tensors="pt",
             **options,
         )
-        return output["pixel_values_videos"][0].float().numpy()
+        pixels = pixel_values(output)[0]
+        if pixels.ndim != 4:
+            raise ValueError(f"the `video_processor` of `{name}` cuts videos into patches; expected whole frames")
+        return pixels.float().numpy()
 
     def _audio_tensors(
         self, name: str, samples: dict[str, Any], options: dict[str, Any]
@@ -784,6 +788,8 @@ class CrossFuseProcessor(_ProcessorWithCode):
         name = settings.get("feature_extractor_type" if part == "feature_extractor" else f"{part}_type", "")
         if name == CrossFuseFeatureExtractor.__name__:
             return CrossFuseFeatureExtractor(**settings)
+        if part == "image_processor":  # the same pictures give the same numbers whether torchvision is there or not
+            name = f"{name}Pil" if hasattr(transformers, f"{name}Pil") else name
         return cls.get_possibly_dynamic_module(name)(**settings)
 
 

@@ -24,9 +24,9 @@ import re
 import tempfile
 from pathlib import Path
 
+import transformers
 from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.utils import validate_repo_id
-from transformers import AutoProcessor
 
 from modeling_crossfuse import save_code
 from modeling_crossfuse.command_line import one_line, run_program
@@ -73,7 +73,7 @@ def prepare(source: Path, folder: Path, repo_id: str):
     model.save_pretrained(folder)
     processor = None
     if (source / "processor_config.json").is_file():
-        processor = AutoProcessor.from_pretrained(source)
+        processor = transformers.AutoProcessor.from_pretrained(source)
         processor.save_pretrained(folder)
     save_code(folder)
     if (source / "README.md").is_file():

@@ -22,7 +22,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from transformers import set_seed, trainer_utils
+import transformers
 
 from modeling_crossfuse.data import load_rows
 from modeling_crossfuse.evaluation import read_logits
@@ -92,7 +92,7 @@ def make_compute_metrics(recipe, arguments, model, processor):
 def resume_point(arguments):
     """The checkpoint to go on from: `last` stands for the newest in the output folder."""
     if arguments.resume_from_checkpoint in ("last", "true", "True"):
-        checkpoint = trainer_utils.get_last_checkpoint(arguments.output_dir)
+        checkpoint = transformers.trainer_utils.get_last_checkpoint(arguments.output_dir)
         if checkpoint is None:
             raise ValueError(f"`resume_from_checkpoint`: there is no checkpoint in {arguments.output_dir}")
         return checkpoint
@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> str:
     recipe, arguments = parse_recipe(sys.argv[1:] if argv is None else argv, __doc__, EPILOG)
     # Between processes: convolutions give their gradients channels last, which costs a copy and no more.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    set_seed(arguments.seed)
+    transformers.set_seed(arguments.seed)
     checkpoint = resume_point(arguments)
     rows = load_rows(recipe.dataset, recipe.train_split, recipe.max_train_samples, recipe.dataset_config)
     eval_rows = None

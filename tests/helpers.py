@@ -137,3 +137,9 @@ def count_calls(module: torch.nn.Module) -> list[int]:
 
 def assert_same(actual: torch.Tensor, expected: torch.Tensor, atol: float = 1e-5):
     torch.testing.assert_close(actual, expected, atol=atol, rtol=1e-4)
+
+
+def checkpoint_activations(model):
+    """`gradient_checkpointing_enable`, by the name that transformers gives it since 5.24 where that is installed."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()

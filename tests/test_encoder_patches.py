@@ -40,6 +40,7 @@ FAMILIES = {
     "inkling2_vision": ({"patch_size": 4, "posemb_grid_size": 4, "projection_hidden_dim": 32}, 4),
     "muse_glimmer_vision": ({"patch_size": 4, "pos_emb_height": 4, "pos_emb_width": 4}, 2),
 }
+NEWER = {"inkling2_vision"}  # than the lowest transformers that is allowed
 
 
 def pictures_of_numbers(rows: int, columns: int) -> torch.Tensor:
@@ -87,7 +88,7 @@ def test_patches_in_a_strip():
         patches_of(STRIP, ["target_sizes"], torch.zeros(2, 3, 1, 4, 6), merge=1)
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", [name for name in FAMILIES if name in CONFIG_MAPPING or name not in NEWER])
 def test_each_picture_gives_the_same_beside_others(model_type, tmp_path):
     fields, axes = FAMILIES[model_type]
     config = CONFIG_MAPPING[model_type](**{**SIZES, **fields})

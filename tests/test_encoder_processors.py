@@ -35,6 +35,7 @@ from transformers import (
     WhisperConfig,
     WhisperFeatureExtractor,
 )
+from transformers.utils import is_torchvision_available
 
 from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration, CrossFuseProcessor
 
@@ -46,6 +47,11 @@ AST = ASTConfig(max_length=32, num_mel_bins=16, patch_size=8, time_stride=8, fre
 # Of one second, to which its feature extractor pads.
 LONGER_WHISPER = WhisperConfig(**{**WHISPER.to_dict(), "max_source_positions": 50})
 VIDEOMAE = VideoMAEConfig(image_size=16, patch_size=8, num_frames=4, **SIZES)
+VIDEO_PROCESSOR = (
+    {"video_processor": "VideoMAEVideoProcessor"}
+    if is_torchvision_available()
+    else {"video_image_processor": "VideoMAEImageProcessorPil"}
+)
 
 
 def bert_tokenizer(folder) -> BertTokenizer:
@@ -126,7 +132,7 @@ def test_every_modality_gets_what_its_encoder_was_trained_with(folders):
     assert classes == {
         "image_processor": "ViTImageProcessorPil",
         "eye_image_processor": "CLIPImageProcessorPil",
-        "video_image_processor": "VideoMAEImageProcessorPil",
+        **VIDEO_PROCESSOR,
         "feature_extractor": "WhisperFeatureExtractor",
         "speech_feature_extractor": "Wav2Vec2FeatureExtractor",
         "sound_feature_extractor": "ASTFeatureExtractor",

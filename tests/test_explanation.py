@@ -349,8 +349,10 @@ def test_padding_at_the_start_contributes_nothing():
     inputs["attention_mask"] = torch.tensor([[0, 0, 1, 1, 1]])
     explanation = explain(tiny_model(config), inputs, IDS[:1])[0]
     assert_adds_up(explanation)
-    assert explanation.positions["text"].values[:, :2].abs().max() == 0
-    assert explanation.positions["text"].values[:, 2:].abs().max() > 0
+    values = explanation.positions["text"].values.abs()
+    rounding = torch.finfo(torch.float32).eps  # of probabilities; what padding gives is their difference
+    assert values[:, :2].max() < rounding
+    assert values[:, 2:].max() > 1000 * rounding
 
 
 def test_top_positions_in_words_and_seconds(processor):

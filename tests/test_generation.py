@@ -25,7 +25,16 @@ from transformers.generation.streamers import BaseStreamer
 
 from modeling_crossfuse.decoder_cache import CACHE
 
-from .helpers import FUSIONS, assert_same, count_calls, take_rows, tiny_config, tiny_inputs, tiny_model
+from .helpers import (
+    FUSIONS,
+    assert_same,
+    checkpoint_activations,
+    count_calls,
+    take_rows,
+    tiny_config,
+    tiny_inputs,
+    tiny_model,
+)
 from .plain_decoder import plain_logits
 
 
@@ -870,7 +879,7 @@ def test_bfloat16(fusion, settings):
 def test_generating_in_the_middle_of_training(model, inputs, expected):
     """`Seq2SeqTrainer` generates with a model under gradient checkpointing, and goes on to train."""
     trained = make_model()
-    trained.gradient_checkpointing_enable()
+    checkpoint_activations(trained)
     assert torch.equal(trained.generate(**inputs, max_new_tokens=STEPS), expected)
     trained.train()
     loss = trained(**inputs, labels=expected[:, 1:]).loss

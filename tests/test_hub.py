@@ -91,8 +91,10 @@ def test_loaded_by_id_and_revision(hub, model, processor):
     assert zero({"text": "what is it?"})[0].keys() == {"generated_text"}
 
 
-def test_card_of_a_push(hub, model, processor):
+def test_card_of_a_push(hub, model, processor, monkeypatch):
     """Whichever goes first, the repository has one commit each and the card of the model, which is kept afterwards."""
+    # Older versions of huggingface_hub ask huggingface.co, whatever the endpoint is.
+    monkeypatch.setattr(ModelCard, "validate", lambda card, **_: None)
     processor.push_to_hub("me/fusion")
     assert "README.md" not in hub.repositories["me/fusion"].files()
     model.push_to_hub("me/fusion", tags=["emoji"])

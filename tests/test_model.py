@@ -33,6 +33,7 @@ from .helpers import (
     FUSIONS,
     MODALITIES,
     assert_same,
+    checkpoint_activations,
     count_calls,
     take_rows,
     tiny_config,
@@ -359,7 +360,7 @@ def test_gradient_checkpointing_gives_equal_gradients(fusion):
     model(**inputs, labels=tiny_labels()).loss.backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
-    model.gradient_checkpointing_enable()
+    checkpoint_activations(model)
     model(**inputs, labels=tiny_labels()).loss.backward()
     for name, p in model.named_parameters():
         torch.testing.assert_close(p.grad, expected[name], msg=lambda text, name=name: f"{name}: {text}")

@@ -20,7 +20,16 @@ from torch import nn
 from modeling_crossfuse import packing
 from modeling_crossfuse.packing import Packing, pack, unpack
 
-from .helpers import FUSIONS, assert_same, count_calls, tiny_config, tiny_inputs, tiny_labels, tiny_model
+from .helpers import (
+    FUSIONS,
+    assert_same,
+    checkpoint_activations,
+    count_calls,
+    tiny_config,
+    tiny_inputs,
+    tiny_labels,
+    tiny_model,
+)
 
 
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]])
@@ -140,7 +149,7 @@ def test_gradient_checkpointing():
     model, batch = make_model("joint")
     loss, gradients = loss_and_gradients(model, batch)
     model.train()
-    model.gradient_checkpointing_enable()
+    checkpoint_activations(model)
     again, same = loss_and_gradients(model, batch)
     assert_same(again, loss)
     assert same.keys() == gradients.keys()

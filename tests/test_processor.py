@@ -19,6 +19,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -429,13 +430,14 @@ def test_frames_are_sampled_uniformly(processor):
     assert processor(videos=frames, do_sample_frames=False)["pixel_values_videos"].shape[1] == 10
 
 
-def test_a_video_processor_gets_whole_videos():
-    """A stand-in: transformers' own need torchvision."""
+@pytest.mark.parametrize("values", ["pixel_values", "pixel_values_videos"])
+def test_a_video_processor_gets_whole_videos(values):
+    """A stand-in: transformers' own need torchvision. That of VideoMAE and others says `pixel_values`."""
     shapes = []
 
     def video_processor(videos, **options):
         shapes.append((videos[0].shape, options["do_sample_frames"]))
-        return {"pixel_values_videos": torch.from_numpy(videos[0][None, :, :, :4, :4]) / 255}
+        return {values: torch.from_numpy(videos[0][None, :, :, :4, :4]) / 255}
 
     processor = CrossFuseProcessor(modalities={"video": {"num_frames": 3}})
     processor.video_processor = video_processor
@@ -447,11 +449,17 @@ def test_a_video_processor_gets_whole_videos():
     assert batch["video_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
 
 
-def test_a_video_processor_of_transformers(tmp_path):
-    pytest.importorskip("torchvision")
-    from transformers import LlavaOnevisionVideoProcessor
+def test_a_video_processor_that_cuts_videos_into_patches():
+    processor = CrossFuseProcessor(modalities={"video": {"num_frames": 3}})
+    processor.video_processor = lambda videos, **options: {"pixel_values_videos": torch.zeros(6, 12)}
+    with pytest.raises(ValueError, match="patches; expected whole frames"):
+        processor(video=[[Image.new("RGB", (8, 6))]])
 
-    videos = LlavaOnevisionVideoProcessor(size={"height": 8, "width": 8})
+
+@pytest.mark.parametrize("name", ["LlavaOnevisionVideoProcessor", "VideoMAEVideoProcessor"])
+def test_a_video_processor_of_transformers(name, tmp_path):
+    pytest.importorskip("torchvision")
+    videos = getattr(transformers, name)(size={"height": 8, "width": 8}, do_center_crop=False)
     processor = CrossFuseProcessor(video_processor=videos, modalities={"video": {"num_frames": 3}})
     frames = [Image.new("RGB", (16, 12), (50 * index, 0, 0)) for index in range(5)]
     batch = processor(video=[frames, frames[:2]], return_tensors="pt")

@@ -14,6 +14,7 @@
 """Saving and loading: equal bits, shards, the Auto classes, base model and head, and nothing but safetensors."""
 
 import json
+import logging
 import subprocess
 import sys
 
@@ -200,7 +201,8 @@ def test_saving_twice_writes_the_same_bytes(tmp_path):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
 
 
-def test_a_file_of_another_model_is_refused(tmp_path, caplog):
+def test_a_file_of_another_model_is_refused(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     tiny_model(tiny_config()).save_pretrained(tmp_path)
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
         CrossFuseForConditionalGeneration.from_pretrained(tmp_path, config=tiny_config(decoder={"vocab_size": 51}))

@@ -1,0 +1,31 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Nothing is said on standard error that a user can't act on, whatever else is installed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ("app", "evaluate", "export", "predict", "push_to_hub", "train")
+IMPORTS = "import modeling_crossfuse; from transformers import AutoModel, AutoProcessor"
+
+
+@pytest.mark.parametrize("argv", [["-c", IMPORTS], *([f"scripts/{name}.py", "--help"] for name in SCRIPTS)])
+def test_importing_is_quiet(argv):
+    done = subprocess.run([sys.executable, *argv], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
