@@ -24,6 +24,7 @@ from transformers.generation import GenerationConfig, GenerationMixin
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
+from .arguments import refuse_beside_memory
 from .decoder_cache import CACHE, is_shareable, make_cache, takes_cache
 from .inputs import refuse_no_modality
 from .outputs import as_encoder_output
@@ -57,7 +58,8 @@ class CrossFuseGenerationMixin(GenerationMixin):
                 from before; and all that transformers' `generate` takes.
 
         Raises:
-            ValueError: without a modality and without `encoder_outputs`, or as [`CrossFuseMultimodalEncoder`] does.
+            ValueError: without a modality and without `encoder_outputs`, with both unless an assistant reads the
+                modalities, or as [`CrossFuseMultimodalEncoder`] does.
         """
         kwargs.pop("labels", None)  # Trainer passes them; they are no input of the encoder
         if inputs is not None:
@@ -65,11 +67,13 @@ class CrossFuseGenerationMixin(GenerationMixin):
                 raise ValueError(f"`inputs` and `{self.main_input_name}` are both given; expected one of them")
             kwargs[self.main_input_name] = inputs
         tensors = {name: kwargs.pop(name) for name in self.encoder_tensor_names & kwargs.keys()}
+        assistant = kwargs.get("assistant_model")
         if kwargs.get("encoder_outputs") is None:
             kwargs["encoder_outputs"] = self._encode(tensors, generation_config, kwargs)
+        elif assistant is None:
+            refuse_beside_memory(tensors, self.encoder_tensor_names)
         # A copy, since transformers repeats its tensors in place for beams and the user may ask it again.
         memory = kwargs["encoder_outputs"] = copy.copy(as_encoder_output(kwargs["encoder_outputs"]))
-        assistant = kwargs.get("assistant_model")
         if isinstance(assistant, CrossFuseGenerationMixin):
             kwargs["assistant_model"] = _with_memory(assistant, assistant.get_encoder()(**tensors, return_dict=True))
         elif assistant is not None:

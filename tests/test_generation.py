@@ -550,6 +550,8 @@ def test_encoder_outputs_in_place_of_inputs(model, inputs, settings):
     assert torch.equal(answers, model.generate(**inputs, max_new_tokens=STEPS, **settings))
     # And the memory can be asked again.
     assert torch.equal(memory.last_hidden_state, kept)
+    with pytest.raises(ValueError, match="and `encoder_outputs`, which has a mask"):
+        model.generate(encoder_outputs=memory, wrist_values=inputs["wrist_values"])
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"cache_implementation": "static"}], ids=str)
