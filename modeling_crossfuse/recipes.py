@@ -20,6 +20,7 @@ import functools
 import itertools
 import json
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -522,7 +523,10 @@ def add_lora(model: CrossFusePreTrainedModel, settings: dict[str, Any]):
         config = LoraConfig(**settings)
     except TypeError as error:
         raise ValueError(f"`lora={settings!r}`: {error}") from error
-    return get_peft_model(model, config)
+    with warnings.catch_warnings():
+        # peft asks for what transformers 5.24 has renamed.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        return get_peft_model(model, config)
 
 
 def make_collators(
