@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """CrossFuse: any mix of text, images, video, audio and series, fused by one Transformer encoder-decoder."""
 
 import importlib
@@ -35,9 +24,11 @@ from .configuration_modalities import (
     CrossFuseVideoConfig,
     CrossFuseWrappedEncoderConfig,
 )
+from .evaluation.pipeline import AutoModelForCrossFuse, CrossFusePipeline
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .fusion import CrossFuseFusion, Memory, Stream, register_fusion
-from .hub import __version__, model_classes, save_code
+from .heads import AUTO_CLASSES
+from .hub import __version__, save_code
 from .image_processing_crossfuse import CrossFuseVideoImageProcessor
 from .modeling_crossfuse import (
     CrossFuseEncoderModel,
@@ -46,25 +37,26 @@ from .modeling_crossfuse import (
     CrossFuseModel,
     CrossFusePreTrainedModel,
 )
-from .pipelines import AutoModelForCrossFuse, CrossFusePipeline
 from .processing_crossfuse import CrossFuseProcessor
 from .retrieval import CrossFuseForRetrieval
 
 
 # What needs more than torch and transformers, or time to import, is loaded when first used.
 _LAZY = {
-    "CrossFuseDataCollator": "data",
-    "CrossFuseExportedModel": "exported",
-    "CrossFuseTrainer": "training",
-    "Explanation": "explanation",
-    "explain": "explanation",
-    "export_model": "exporting",
-    "plot_explanation": "plotting_explanation",
+    "CrossFuseDataCollator": "data.collator",
+    "CrossFuseExportedModel": "export.exported_model",
+    "CrossFuseTrainer": "training.trainer",
+    "Explanation": "explanation.explanation",
+    "explain": "explanation.explanation",
+    "export_model": "export.graphs",
+    "plot_explanation": "explanation.plot",
 }
 
 AutoConfig.register("crossfuse", CrossFuseConfig, exist_ok=True)
-for name, classes in model_classes().items():
-    getattr(transformers, name).register(CrossFuseConfig, classes if len(classes) > 1 else classes[0], exist_ok=True)
+for name, models in AUTO_CLASSES.items():
+    getattr(transformers, name).register(
+        CrossFuseConfig, tuple(models) if len(models) > 1 else models[0], exist_ok=True
+    )
 AutoFeatureExtractor.register(CrossFuseConfig, CrossFuseFeatureExtractor, exist_ok=True)
 AutoImageProcessor.register(
     CrossFuseConfig,
@@ -77,6 +69,15 @@ MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES["crossfuse"] = CrossFuseForSpeechSeq2Se
 PIPELINE_REGISTRY.register_pipeline(
     "crossfuse", pipeline_class=CrossFusePipeline, pt_model=AutoModelForCrossFuse, type="multimodal"
 )
+
+
+def _write_card(model, folder, **settings):
+    from .training.model_card import write_model_card
+
+    return write_model_card(folder, model, **settings)
+
+
+CrossFusePreTrainedModel.write_card = _write_card
 
 
 def __getattr__(name: str):

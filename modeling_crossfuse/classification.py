@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """Heads that label: a whole sample with classes or numbers, or each position of one of its streams."""
 
 from dataclasses import dataclass
@@ -79,6 +68,14 @@ class CrossFuseForSequenceClassification(CrossFusePreTrainedEncoderModel):
     (torch.Size([2, 3]), torch.Size([]))
     ```
     """
+
+    task = "classification"
+    auto_classes = (
+        "AutoModelForSequenceClassification",
+        "AutoModelForImageClassification",
+        "AutoModelForVideoClassification",
+        "AutoModelForAudioClassification",
+    )
 
     def __init__(self, config: CrossFuseConfig):
         super().__init__(config)
@@ -224,6 +221,9 @@ class CrossFuseForTokenClassification(CrossFusePreTrainedEncoderModel):
     torch.Size([2, 5, 3])
     ```
     """
+
+    task = "token_classification"
+    auto_classes = ("AutoModelForTokenClassification",)
 
     def __init__(self, config: CrossFuseConfig):
         super().__init__(config)

@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """What the command-line programs share: flags, loading a model, tables for the terminal, errors on one line."""
 
 import argparse
@@ -26,10 +15,10 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedConfig
 from transformers.utils import logging
 
 from .classification import CrossFuseForSequenceClassification
-from .data import check_exists
+from .data.rows import check_exists
 from .modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseForSpeechSeq2Seq
-from .precision import DTYPES, loading_dtype
 from .retrieval import CrossFuseForRetrieval
+from .training.precision import DTYPES, loading_dtype
 
 
 # The models that the programs can ask.
@@ -52,7 +41,7 @@ def load_model(name_or_path: str, device: str | None = None, dtype: str = "auto"
         name_or_path (`str`): a folder, or an id on the Hub.
         device (`str`, *optional*): defaults to a GPU where there is one.
         dtype (`str`, defaults to `"auto"`): `"float32"`, `"bfloat16"`, `"float16"`, or what
-            [`~modeling_crossfuse.precision.loading_dtype`] chooses.
+            [`loading_dtype`] chooses.
 
     Returns:
         The model, in evaluation mode, and the processor.

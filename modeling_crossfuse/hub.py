@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """What a model takes to the Hub beside its weights: a card, and the code that loads it without CrossFuse installed."""
 
 import json
@@ -22,7 +11,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 from transformers.utils.hub import hf_api
 
-from .model_card import write_whole
+from .files import write_whole
 
 
 logger = logging.get_logger(__name__)
@@ -36,56 +25,21 @@ _SUB_PROCESSORS = {
 }
 
 
-def model_classes() -> dict[str, tuple[type, ...]]:
-    """
-    The models that each Auto class stands for, by the Auto class's name. Of several, the `architectures` of a
-    checkpoint tell; the first is for those that name none of them.
-
-    Example:
-
-    ```python
-    >>> from modeling_crossfuse.hub import model_classes
-
-    >>> [model.__name__ for model in model_classes()["AutoModelForSeq2SeqLM"]]
-    ['CrossFuseForConditionalGeneration']
-    ```
-    """
-    # Imported here, since these modules import this one. transformers reads the lines, too: with any model, the code
-    # of all of them is loaded from a repository, so that it can be saved whole again.
-    from .classification import CrossFuseForSequenceClassification, CrossFuseForTokenClassification
-    from .modeling_crossfuse import (
-        CrossFuseEncoderModel,
-        CrossFuseForConditionalGeneration,
-        CrossFuseForSpeechSeq2Seq,
-        CrossFuseModel,
-    )
-    from .retrieval import CrossFuseForRetrieval
-
-    return {
-        "AutoModel": (CrossFuseModel, CrossFuseEncoderModel),
-        "AutoModelForSeq2SeqLM": (CrossFuseForConditionalGeneration,),
-        "AutoModelForMultimodalLM": (CrossFuseForConditionalGeneration,),
-        "AutoModelForImageTextToText": (CrossFuseForConditionalGeneration,),
-        "AutoModelForSpeechSeq2Seq": (CrossFuseForSpeechSeq2Seq,),
-        "AutoModelForSequenceClassification": (CrossFuseForSequenceClassification,),
-        "AutoModelForImageClassification": (CrossFuseForSequenceClassification,),
-        "AutoModelForVideoClassification": (CrossFuseForSequenceClassification,),
-        "AutoModelForAudioClassification": (CrossFuseForSequenceClassification,),
-        "AutoModelForTokenClassification": (CrossFuseForTokenClassification,),
-        "AutoModelForZeroShotImageClassification": (CrossFuseForRetrieval,),
-    }
+# The models that each Auto class stands for, by the Auto class's name; `heads.py` fills it. Of several, the
+# `architectures` of a checkpoint tell; the first is for those that name none of them.
+AUTO_CLASSES: dict[str, list[type]] = {}
 
 
-def _reference(classes: tuple[type, ...], architectures: list[str]) -> str:
+def _reference(classes: list[type], architectures: list[str]) -> str:
     """Where the code of a model is, as an `auto_map` says it."""
     model = next((model for model in classes if model.__name__ in architectures), classes[0])
-    return f"{model.__module__.split('.')[-1]}.{model.__name__}"
+    return f"heads.{model.__name__}"
 
 
 def _describe_model_code(settings: dict[str, Any]):
     """Puts what leads to the code into the settings of a model."""
     architectures = settings.get("architectures") or []
-    models = {name: _reference(classes, architectures) for name, classes in model_classes().items()}
+    models = {name: _reference(classes, architectures) for name, classes in AUTO_CLASSES.items()}
     settings["auto_map"] = {"AutoConfig": "configuration_crossfuse.CrossFuseConfig", **models}
     settings["crossfuse_version"] = __version__
 
@@ -101,7 +55,7 @@ def _describe_processor_code(settings: dict[str, Any]):
 
 # The file of a saved model, or processor: the module that reaches all of its code, and what describes it in the file.
 _SAVED = {
-    "config.json": ("modeling_crossfuse", _describe_model_code),
+    "config.json": ("heads", _describe_model_code),
     "processor_config.json": ("processing_crossfuse", _describe_processor_code),
 }
 
@@ -190,4 +144,4 @@ class CodeToHubMixin:
             (folder / "README.md").unlink(missing_ok=True)
 
 
-__all__ = ["model_classes", "save_code"]
+__all__ = ["save_code"]

@@ -1,38 +1,19 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """Positions, attention, feed-forward, and the one Transformer layer that every part of CrossFuse is made of."""
 
-import contextlib
 import math
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from huggingface_hub import ModelCard
 from torch import nn
-from transformers import initialization as init
 from transformers.cache_utils import EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import is_flash_attention_requested
 from transformers.utils.output_capturing import OutputRecorder
 
-from .configuration_crossfuse import CrossFuseConfig
-from .hub import CodeToHubMixin
-from .model_card import write_model_card
 from .packing import Packing, flash_bounds, pack, pack_positions, unpack
 
 
@@ -527,73 +508,3 @@ RECORDED = {
     "hidden_states": CrossFuseLayer,
     "attentions": OutputRecorder(CrossFuseAttention, index=1, layer_name="self_attn"),
 }
-
-
-def refuse_missing_weights(model: PreTrainedModel, checkpoint_files: list[str] | None):
-    """
-    Raises a `ValueError` if a model is large and next to none of it can be in the files, before memory is taken for
-    what they lack: a config that came with them may ask for anything.
-    """
-    wanted = sum(parameter.numel() for parameter in model.parameters())
-    stored = sum(os.path.getsize(file) for file in checkpoint_files or ())
-    if checkpoint_files and wanted > max(2**26, 16 * stored):
-        raise ValueError(
-            f"the config asks for {wanted:,} weights, but the files with weights have {stored:,} bytes; they are not "
-            "this model's. To begin with random weights, build the model from its config"
-        )
-
-
-class CrossFusePreTrainedModel(CodeToHubMixin, PreTrainedModel):
-    """Base class of every CrossFuse model: initialisation, what the layers support, and what goes to the Hub."""
-
-    config: CrossFuseConfig
-    base_model_prefix = "model"
-    main_input_name = "input_ids"
-    input_modalities = ("text", "image", "video", "audio", "time")
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["CrossFuseLayer"]
-    _skip_keys_device_placement = ["cache", "past_key_values"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = True
-
-    def resize_token_embeddings(
-        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
-    ) -> nn.Embedding:
-        """
-        Resizes the decoder's vocabulary and, with it, that of each text encoder whose vocabulary is as large:
-        questions and answers share the tokenizer that has grown. The arguments are those of
-        [`~transformers.PreTrainedModel.resize_token_embeddings`].
-        """
-        arguments = (new_num_tokens, pad_to_multiple_of, mean_resizing)
-        size = self.get_input_embeddings().num_embeddings
-        embeddings = super().resize_token_embeddings(*arguments)
-        for part in self.modules():
-            if part is self or not isinstance(part, PreTrainedModel) or getattr(part.config, "kind", None) != "text":
-                continue
-            if part.config.vocab_size == size:
-                part.resize_token_embeddings(*arguments)
-        return embeddings
-
-    @staticmethod
-    def _load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs):
-        refuse_missing_weights(model, checkpoint_files)
-        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)
-
-    def _make_card(self, folder: Path, repo_id: str, is_new: bool):
-        tags = ModelCard.load(folder / "README.md").data.tags if (folder / "README.md").is_file() else None
-        # Where this code came from the Hub, the template is missing, and the card stays transformers' own.
-        with contextlib.suppress(FileNotFoundError):
-            write_model_card(folder, self, model_id=repo_id, tags=tags or ())
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module):
-        super()._init_weights(module)
-        if isinstance(module, CrossFuseRotaryEmbedding):
-            init.copy_(module.inv_freq, module.compute_inv_freq())
-        elif isinstance(module, CrossFuseLayer):
-            # What is added to the residual stream starts small, the more so the deeper the layer (Zhang et al., 2019).
-            for projection in module.residual_projections():
-                init.normal_(projection.weight, mean=0.0, std=module.residual_std)

@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """CrossFuse models: the encoders and their fusion, with and without a decoder, and the model that generates text."""
 
 from typing import Any
@@ -39,7 +28,7 @@ from .encoders import CrossFuseEncoders
 from .fusion import FUSIONS, Stream
 from .generation_crossfuse import CrossFuseGenerationMixin
 from .inputs import ModalityInputs, check_labels, find_present, read_inputs
-from .layers import RECORDED, CrossFuseLinear, CrossFusePreTrainedModel, make_norm
+from .layers import RECORDED, CrossFuseLinear, make_norm
 from .outputs import (
     CrossFuseEncoderOutput,
     CrossFuseModelOutput,
@@ -48,6 +37,7 @@ from .outputs import (
     selects_hidden_states,
 )
 from .packing import Packing, pack_samples, unpack_samples
+from .pretrained import CrossFusePreTrainedModel
 
 
 def masked_mean(hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -292,6 +282,8 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
     ```
     """
 
+    auto_classes = ("AutoModel",)
+
     def __init__(self, config: CrossFuseConfig):
         super().__init__(config)
         self.encoder = CrossFuseMultimodalEncoder(config)
@@ -440,6 +432,8 @@ class CrossFuseEncoderModel(CrossFusePreTrainedEncoderModel):
     ```
     """
 
+    auto_classes = ("AutoModel",)
+
     def __init__(self, config: CrossFuseConfig):
         super().__init__(config)
         self.encoder = CrossFuseMultimodalEncoder(config)
@@ -512,6 +506,9 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
     torch.Size([2, 5])
     ```
     """
+
+    task = "generation"
+    auto_classes = ("AutoModelForSeq2SeqLM", "AutoModelForMultimodalLM", "AutoModelForImageTextToText")
 
     _tied_weights_keys = {"lm_head.weight": "model.decoder.embed_tokens.weight"}
 
@@ -671,6 +668,8 @@ class CrossFuseForSpeechSeq2Seq(CrossFuseForConditionalGeneration):
     torch.Size([1, 5])
     ```
     """
+
+    auto_classes = ("AutoModelForSpeechSeq2Seq",)
 
     main_input_name = "input_features"
 

@@ -36,8 +36,8 @@ from PIL import Image
 import modeling_crossfuse
 from modeling_crossfuse import CrossFuseForRetrieval, explain, plot_explanation
 from modeling_crossfuse.command_line import add_device_arguments, load_model, one_line, read_input, run_program
-from modeling_crossfuse.data import load_rows
-from modeling_crossfuse.evaluation import answer_length
+from modeling_crossfuse.data.rows import load_rows
+from modeling_crossfuse.evaluation.evaluation import answer_length
 
 
 try:
@@ -165,7 +165,7 @@ def respond(model, processor, *values: str | None) -> Iterator[tuple[Any, dict[s
     Answers; the explanation's picture takes longer and comes second.
 
     Args:
-        model, processor: as [`~modeling_crossfuse.command_line.load_model`] gives them.
+        model, processor: as [`load_model`] gives them.
         values (`str`, *optional*): of each modality, in the config's order: a text or a path.
 
     Yields:
@@ -268,7 +268,7 @@ def write_space(folder: Path, model, processor, data: Path | None = None):
 
     Args:
         folder (`Path`): must not exist, or be empty.
-        model, processor: as [`~modeling_crossfuse.command_line.load_model`] gives them.
+        model, processor: as [`load_model`] gives them.
         data (`Path`, *optional*): the demo's data, whole: its README and licences belong to the pictures.
     """
     folder.mkdir(parents=True, exist_ok=True)

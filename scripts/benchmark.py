@@ -35,8 +35,8 @@ from benchmark_selves import measure_latent, measure_missing, measure_reuse
 from benchmark_tools import report_rows
 
 from modeling_crossfuse.command_line import check_arguments, check_file, run_program
-from modeling_crossfuse.model_card import write_whole
-from modeling_crossfuse.plotting import import_figure
+from modeling_crossfuse.evaluation.plots import import_figure
+from modeling_crossfuse.files import write_whole
 
 
 EPILOG = """

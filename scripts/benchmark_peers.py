@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """The groups `peers` and `loading` of `benchmark.py`: CrossFuse beside models of transformers, at the same work."""
 
 import tempfile
@@ -33,7 +22,7 @@ from benchmark_models import (
 from benchmark_tools import alternate, extra_memory, run_alone, show, summarize, table
 from transformers import PreTrainedModel
 
-from modeling_crossfuse.plotting import plot_bars
+from modeling_crossfuse.evaluation.plots import plot_bars
 
 
 STEP, MEMORY, LOADING = "training step, ms", "training step, MB", "from_pretrained, ms"

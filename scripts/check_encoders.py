@@ -48,7 +48,7 @@ from modeling_crossfuse import CrossFuseForConditionalGeneration
 from modeling_crossfuse.command_line import check_arguments, format_table, one_line, run_program
 from modeling_crossfuse.encoder_probe import DecoderError, made_up_values
 from modeling_crossfuse.encoder_search import VALUES_ARGUMENTS, JointError
-from modeling_crossfuse.model_card import write_whole
+from modeling_crossfuse.files import write_whole
 
 
 EPILOG = """

@@ -45,15 +45,16 @@ from transformers import (
 )
 
 from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration, CrossFuseProcessor
-from modeling_crossfuse.augmentation import BatchAugmentation
-from modeling_crossfuse.caching import CachedInputs, CachedInputsCollator
 from modeling_crossfuse.command_line import check_arguments, run_program
-from modeling_crossfuse.data import load_rows, select_columns
-from modeling_crossfuse.metrics import compute_text_metrics
-from modeling_crossfuse.model_card import write_whole
+from modeling_crossfuse.data.augmentation import BatchAugmentation
+from modeling_crossfuse.data.caching import CachedInputs, CachedInputsCollator
+from modeling_crossfuse.data.rows import load_rows, select_columns
+from modeling_crossfuse.evaluation.metrics import compute_text_metrics
+from modeling_crossfuse.files import write_whole
 from modeling_crossfuse.modeling_crossfuse import shift_tokens_right
-from modeling_crossfuse.recipes import number_labels, parse_recipe, recipe_texts
-from modeling_crossfuse.training import parameter_groups, train_tokenizer
+from modeling_crossfuse.training import train_tokenizer
+from modeling_crossfuse.training.recipes import number_labels, parse_recipe, recipe_texts
+from modeling_crossfuse.training.trainer import parameter_groups
 
 
 EPILOG = """

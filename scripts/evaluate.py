@@ -36,11 +36,12 @@ from modeling_crossfuse.command_line import (
     load_model,
     run_program,
 )
-from modeling_crossfuse.data import get_column, load_rows, parse_mapping, select_columns
-from modeling_crossfuse.degradation import Degradation
-from modeling_crossfuse.evaluation import check_inputs, evaluate_rows, subsets
-from modeling_crossfuse.model_card import METRICS, write_whole
-from modeling_crossfuse.plotting import plot_bars, plot_curves
+from modeling_crossfuse.data.rows import get_column, load_rows, parse_mapping, select_columns
+from modeling_crossfuse.evaluation.degradation import Degradation
+from modeling_crossfuse.evaluation.evaluation import check_inputs, evaluate_rows, subsets
+from modeling_crossfuse.evaluation.plots import plot_bars, plot_curves
+from modeling_crossfuse.files import write_whole
+from modeling_crossfuse.training.model_card import METRICS
 
 
 EPILOG = """

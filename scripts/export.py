@@ -42,11 +42,11 @@ import torch
 from PIL import Image
 
 from modeling_crossfuse.command_line import check_numbers, format_table, load_model, run_program
-from modeling_crossfuse.data import load_rows, parse_mapping
-from modeling_crossfuse.evaluation import check_inputs, evaluate_rows
-from modeling_crossfuse.exported import CrossFuseExportedModel
-from modeling_crossfuse.exporting import SUFFIXES, export_model
-from modeling_crossfuse.model_card import METRICS
+from modeling_crossfuse.data.rows import load_rows, parse_mapping
+from modeling_crossfuse.evaluation.evaluation import check_inputs, evaluate_rows
+from modeling_crossfuse.export.exported_model import CrossFuseExportedModel
+from modeling_crossfuse.export.graphs import SUFFIXES, export_model
+from modeling_crossfuse.training.model_card import METRICS
 
 
 EPILOG = """

@@ -32,9 +32,9 @@ from modeling_crossfuse.command_line import (
     read_input,
     run_program,
 )
-from modeling_crossfuse.data import load_rows, parse_mapping
-from modeling_crossfuse.evaluation import check_inputs, predict
-from modeling_crossfuse.model_card import write_whole
+from modeling_crossfuse.data.rows import load_rows, parse_mapping
+from modeling_crossfuse.evaluation.evaluation import check_inputs, predict
+from modeling_crossfuse.files import write_whole
 
 
 EPILOG = """

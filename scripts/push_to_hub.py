@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """
 Pushes a saved CrossFuse model to the Hub, in one commit: its weights as safetensors, its processor, its card, and the
 code that loads it where CrossFuse is not installed. Nothing else that lies in the folder goes along.
@@ -30,8 +19,9 @@ from huggingface_hub.utils import validate_repo_id
 
 from modeling_crossfuse import save_code
 from modeling_crossfuse.command_line import one_line, run_program
-from modeling_crossfuse.model_card import write_model_card, write_whole
-from modeling_crossfuse.pipelines import AutoModelForCrossFuse
+from modeling_crossfuse.evaluation.pipeline import AutoModelForCrossFuse
+from modeling_crossfuse.files import write_whole
+from modeling_crossfuse.training.model_card import write_model_card
 
 
 EPILOG = """

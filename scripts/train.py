@@ -24,10 +24,10 @@ from pathlib import Path
 import torch
 import transformers
 
-from modeling_crossfuse.data import load_rows
-from modeling_crossfuse.evaluation import read_logits
-from modeling_crossfuse.metrics import compute_label_metrics, compute_text_metrics
-from modeling_crossfuse.recipes import (
+from modeling_crossfuse.data.rows import load_rows
+from modeling_crossfuse.evaluation.evaluation import read_logits
+from modeling_crossfuse.evaluation.metrics import compute_label_metrics, compute_text_metrics
+from modeling_crossfuse.training.recipes import (
     add_lora,
     build_model,
     cache_rows,
@@ -37,7 +37,7 @@ from modeling_crossfuse.recipes import (
     number_labels,
     parse_recipe,
 )
-from modeling_crossfuse.training import CrossFuseTrainer
+from modeling_crossfuse.training.trainer import CrossFuseTrainer
 
 
 logger = logging.getLogger("crossfuse")

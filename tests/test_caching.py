@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """Outputs of frozen encoders, computed once: training is the same, and encoders run again only after a change."""
 
 import os
@@ -26,11 +15,17 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import BertModel
 
-from modeling_crossfuse.caching import TENSORS, CachedInputs, CachedInputsCollator, EncodedInputs, frozen_modalities
-from modeling_crossfuse.data import CrossFuseDataCollator
+from modeling_crossfuse.data.caching import (
+    TENSORS,
+    CachedInputs,
+    CachedInputsCollator,
+    EncodedInputs,
+    frozen_modalities,
+)
+from modeling_crossfuse.data.collator import CrossFuseDataCollator
 from modeling_crossfuse.modeling_crossfuse import CrossFuseMultimodalEncoder
 from modeling_crossfuse.processing_crossfuse import CrossFuseProcessor
-from modeling_crossfuse.recipes import add_lora, build_model, parse_recipe
+from modeling_crossfuse.training.recipes import add_lora, build_model, parse_recipe
 
 from .helpers import assert_same, load_script, tiny_config, tiny_model
 from .test_training import (

@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """The comparison with transformers' VisionEncoderDecoderModel: that it is fair, and what it writes."""
 
 import itertools
@@ -197,5 +186,5 @@ def test_refuses(recipe, argv, message, capsys):
     datasets.disable_progress_bars()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare_peers, "train", lambda *_: 1)
-        patch.setattr("modeling_crossfuse.caching.tqdm", lambda rows, **_: rows)
+        patch.setattr("modeling_crossfuse.data.caching.tqdm", lambda rows, **_: rows)
         assert_refused(capsys, compare_peers.main, make_argv(recipe, *argv), message)

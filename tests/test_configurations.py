@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """The ready-made configs and recipes of `configuration/`."""
 
 from pathlib import Path
@@ -21,9 +10,9 @@ import yaml
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration
-from modeling_crossfuse.augmentation import BatchAugmentation
+from modeling_crossfuse.data.augmentation import BatchAugmentation
 from modeling_crossfuse.processing_crossfuse import CrossFuseProcessor
-from modeling_crossfuse.recipes import parse_recipe
+from modeling_crossfuse.training.recipes import parse_recipe
 
 from .helpers import tiny_inputs
 

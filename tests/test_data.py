@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """CrossFuseDataCollator: rows of a data set to batches with labels."""
 
 from pathlib import Path
@@ -23,7 +12,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from modeling_crossfuse import CrossFuseConfig
-from modeling_crossfuse.data import CrossFuseDataCollator, get_column, load_rows
+from modeling_crossfuse.data.collator import CrossFuseDataCollator
+from modeling_crossfuse.data.rows import get_column, load_rows
 from modeling_crossfuse.processing_crossfuse import CrossFuseProcessor
 
 from .helpers import tiny_config, tiny_model

@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """What each modality and each position contributed: `explain`."""
 
 import dataclasses
@@ -34,11 +23,11 @@ from modeling_crossfuse import (
     Memory,
     explain,
     plot_explanation,
-    plotting_explanation,
     register_fusion,
 )
-from modeling_crossfuse.evaluation import modality_shares
-from modeling_crossfuse.plotting import save_figure
+from modeling_crossfuse.evaluation.evaluation import modality_shares
+from modeling_crossfuse.evaluation.plots import save_figure
+from modeling_crossfuse.explanation import plot
 from modeling_crossfuse.training import train_tokenizer
 
 from .helpers import FUSIONS, TINY, assert_same, take_rows, tiny_config, tiny_inputs, tiny_model
@@ -410,7 +399,7 @@ def test_classes_of_choice():
     assert_same(all_of_them[0].modality_values.sum(0), torch.zeros(2))  # probabilities add up to 1, whatever is given
 
 
-# plotting_explanation.py
+# explanation/plot.py
 
 
 @pytest.fixture(scope="module")
@@ -440,9 +429,7 @@ def texts_of(figure) -> list[str]:
 
 def test_plot_explanation(sample, explanation, processor, tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr(
-        plotting_explanation, "save_figure", lambda figure, path: figures.append(figure) or save_figure(figure, path)
-    )
+    monkeypatch.setattr(plot, "save_figure", lambda figure, path: figures.append(figure) or save_figure(figure, path))
     path = plot_explanation(explanation, sample, processor, tmp_path / "all.png", title="costs $5")
     assert Image.open(path).format == "PNG" and [file.name for file in tmp_path.iterdir()] == ["all.png"]
     texts = texts_of(figures[0])

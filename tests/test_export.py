@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """Exported models: what the graphs give is what the model gives, for sizes and modalities other than those traced."""
 
 import json
@@ -23,9 +12,9 @@ from PIL import Image
 from transformers import AutoModelForSeq2SeqLM, BertConfig, TorchAoConfig
 
 from modeling_crossfuse import CrossFuseForSequenceClassification, CrossFuseProcessor
-from modeling_crossfuse.evaluation import predict
-from modeling_crossfuse.exported import CrossFuseExportedModel
-from modeling_crossfuse.exporting import export_model
+from modeling_crossfuse.evaluation.evaluation import predict
+from modeling_crossfuse.export.exported_model import CrossFuseExportedModel
+from modeling_crossfuse.export.graphs import export_model
 from modeling_crossfuse.training import train_tokenizer
 
 from .helpers import FUSIONS, assert_same, load_script, run_python, take_rows, tiny_config, tiny_inputs, tiny_model

@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """The whole loop with the Hub: the real client, and a server of the tests' own that speaks the Hub's protocol."""
 
 import json
@@ -33,8 +22,8 @@ from transformers import (
 )
 
 from modeling_crossfuse import CrossFuseDataCollator, CrossFuseProcessor, CrossFuseTrainer
-from modeling_crossfuse.model_card import write_model_card
 from modeling_crossfuse.training import train_tokenizer
+from modeling_crossfuse.training.model_card import write_model_card
 
 from .helpers import MODALITIES, load_script, run_python, tiny_config, tiny_model
 from .hub_server import TOKEN, Fault
@@ -68,7 +57,7 @@ def test_push_takes_all_in_one_commit(hub, model):
     assert {"README.md", "config.json", "generation_config.json", "model.safetensors"} | CODE <= files.keys()
     assert all(name.endswith((".json", ".md", ".py", ".safetensors")) for name in files)
     config = json.loads(files["config.json"])
-    assert config["auto_map"]["AutoModelForSeq2SeqLM"] == "modeling_crossfuse.CrossFuseForConditionalGeneration"
+    assert config["auto_map"]["AutoModelForSeq2SeqLM"] == "heads.CrossFuseForConditionalGeneration"
     assert "_name_or_path" not in config
 
 

@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """The card of a saved model."""
 
 import re
@@ -19,9 +8,10 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from modeling_crossfuse import CrossFuseProcessor, model_card
-from modeling_crossfuse.model_card import write_model_card, write_whole
-from modeling_crossfuse.training import train_tokenizer
+from modeling_crossfuse import CrossFuseProcessor
+from modeling_crossfuse.files import write_whole
+from modeling_crossfuse.training import model_card, train_tokenizer
+from modeling_crossfuse.training.model_card import write_model_card
 
 from .helpers import tiny_config, tiny_model
 

@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """Number formats by the machine: what training computes in, and what a saved model answers in."""
 
 import os
@@ -23,10 +12,10 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoProcessor, pipeline
 
-from modeling_crossfuse import precision
 from modeling_crossfuse.command_line import load_model
-from modeling_crossfuse.precision import choose_precision, loading_dtype, relative_time
-from modeling_crossfuse.recipes import describe_precision, parse_recipe
+from modeling_crossfuse.training import precision
+from modeling_crossfuse.training.precision import choose_precision, loading_dtype, relative_time
+from modeling_crossfuse.training.recipes import describe_precision, parse_recipe
 
 from .helpers import load_script, tiny_config, tiny_model
 

@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """The command-line programs: what they answer, print and write, and how they refuse wrong arguments."""
 
 import io
@@ -29,12 +18,12 @@ import torch
 from PIL import Image
 
 from modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseProcessor
-from modeling_crossfuse.data import load_rows
-from modeling_crossfuse.degradation import Degradation
-from modeling_crossfuse.evaluation import evaluate_rows, modality_shares, predict
-from modeling_crossfuse.plotting import plot_answers, plot_bars, plot_curves
-from modeling_crossfuse.recipes import RecipeArguments
+from modeling_crossfuse.data.rows import load_rows
+from modeling_crossfuse.evaluation.degradation import Degradation
+from modeling_crossfuse.evaluation.evaluation import evaluate_rows, modality_shares, predict
+from modeling_crossfuse.evaluation.plots import plot_answers, plot_bars, plot_curves
 from modeling_crossfuse.training import train_tokenizer
+from modeling_crossfuse.training.recipes import RecipeArguments
 
 from .helpers import FUSIONS, load_script, tiny_config, tiny_inputs, tiny_model
 

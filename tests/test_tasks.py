@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """Classification, regression and retrieval by the programs: train, evaluate, predict, and the card."""
 
 import json
@@ -28,8 +17,8 @@ from modeling_crossfuse import (
     CrossFuseForSequenceClassification,
     CrossFuseProcessor,
 )
-from modeling_crossfuse.data import label_names, problem_type_of
-from modeling_crossfuse.recipes import build_model, number_labels, parse_recipe
+from modeling_crossfuse.data.rows import label_names, problem_type_of
+from modeling_crossfuse.training.recipes import build_model, number_labels, parse_recipe
 
 from .helpers import load_script, tiny_config
 

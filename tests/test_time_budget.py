@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """Training that ends by the clock. The clock is the test's own: a step takes as long as the test says."""
 
 import itertools
@@ -23,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 from transformers import ProgressCallback, TrainerCallback
 
-from modeling_crossfuse import training
-from modeling_crossfuse.recipes import parse_recipe
-from modeling_crossfuse.training import TimeBudget
+from modeling_crossfuse.training import trainer as training
+from modeling_crossfuse.training.recipes import parse_recipe
+from modeling_crossfuse.training.trainer import TimeBudget
 
 from .test_training import SCRIPT, argv_of, assert_equal_weights, folder, make_trainer, train  # noqa: F401
 

@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """Training: recipes, `scripts/train.py` from data set to saved model, resuming, and what the Trainer adds."""
 
 import io
@@ -41,10 +30,11 @@ from transformers import (
 )
 
 from modeling_crossfuse import CrossFuseForConditionalGeneration
-from modeling_crossfuse.caching import CachedInputs, CachedInputsCollator
-from modeling_crossfuse.data import CrossFuseDataCollator
-from modeling_crossfuse.recipes import add_lora, build_model, number_labels, parse_recipe, recipe_texts
-from modeling_crossfuse.training import CrossFuseTrainer, batch_length, train_tokenizer
+from modeling_crossfuse.data.caching import CachedInputs, CachedInputsCollator
+from modeling_crossfuse.data.collator import CrossFuseDataCollator
+from modeling_crossfuse.training import train_tokenizer
+from modeling_crossfuse.training.recipes import add_lora, build_model, number_labels, parse_recipe, recipe_texts
+from modeling_crossfuse.training.trainer import CrossFuseTrainer, batch_length
 
 from .helpers import assert_same, load_script, tiny_config, tiny_inputs, tiny_labels, tiny_model
 

@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """
 Exports a model that generates as two graphs, for ONNX Runtime or PyTorch without this code.
 
@@ -28,10 +17,10 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 from transformers.cache_utils import EncoderDecoderCache
 
-from .arguments import known_arguments, refuse_unknown
-from .inputs import find_present, read_inputs
-from .model_card import write_whole
-from .modeling_crossfuse import CrossFuseForConditionalGeneration
+from ..arguments import known_arguments, refuse_unknown
+from ..files import write_whole
+from ..inputs import find_present, read_inputs
+from ..modeling_crossfuse import CrossFuseForConditionalGeneration
 
 
 # The file that says what the encoder takes, and the ends of the graphs' files.
@@ -245,8 +234,8 @@ def export_model(
     >>> import tempfile
     >>> import torch
     >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration
-    >>> from modeling_crossfuse.exported import CrossFuseExportedModel
-    >>> from modeling_crossfuse.exporting import export_model
+    >>> from modeling_crossfuse.export.exported_model import CrossFuseExportedModel
+    >>> from modeling_crossfuse.export.graphs import export_model
 
     >>> config = CrossFuseConfig(d_model=32, num_hidden_layers=1, src_vocab_size=50, tgt_vocab_size=60)
     >>> model = CrossFuseForConditionalGeneration(config).eval()

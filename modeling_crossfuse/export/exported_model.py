@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """Exported models, run by ONNX Runtime or PyTorch on the CPU: what `generate` drives in place of the model itself."""
 
 import json
@@ -24,12 +13,12 @@ from torch import nn
 from transformers import AutoConfig, GenerationConfig
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
-from .arguments import encoder_tensor_names, known_arguments, refuse_beside_memory, refuse_unknown
-from .decoder_cache import CACHE, takes_cache
-from .exporting import INPUTS_FILE, SUFFIXES, graph_inputs
-from .layers import CrossFusePreTrainedModel
-from .modeling_crossfuse import CrossFuseForConditionalGeneration
-from .outputs import CrossFuseEncoderOutput, CrossFuseSeq2SeqLMOutput
+from ..arguments import encoder_tensor_names, known_arguments, refuse_beside_memory, refuse_unknown
+from ..decoder_cache import CACHE, takes_cache
+from ..modeling_crossfuse import CrossFuseForConditionalGeneration
+from ..outputs import CrossFuseEncoderOutput, CrossFuseSeq2SeqLMOutput
+from ..pretrained import CrossFusePreTrainedModel
+from .graphs import INPUTS_FILE, SUFFIXES, graph_inputs
 
 
 # Takes and gives tensors by name.
@@ -122,7 +111,7 @@ class CrossFuseExportedEncoder(nn.Module):
 class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
     """
     An exported model. It answers as the one that it was exported from: `generate`, greedily, by beams or by sampling,
-    [`~modeling_crossfuse.evaluation.predict`], pipelines. It has no weights of its own and can't be trained or saved.
+    [`predict`], pipelines. It has no weights of its own and can't be trained or saved.
 
     It is loaded by [`~CrossFuseExportedModel.from_folder`].
 
@@ -145,7 +134,7 @@ class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
     @classmethod
     def from_folder(cls, folder: str | Path, num_threads: int | None = None) -> "CrossFuseExportedModel":
         """
-        Loads what `scripts/export.py` or [`~modeling_crossfuse.exporting.export_model`] wrote.
+        Loads what `scripts/export.py` or [`export_model`] wrote.
 
         Args:
             folder (`str` or `Path`): the folder.

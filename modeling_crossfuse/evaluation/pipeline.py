@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """`pipeline("crossfuse", ...)`: raw samples of any mix of modalities in; text, labels, numbers or vectors out."""
 
 from collections import OrderedDict
@@ -25,15 +14,15 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.pipelines.pt_utils import PipelineIterator
 
-from .classification import CrossFuseForSequenceClassification, CrossFuseForTokenClassification
-from .configuration_crossfuse import CrossFuseConfig
-from .modeling_crossfuse import (
+from ..classification import CrossFuseForSequenceClassification, CrossFuseForTokenClassification
+from ..configuration_crossfuse import CrossFuseConfig
+from ..modeling_crossfuse import (
     CrossFuseEncoderModel,
     CrossFuseForConditionalGeneration,
     CrossFuseForSpeechSeq2Seq,
     CrossFuseModel,
 )
-from .retrieval import CrossFuseForRetrieval
+from ..retrieval import CrossFuseForRetrieval
 
 
 # What the pipeline gets from a model, and which arguments of a call change it.

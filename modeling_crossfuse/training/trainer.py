@@ -1,81 +1,32 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-"""A Trainer with a few additions, and tokenizers of one's own."""
+# SPDX-License-Identifier: Apache-2.0
+"""A Trainer with a few additions."""
 
 import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import broadcast
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerFast, ProgressCallback, Seq2SeqTrainer, TrainerCallback
+from transformers import ProgressCallback, Seq2SeqTrainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import has_length
 
-from .layers import CrossFusePreTrainedModel
+from ..pretrained import CrossFusePreTrainedModel
 from .model_card import write_model_card
 
 
 logger = logging.getLogger("crossfuse.training")
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """
-    A byte-level BPE tokenizer (Sennrich et al., 2016) of the texts, with `<pad>`, `<s>` and `</s>` as tokens 0, 1 and
-    2.
-
-    Args:
-        texts (`Iterable[str]`): what to learn the vocabulary from.
-        vocab_size (`int`): tokens at most; bytes alone are 256.
-
-    Example:
-
-    ```python
-    >>> from modeling_crossfuse.training import train_tokenizer
-
-    >>> tokenizer = train_tokenizer(["red apple", "green apple"], vocab_size=300)
-    >>> tokenizer.decode(tokenizer("green apple").input_ids, skip_special_tokens=True)
-    'green apple'
-    ```
-    """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = ["<pad>", "<s>", "</s>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", padding_side="right"
-    )
 
 
 class _AverageWeights(TrainerCallback):
@@ -115,7 +66,7 @@ class TimeBudget(TrainerCallback, ExportableState):
     Example:
 
     ```python
-    >>> from modeling_crossfuse.training import TimeBudget
+    >>> from modeling_crossfuse.training.trainer import TimeBudget
     >>> from transformers import Seq2SeqTrainer
 
     >>> def make_trainer(**settings):
@@ -223,7 +174,7 @@ def parameter_groups(
 
     ```python
     >>> import torch
-    >>> from modeling_crossfuse.training import parameter_groups
+    >>> from modeling_crossfuse.training.trainer import parameter_groups
 
     >>> model = torch.nn.ModuleDict({"encoder": torch.nn.Linear(2, 2), "decoder": torch.nn.Linear(2, 2, bias=False)})
     >>> groups = parameter_groups(model, 1e-3, {"decoder": 2e-3}, weight_decay=0.1)
@@ -285,7 +236,7 @@ class CrossFuseTrainer(Seq2SeqTrainer):
         ema_decay (`float`, *optional*): evaluate and save the exponential moving average of the weights.
             Checkpoints hold both, so that resuming changes nothing.
         max_minutes (`float`, *optional*): end training by the clock, as [`TimeBudget`] says.
-        card (`dict`, *optional*): arguments of [`~modeling_crossfuse.model_card.write_model_card`] that say more about
+        card (`dict`, *optional*): arguments of [`write_model_card`] that say more about
             the training than the trainer knows by itself.
 
     Raises:
@@ -410,7 +361,7 @@ class CrossFuseTrainer(Seq2SeqTrainer):
 
     def create_model_card(self, *args, tags: str | list[str] | None = None, **kwargs):
         """
-        Writes [`~modeling_crossfuse.model_card.write_model_card`]'s card into the output folder; adapters get the one
+        Writes [`write_model_card`]'s card into the output folder; adapters get the one
         of [`~transformers.Trainer`].
 
         Args:

@@ -1,23 +1,11 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """The card of a saved model: a README.md whose metadata the Hub reads, made from the run that trained the model."""
 
 import contextlib
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +14,8 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..files import write_whole
 
 
 # What the metrics give, the names that people know it by, and how many digits say enough.
@@ -61,32 +51,6 @@ _LIMITS = (
 )
 
 
-def write_whole(path: str | Path, content: str | bytes):
-    """
-    Writes a file whole or not at all: a reader never sees half of it, and a failure leaves what was there before.
-
-    Args:
-        path (`str` or `Path`): the file; its folder must exist.
-        content (`str` or `bytes`): text is written as UTF-8.
-    """
-    path = Path(path)
-    content = content.encode("utf-8") if isinstance(content, str) else content
-    # In the same folder, since only within one file system a file can be replaced at once.
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        # mkstemp lets nobody else read the file; give it what `open` would have.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-
-
 def template_path() -> Path:
     """
     Where `model_card.md` is: beside the package in a checkout, under `share/crossfuse` in an installation.
@@ -94,7 +58,7 @@ def template_path() -> Path:
     Raises:
         FileNotFoundError: if it is in neither place.
     """
-    beside = Path(__file__).resolve().parent.parent / "model_card.md"
+    beside = Path(__file__).resolve().parents[2] / "model_card.md"
     if beside.is_file():
         return beside
     with contextlib.suppress(metadata.PackageNotFoundError):
@@ -134,7 +98,7 @@ def write_model_card(
         dataset (`str`, *optional*): what it was trained on: an id on the Hub, or a folder, which is not listed under
             `datasets` in the metadata, since the Hub would take it for an id.
         split (`str`, *optional*): what the metrics were measured on.
-        metrics (`dict`, *optional*): what [`~modeling_crossfuse.evaluation.evaluate_rows`] gives, and `loss`, other
+        metrics (`dict`, *optional*): what [`evaluate_rows`] gives, and `loss`, other
             keys being left out; or one such `dict` for each of several evaluations, by name, such as
             `{"picture": {...}, "picture + speech": {...}}`.
         recipe (`dict`, *optional*): settings of the training; those that are `None` or empty, and tokens of the Hub,
@@ -156,9 +120,8 @@ def write_model_card(
     Example:
 
     ```python
-    >>> import tempfile
-    >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration
-    >>> from modeling_crossfuse.model_card import write_model_card
+    >>>     >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration
+    >>> from modeling_crossfuse.training.model_card import write_model_card
 
     >>> config = CrossFuseConfig(d_model=32, num_hidden_layers=1, src_vocab_size=50, tgt_vocab_size=60)
     >>> model = CrossFuseForConditionalGeneration(config)

@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """Answers of a model for many samples, what they are worth, and which modalities they came from."""
 
 import contextlib
@@ -24,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from .data import get_column, select_columns
+from ..data.rows import get_column, select_columns
 
 
 def text_modality(config) -> str:
@@ -111,7 +100,7 @@ def predict(
         question (`str`, *optional*): asked of every sample, as the first modality of kind `text`.
         batch_size (`int`, defaults to 64): samples per batch.
         degrade (`Callable[[str, Any], Any]`, *optional*): takes a modality's name and a raw value and returns a worse
-            one, such as [`~modeling_crossfuse.degradation.Degradation`].
+            one, such as [`Degradation`].
         progress (`bool`, defaults to `True`): whether to show a progress bar.
         generate_kwargs: as `model.generate` takes them; a model that does not generate does not read them.
 
@@ -165,7 +154,7 @@ def read_logits(logits: torch.Tensor, config) -> list[Any]:
     ```python
     >>> import torch
     >>> from modeling_crossfuse import CrossFuseConfig
-    >>> from modeling_crossfuse.evaluation import read_logits
+    >>> from modeling_crossfuse.evaluation.evaluation import read_logits
 
     >>> logits = torch.tensor([[0.5, 2.0], [1.0, -1.0]])
     >>> read_logits(logits, CrossFuseConfig(id2label={0: "cat", 1: "dog"}))
@@ -241,8 +230,8 @@ def evaluate_rows(
         predict_kwargs: the other arguments of [`predict`].
 
     Returns:
-        `dict[str, float]`: the metrics of [`~modeling_crossfuse.metrics.compute_text_metrics`],
-        [`~modeling_crossfuse.metrics.compute_label_metrics`] or [`~modeling_crossfuse.metrics.RankingMetrics`],
+        `dict[str, float]`: the metrics of [`compute_text_metrics`],
+        [`compute_label_metrics`] or [`RankingMetrics`],
         `num_samples` and `samples_per_second`.
 
     Raises:
@@ -352,7 +341,7 @@ def subsets(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
     Example:
 
     ```python
-    >>> from modeling_crossfuse.evaluation import subsets
+    >>> from modeling_crossfuse.evaluation.evaluation import subsets
 
     >>> list(subsets(["image", "audio"]))
     [('image',), ('audio',), ('image', 'audio')]
@@ -370,7 +359,7 @@ def modality_shares(model, inputs: dict[str, torch.Tensor], generated_ids: torch
     It is the attention weight, summed over a modality's positions in the memory and averaged over layers, heads and
     the answer's tokens. That says where the decoder *read*, not what *caused* the answer: a modality with many
     positions draws weight even if it tells little, and after `joint` or `bottleneck` fusion a position also carries
-    what it took from other modalities. What an answer depends on, [`~modeling_crossfuse.explanation.explain`] tells.
+    what it took from other modalities. What an answer depends on, [`explain`] tells.
 
     Args:
         model ([`CrossFuseForConditionalGeneration`]): run in evaluation mode with eager attention, which is the one
@@ -392,7 +381,7 @@ def modality_shares(model, inputs: dict[str, torch.Tensor], generated_ids: torch
     ```python
     >>> import torch
     >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration
-    >>> from modeling_crossfuse.evaluation import modality_shares
+    >>> from modeling_crossfuse.evaluation.evaluation import modality_shares
 
     >>> config = CrossFuseConfig(
     ...     d_model=32,

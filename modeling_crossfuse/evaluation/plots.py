@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """Pictures of what a model answers, and of how good its answers are."""
 
 import io
@@ -21,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .model_card import write_whole
+from ..files import write_whole
 
 
 # Okabe and Ito's colours, which the colour-blind can tell apart too, without the two that say right and wrong.
@@ -49,7 +38,7 @@ def plot_answers(
     Args:
         samples (`Sequence[dict]`): about twelve, each with `picture` (a PIL image, or an array `(height, width, 3)`),
             `answer` and `truth` (`str`), and `shares`, a `dict` of modality to a fraction from 0 to 1, as
-            [`~modeling_crossfuse.explanation.Explanation.shares`] gives them. Optional: `asked` (`str`), which stands
+            [`Explanation.shares`] gives them. Optional: `asked` (`str`), which stands
             above the picture.
         path (`str` or `Path`): the PNG file, written whole or not at all. Its folder must exist.
         title (`str`, *optional*): stands above the grid.
@@ -67,7 +56,7 @@ def plot_answers(
     ```python
     >>> import tempfile
     >>> from PIL import Image
-    >>> from modeling_crossfuse.plotting import plot_answers
+    >>> from modeling_crossfuse.evaluation.plots import plot_answers
 
     >>> sample = {
     ...     "picture": Image.new("RGB", (8, 8), "red"),
@@ -221,7 +210,7 @@ def plot_bars(values: Mapping[str, Mapping[str, float]], path: str | Path, label
 
     ```python
     >>> import tempfile
-    >>> from modeling_crossfuse.plotting import plot_bars
+    >>> from modeling_crossfuse.evaluation.plots import plot_bars
 
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     plot_bars({"joint": {"image": 0.6, "image + audio": 0.9}}, f"{folder}/bars.png", "accuracy").name
@@ -270,7 +259,7 @@ def plot_curves(
 
     ```python
     >>> import tempfile
-    >>> from modeling_crossfuse.plotting import plot_curves
+    >>> from modeling_crossfuse.evaluation.plots import plot_curves
 
     >>> curves = {"concat": {0.0: 0.9, 0.5: 0.7}, "joint": {0.0: 0.9, 0.5: 0.8}}
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -314,7 +303,7 @@ def plot_panels(
 
     ```python
     >>> import tempfile
-    >>> from modeling_crossfuse.plotting import plot_panels
+    >>> from modeling_crossfuse.evaluation.plots import plot_panels
 
     >>> growth = {"joint": {64: 1.0, 128: 4.0}, "latent": {64: 1.0, 128: 2.0}}
     >>> with tempfile.TemporaryDirectory() as folder:

@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """A picture of what each modality, and each position of it, contributed to an answer."""
 
 from itertools import pairwise
@@ -20,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..evaluation.plots import INK, MODALITY_COLORS, QUIET, fit_text, import_figure, readable_on, save_figure
+from ..media import is_list, load_frames, load_picture, load_series, load_sound
 from .explanation import Explanation, PositionValues, positions_per_second
-from .media import is_list, load_frames, load_picture, load_series, load_sound
-from .plotting import INK, MODALITY_COLORS, QUIET, fit_text, import_figure, readable_on, save_figure
 
 
 # Blue to red, which the colour-blind can tell apart too; white is nothing.

@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """Samples that are read once: inputs kept in memory, and what frozen encoders make of them kept on disk."""
 
 import functools
@@ -26,10 +15,11 @@ import torch
 import transformers
 from accelerate.utils import tqdm
 
-from .composition import SUB_PROCESSORS
-from .data import CrossFuseDataCollator, has_text, select_columns, top_column
-from .encoder_processors import describe
-from .inputs import read_inputs
+from ..composition import SUB_PROCESSORS
+from ..encoder_processors import describe
+from ..inputs import read_inputs
+from .collator import CrossFuseDataCollator
+from .rows import has_text, select_columns, top_column
 
 
 # The key of a cached row that holds its finished tensors.
@@ -101,7 +91,7 @@ class EncodedInputs(torch.utils.data.Dataset):
     >>> import datasets
     >>> import torch
     >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration, CrossFuseProcessor
-    >>> from modeling_crossfuse.caching import CachedInputsCollator, EncodedInputs
+    >>> from modeling_crossfuse.data.caching import CachedInputsCollator, EncodedInputs
 
     >>> config = CrossFuseConfig(
     ...     d_model=32, num_hidden_layers=1, modalities={"wrist": {"kind": "series", "num_channels": 2}}
@@ -183,7 +173,7 @@ def frozen_modalities(model, inputs: Collection[str]) -> list[str]:
 
     ```python
     >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration
-    >>> from modeling_crossfuse.caching import frozen_modalities
+    >>> from modeling_crossfuse.data.caching import frozen_modalities
 
     >>> model = CrossFuseForConditionalGeneration(CrossFuseConfig(d_model=32, modalities={"text": {}, "audio": {}}))
     >>> model.freeze_modalities("audio")

@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """Metrics of texts, labels, numbers and rankings, as `evaluate.Metric` classes that need neither network nor cache."""
 
 import importlib
@@ -102,7 +91,7 @@ class ExactMatch(_Metric):
     Example:
 
     ```python
-    >>> from modeling_crossfuse.metrics import ExactMatch
+    >>> from modeling_crossfuse.evaluation.metrics import ExactMatch
 
     >>> ExactMatch().compute(predictions=["red apple", "pear"], references=["red apple", "lemon"])
     {'exact_match': 0.5}
@@ -127,7 +116,7 @@ class CharacterErrorRate(_Metric):
     Example:
 
     ```python
-    >>> from modeling_crossfuse.metrics import CharacterErrorRate
+    >>> from modeling_crossfuse.evaluation.metrics import CharacterErrorRate
 
     >>> CharacterErrorRate().compute(predictions=["pear"], references=["pears"])
     {'cer': 0.2}
@@ -152,7 +141,7 @@ class ChrF(_Metric):
     Example:
 
     ```python
-    >>> from modeling_crossfuse.metrics import ChrF
+    >>> from modeling_crossfuse.evaluation.metrics import ChrF
 
     >>> ChrF().compute(predictions=["red apple"], references=["red apple"])
     {'chrf': 100.0}
@@ -176,7 +165,7 @@ class ClassMetrics(_Metric):
     Example:
 
     ```python
-    >>> from modeling_crossfuse.metrics import ClassMetrics
+    >>> from modeling_crossfuse.evaluation.metrics import ClassMetrics
 
     >>> ClassMetrics().compute(predictions=["cat", "dog"], references=["cat", "dog"])
     {'accuracy': 1.0, 'f1_macro': 1.0}
@@ -201,7 +190,7 @@ class LabelSetMetrics(_Metric):
     Example:
 
     ```python
-    >>> from modeling_crossfuse.metrics import LabelSetMetrics
+    >>> from modeling_crossfuse.evaluation.metrics import LabelSetMetrics
 
     >>> LabelSetMetrics().compute(predictions=[["cat"], ["dog"]], references=[["cat"], ["dog", "ball"]])
     {'f1_micro': 0.8, 'subset_accuracy': 0.5}
@@ -229,7 +218,7 @@ class NumberMetrics(_Metric):
     Example:
 
     ```python
-    >>> from modeling_crossfuse.metrics import NumberMetrics
+    >>> from modeling_crossfuse.evaluation.metrics import NumberMetrics
 
     >>> NumberMetrics().compute(predictions=[[1.0], [2.0]], references=[[1.0], [3.0]])
     {'mae': 0.5, 'rmse': 0.7071067811865476, 'r2': 0.5}
@@ -258,7 +247,7 @@ class RankingMetrics(_Metric):
     Example:
 
     ```python
-    >>> from modeling_crossfuse.metrics import RankingMetrics
+    >>> from modeling_crossfuse.evaluation.metrics import RankingMetrics
 
     >>> # scores of three candidates for each of two samples, and the places of the right ones
     >>> RankingMetrics().compute(predictions=[[0.9, 0.1, 0.2], [0.3, 0.5, 0.4]], references=[0, 2])
@@ -303,7 +292,7 @@ def compute_text_metrics(predictions: list[str], references: list[str]) -> dict[
     Example:
 
     ```python
-    >>> from modeling_crossfuse.metrics import compute_text_metrics
+    >>> from modeling_crossfuse.evaluation.metrics import compute_text_metrics
 
     >>> compute_text_metrics(["red apple", "pear"], ["red apple", "pears"])["exact_match"]
     0.5
@@ -320,14 +309,14 @@ def compute_label_metrics(predictions: list, references: list, problem_type: str
     [`ClassMetrics`], [`LabelSetMetrics`] or [`NumberMetrics`] of what a classification head answered.
 
     Args:
-        predictions, references (`list`): what [`~modeling_crossfuse.evaluation.read_logits`] gives: a name, a list of
+        predictions, references (`list`): what [`read_logits`] gives: a name, a list of
             names, a number or a list of numbers for each sample.
         problem_type (`str`): as in a config of transformers.
 
     Example:
 
     ```python
-    >>> from modeling_crossfuse.metrics import compute_label_metrics
+    >>> from modeling_crossfuse.evaluation.metrics import compute_label_metrics
 
     >>> compute_label_metrics(["cat", "dog"], ["cat", "cow"], "single_label_classification")["accuracy"]
     0.5

@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """What each modality, and each position of it, contributed to an answer."""
 
 import itertools
@@ -21,12 +10,19 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .arguments import refuse_unknown
-from .classification import CrossFuseForSequenceClassification
-from .evaluation import answer_length, answered, attention_shares, eager_attention, evaluation_mode, to_device
-from .inputs import ModalityInputs, check_labels, find_present, read_inputs
-from .modeling_crossfuse import CrossFuseForConditionalGeneration
-from .outputs import CrossFuseEncoderOutput
+from ..arguments import refuse_unknown
+from ..classification import CrossFuseForSequenceClassification
+from ..evaluation.evaluation import (
+    answer_length,
+    answered,
+    attention_shares,
+    eager_attention,
+    evaluation_mode,
+    to_device,
+)
+from ..inputs import ModalityInputs, check_labels, find_present, read_inputs
+from ..modeling_crossfuse import CrossFuseForConditionalGeneration
+from ..outputs import CrossFuseEncoderOutput
 
 
 _MAX_MODALITIES = 8
@@ -107,7 +103,7 @@ class Explanation:
         answer_baseline (`float`): the same without any modality.
         answer_values (`torch.Tensor` of shape `(num_modalities,)`): Shapley values of `answer_score`.
         attention_shares (`torch.Tensor` of shape `(num_targets, num_modalities)`): the part of the cross-attention
-            that each modality got, as in [`~modeling_crossfuse.evaluation.modality_shares`].
+            that each modality got, as in [`modality_shares`].
         positions (`dict[str, PositionValues]`): present modality to what its positions contributed.
     """
 

@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """Number formats by the machine: bfloat16 where it is computed fast, float32 elsewhere."""
 
 import functools
@@ -38,7 +27,7 @@ def relative_time(dtype: torch.dtype) -> float:
 
     ```python
     >>> import torch
-    >>> from modeling_crossfuse.precision import relative_time
+    >>> from modeling_crossfuse.training.precision import relative_time
 
     >>> relative_time(torch.bfloat16) > 0
     True
@@ -75,7 +64,7 @@ def choose_precision(device: str | torch.device = "cpu") -> tuple[str, str]:
     Example:
 
     ```python
-    >>> from modeling_crossfuse.precision import choose_precision
+    >>> from modeling_crossfuse.training.precision import choose_precision
 
     >>> precision, reason = choose_precision("cpu")
     >>> precision in ("bfloat16", "float32")
@@ -110,7 +99,7 @@ def loading_dtype(dtype: torch.dtype | None, device: str | torch.device = "cpu")
 
     ```python
     >>> import torch
-    >>> from modeling_crossfuse.precision import loading_dtype
+    >>> from modeling_crossfuse.training.precision import loading_dtype
 
     >>> loading_dtype(torch.float32)
     torch.float32

@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """Recipes: from a command line or a YAML file to the model, processor, collators and rows that training takes."""
 
 import argparse
@@ -37,27 +26,20 @@ from transformers import (
     Seq2SeqTrainingArguments,
 )
 
-from .augmentation import BatchAugmentation
-from .caching import CachedInputs, CachedInputsCollator, EncodedInputs, frozen_modalities
-from .classification import CrossFuseForSequenceClassification
-from .command_line import load_config
-from .configuration_crossfuse import PROBLEM_TYPES, CrossFuseConfig
-from .data import (
-    CrossFuseDataCollator,
-    get_column,
-    has_text,
-    label_names,
-    parse_mapping,
-    problem_type_of,
-    select_columns,
-    top_column,
-)
-from .layers import CrossFusePreTrainedModel
-from .modeling_crossfuse import CrossFuseForConditionalGeneration
+from ..classification import CrossFuseForSequenceClassification
+from ..command_line import load_config
+from ..configuration_crossfuse import PROBLEM_TYPES, CrossFuseConfig
+from ..data.augmentation import BatchAugmentation
+from ..data.caching import CachedInputs, CachedInputsCollator, EncodedInputs, frozen_modalities
+from ..data.collator import CrossFuseDataCollator
+from ..data.rows import get_column, has_text, label_names, parse_mapping, problem_type_of, select_columns, top_column
+from ..modeling_crossfuse import CrossFuseForConditionalGeneration
+from ..pretrained import CrossFusePreTrainedModel
+from ..processing_crossfuse import CrossFuseProcessor
+from ..retrieval import CrossFuseForRetrieval
+from ..training import train_tokenizer
 from .precision import DTYPES, choose_precision
-from .processing_crossfuse import CrossFuseProcessor
-from .retrieval import CrossFuseForRetrieval
-from .training import TimeBudget, train_tokenizer
+from .trainer import TimeBudget
 
 
 # What a recipe's `task` trains.
@@ -137,7 +119,8 @@ class RecipeArguments:
         default=4096, metadata={"help": "Tokens of a new tokenizer, trained where the model comes without one."}
     )
     augmentation: dict | str | None = field(
-        default=None, metadata={"help": "Modality to its augmentation, as JSON; see modeling_crossfuse.augmentation."}
+        default=None,
+        metadata={"help": "Modality to its augmentation, as JSON; see BatchAugmentation."},
     )
     learning_rates: dict | str | None = field(
         default=None,

@@ -1,16 +1,5 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """Raw inputs made worse on purpose, by a level from 0 to 1 that every kind of modality has."""
 
 import zlib
@@ -21,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .media import is_list, load_frames, load_picture, load_series, load_sound
+from ..media import is_list, load_frames, load_picture, load_series, load_sound
 
 
 def cover(picture: Image.Image | np.ndarray, level: float) -> Image.Image | np.ndarray:
@@ -42,7 +31,7 @@ def cover(picture: Image.Image | np.ndarray, level: float) -> Image.Image | np.n
 
     ```python
     >>> from PIL import Image
-    >>> from modeling_crossfuse.degradation import cover
+    >>> from modeling_crossfuse.evaluation.degradation import cover
 
     >>> half = cover(Image.new("RGB", (4, 1), "red"), level=0.5)
     >>> [half.getpixel((x, 0)) for x in range(4)]
@@ -76,7 +65,7 @@ def hide_characters(text: str, level: float, generator: np.random.Generator) -> 
 
     ```python
     >>> import numpy as np
-    >>> from modeling_crossfuse.degradation import hide_characters
+    >>> from modeling_crossfuse.evaluation.degradation import hide_characters
 
     >>> hide_characters("what is it?", level=0.5, generator=np.random.default_rng(0)).count("_")
     6
@@ -111,7 +100,7 @@ def mix_noise(
 
     ```python
     >>> import numpy as np
-    >>> from modeling_crossfuse.degradation import mix_noise
+    >>> from modeling_crossfuse.evaluation.degradation import mix_noise
 
     >>> clip = np.sin(np.arange(16_000) / 10)
     >>> noisy = mix_noise(clip, level=0.5, generator=np.random.default_rng(0))
@@ -159,7 +148,7 @@ class Degradation:
 
     ```python
     >>> from PIL import Image
-    >>> from modeling_crossfuse.degradation import Degradation
+    >>> from modeling_crossfuse.evaluation.degradation import Degradation
 
     >>> degrade = Degradation({"eye": {"kind": "image"}, "text": {"kind": "text"}}, level=1.0)
     >>> degrade("eye", Image.new("RGB", (4, 1), "red")).getpixel((0, 0)), degrade("text", "left")

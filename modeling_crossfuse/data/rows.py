@@ -1,0 +1,212 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Data sets: their rows, their columns, and what the columns hold."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def get_column(row: Mapping[str, Any], column: str) -> Any:
+    """
+    The value of a column, or of a field of a struct.
+
+    Args:
+        row (`Mapping[str, Any]`): a row of a data set.
+        column (`str`): the column's name; dots lead into structs.
+
+    Returns:
+        The value; `None` where a struct on the way is `None`.
+
+    Raises:
+        KeyError: if there is no such column or field; the message lists those that exist.
+
+    Example:
+
+    ```python
+    >>> from modeling_crossfuse.data.rows import get_column
+
+    >>> get_column({"names": {"en": "red apple", "fr": "pomme rouge"}}, "names.fr")
+    'pomme rouge'
+    ```
+    """
+    value = row
+    head, rest = "", column
+    while True:
+        if rest in value:  # a whole name first: it may have a dot itself
+            return value[rest]
+        part, dot, rest = rest.partition(".")
+        if not dot or part not in value:
+            where = f"the field {head!r}" if head else "a row"
+            raise KeyError(f"no column {column!r}; {where} has {', '.join(map(str, value))}")
+        head, value = f"{head}.{part}" if head else part, value[part]
+        if value is None:
+            return None
+        if not isinstance(value, Mapping):
+            raise KeyError(f"no column {column!r}; {head!r} is {type(value).__name__} and has no fields")
+
+
+def top_column(rows: "datasets.Dataset", column: str) -> str:
+    """The column of the data set that holds `column`, which may be a field of a struct."""
+    return column if column in rows.column_names else column.split(".")[0]
+
+
+def select_columns(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> Sequence[Mapping[str, Any]]:
+    """Only what `columns` needs: whatever else a row of a `datasets.Dataset` has would be decoded, too."""
+    if not hasattr(rows, "select_columns"):
+        return rows
+    return rows.select_columns(list(dict.fromkeys(top_column(rows, column) for column in columns)))
+
+
+def has_text(feature: Any) -> bool:
+    """Whether a feature of a `datasets.Dataset`, or a field of it if it is a struct, is text."""
+    if isinstance(feature, dict):
+        return any(has_text(part) for part in feature.values())
+    return getattr(feature, "dtype", None) in ("string", "large_string")
+
+
+def parse_mapping(pairs: Mapping[str, str] | Iterable[str] | None) -> dict[str, str]:
+    """
+    Modalities and what belongs to each, as a command line or a recipe gives them.
+
+    Args:
+        pairs (`list[str]`, `dict[str, str]`, *optional*): such as `["image=picture", "audio=speech"]`; a `dict` stays
+            as it is, and None becomes an empty one.
+
+    Raises:
+        ValueError: if one is not of the form `modality=value`, or a modality comes twice.
+
+    Example:
+
+    ```python
+    >>> from modeling_crossfuse.data.rows import parse_mapping
+
+    >>> parse_mapping(["image=photo", "text=question"])
+    {'image': 'photo', 'text': 'question'}
+    ```
+    """
+    if pairs is None or isinstance(pairs, Mapping):
+        return dict(pairs or {})
+    mapping = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value):
+            raise ValueError(f"{pair!r} is not of the form modality=value, such as image=picture")
+        if name in mapping:
+            raise ValueError(f"the modality {name!r} is given twice")
+        mapping[name] = value
+    return mapping
+
+
+def check_exists(what: str, name_or_path: str):
+    """What can't be an id on the Hub must be a folder; the Hub's own message for it would speak of ids."""
+    is_path = (
+        Path(name_or_path).is_absolute() or name_or_path.startswith(".") or name_or_path.rstrip("/").count("/") > 1
+    )
+    if is_path and not Path(name_or_path).exists():
+        raise FileNotFoundError(f"there is no {what} at {name_or_path}")
+
+
+def load_rows(
+    dataset: str | None, split: str = "test", max_samples: int | None = None, config: str | None = None
+) -> "datasets.Dataset":
+    """
+    A split of a data set, with audio left undecoded, so that `torchcodec` is not needed.
+
+    Args:
+        dataset (`str`): a name on the Hub, a folder that `load_dataset` reads, or one that `save_to_disk` wrote.
+        split (`str`, defaults to `"test"`): its split.
+        max_samples (`int`, *optional*): how many rows to keep, spaced evenly: a data set may be sorted.
+        config (`str`, *optional*): the data set's configuration, if it has several.
+
+    Raises:
+        ImportError: if `crossfuse[train]` is not installed.
+        OSError, ValueError: if there is no such data set or split.
+    """
+    from datasets import Audio, load_from_disk
+
+    if dataset is None:
+        raise ValueError("`dataset` is missing; give a data set's name or folder")
+    if max_samples is not None and max_samples < 1:
+        raise ValueError(f"`max_samples={max_samples}` is not at least 1")
+    check_exists("data set", dataset)
+    if Path(dataset, "state.json").exists():  # a single split, as `Dataset.save_to_disk` writes it
+        rows = load_from_disk(dataset)
+    elif Path(dataset, "dataset_dict.json").exists():
+        splits = load_from_disk(dataset)
+        if split not in splits:
+            raise ValueError(f"the data set {dataset} has no split {split!r}; it has {', '.join(splits)}")
+        rows = splits[split]
+    else:
+        rows = _load_split(dataset, config, split)
+    for column, feature in rows.features.items():
+        if isinstance(feature, Audio):
+            rows = rows.cast_column(column, Audio(decode=False))
+    if max_samples is not None and max_samples < len(rows):
+        rows = rows.select(np.linspace(0, len(rows) - 1, max_samples).round().astype(int))
+    return rows
+
+
+def _load_split(dataset: str, config: str | None, split: str) -> "datasets.Dataset":
+    from datasets import get_dataset_split_names, load_dataset
+
+    try:
+        return load_dataset(dataset, config, split=split)
+    except ValueError as error:
+        if not str(error).startswith("Unknown split"):
+            raise
+        names = ", ".join(get_dataset_split_names(dataset, config))
+        raise ValueError(f"the data set {dataset} has no split {split!r}; it has {names}") from error
+
+
+def problem_type_of(feature: Any) -> str:
+    """
+    The `problem_type` that a column of a data set is made for.
+
+    Args:
+        feature: an entry of `datasets.Features`.
+
+    Raises:
+        ValueError: if it is neither text, classes, numbers, nor lists of them.
+
+    Example:
+
+    ```python
+    >>> from datasets import ClassLabel, List, Value
+    >>> from modeling_crossfuse.data.rows import problem_type_of
+
+    >>> problem_type_of(ClassLabel(names=["cat", "dog"])), problem_type_of(List(Value("string")))
+    ('single_label_classification', 'multi_label_classification')
+    >>> problem_type_of(Value("float32"))
+    'regression'
+    ```
+    """
+    inner = getattr(feature, "feature", feature)
+    dtype = getattr(inner, "dtype", None) or ""
+    if dtype.startswith("float"):
+        return "regression"
+    if dtype.startswith(("int", "uint", "string", "large_string")):
+        return "single_label_classification" if inner is feature else "multi_label_classification"
+    raise ValueError(f"a column of {feature} has no labels; expected text, classes, numbers, or lists of them")
+
+
+def label_names(rows: "datasets.Dataset", column: str) -> list[str]:
+    """
+    The names of the labels in a column: those of a `ClassLabel`, the distinct texts, sorted, or the whole numbers from
+    0 on.
+    """
+    feature = rows.features.get(column)  # a field of a struct has no names
+    inner = getattr(feature, "feature", feature)
+    if hasattr(inner, "names"):
+        return list(inner.names)
+    values = [get_column(row, column) for row in select_columns(rows, [column])]
+    labels = {label for value in values for label in (value if isinstance(value, list) else [value])} - {None}
+    if all(isinstance(label, int) for label in labels):
+        return [str(number) for number in range(max(labels, default=-1) + 1)]
+    return sorted(labels)
