@@ -245,6 +245,7 @@ class CrossFuseEncoderConfig(PartConfig):
     """What the built-in encoders of every kind share: `num_hidden_layers`, `modality_dropout` and `frozen`."""
 
     kind: ClassVar[str]
+    is_wrapped: ClassVar[bool] = False
     # What the dimensions of the values are, after the batch. Those that are a field of the config have its size.
     layout: ClassVar[tuple[str, ...]]
     position_axes: ClassVar[int] = 1
@@ -432,6 +433,7 @@ class CrossFuseWrappedEncoderConfig(PreTrainedConfig):
     """
 
     model_type = "crossfuse_wrapped_encoder"
+    is_wrapped: ClassVar[bool] = True
     kind: Literal["text", "image", "video", "audio"] | None = None
     encoder: dict | PreTrainedConfig | None = None
     architecture: str | None = None

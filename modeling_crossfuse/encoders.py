@@ -352,7 +352,7 @@ class CrossFuseEncoders(CrossFusePreTrainedModel):
                 raise ValueError(
                     f"`modalities` has the name {name!r}, which is an attribute of a model; choose another"
                 )
-            wrapped = hasattr(part, "encoder")
+            wrapped = part.is_wrapped
             self.add_module(name, CrossFuseWrappedEncoder(part) if wrapped else CrossFuseEncoder(part))
             self[name].note_trainable()
             self[name].apply_frozen()

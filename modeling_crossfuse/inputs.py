@@ -94,7 +94,7 @@ def _read_modality(given: str, values: Any, mask, mask_name: str, name: str, mod
     layout = part.layout
     if is_encoded or given == modalities.embeds_name(name):
         # A wrapped encoder's embeddings may be narrower than its hidden states.
-        layout = ("length", "embedding_size" if hasattr(part, "encoder") and not is_encoded else "hidden_size")
+        layout = ("length", "embedding_size" if part.is_wrapped and not is_encoded else "hidden_size")
     if part.kind == "image" and values.dim() == 4:
         values = values.unsqueeze(1)
     _check_values(given, values, part, layout)

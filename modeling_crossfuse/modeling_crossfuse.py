@@ -180,7 +180,7 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
             embedding = self.modality_embeddings(present.new_full((), index, dtype=torch.long))
             # Encoders may lie on several devices; the streams meet here.
             hidden_states, mask = hidden_states.to(embedding.device) + embedding, mask.to(embedding.device)
-            if self._needs_touch and hasattr(self.config.modalities[name], "encoder"):
+            if self._needs_touch and self.config.modalities[name].is_wrapped:
                 hidden_states = hidden_states + self._touch(index, name)  # it may have parts that give nothing here
             hidden_states = hidden_states.masked_fill((mask == 0).unsqueeze(-1), 0.0)
             streams.append(Stream(index, hidden_states, mask))

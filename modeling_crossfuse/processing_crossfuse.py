@@ -254,7 +254,7 @@ class CrossFuseProcessor(_ProcessorWithCode):
                 processor that it was trained with.
         """
         for name, part in config.modalities.items():
-            if hasattr(part, "encoder"):
+            if part.is_wrapped:
                 raise ValueError(
                     f"`modalities[{name!r}]` has the encoder {part.architecture or type(part.encoder).__name__} of "
                     "transformers; make its processor by `CrossFuseProcessor.from_encoders`"

@@ -291,7 +291,7 @@ def _size(part, axis: str) -> Any:
 
 def _encoder_name(part) -> str:
     """What encodes a modality and, for an encoder of transformers, where its weights came from."""
-    if not hasattr(part, "encoder"):
+    if not part.is_wrapped:
         return "built in"
     source = Path(part.source).name if part.source and Path(part.source).is_absolute() else part.source
     origin = f" from `{source}`" if source else ""

@@ -441,9 +441,9 @@ def _new_model(recipe: RecipeArguments, config: CrossFuseConfig, tokenizer: PreT
     model_class = TASKS[recipe.task]
     config.vocab_size = len(tokenizer)
     for part in config.modalities.values():
-        if part.kind == "text" and not hasattr(part, "encoder"):  # one of transformers has a tokenizer of its own
+        if part.kind == "text" and not part.is_wrapped:  # one of transformers has a tokenizer of its own
             part.vocab_size = len(tokenizer)
-    if not recipe.encoders and not any(hasattr(part, "encoder") for part in config.modalities.values()):
+    if not recipe.encoders and not any(part.is_wrapped for part in config.modalities.values()):
         model = model_class._from_config(config, attn_implementation=recipe.attn_implementation)
         return model, CrossFuseProcessor.from_config(config, tokenizer=tokenizer)
     encoders = {name: _encoder_entry(part) for name, part in config.modalities.items()}
@@ -459,7 +459,7 @@ def _new_model(recipe: RecipeArguments, config: CrossFuseConfig, tokenizer: PreT
 
 def _encoder_entry(part: PreTrainedConfig) -> dict[str, Any]:
     """A modality's config as an entry of `encoders`."""
-    if hasattr(part, "encoder"):
+    if part.is_wrapped:
         return {"kind": part.kind, "encoder": part.encoder, "modality_dropout": part.modality_dropout}
     return part.to_dict()
 
