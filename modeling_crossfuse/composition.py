@@ -387,7 +387,8 @@ class EncodersMixin:
                 raise explain_loading(error, f"`{pretrained_model_name_or_path}`") from error
             raise
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        warn_of_other_version(model.config)
+        if kwargs.get("trust_remote_code"):
+            warn_of_other_version(model.config)
         for encoder in model.get_encoder().encoders.children():
             encoder.apply_frozen()
         if getattr(model, "is_quantized", False) and not model._trains_quantized_weights():

@@ -262,9 +262,9 @@ class CrossFuseWrappedEncoderConfig(PreTrainedConfig):
     @property
     def layout(self) -> tuple[str, ...]:
         """What the dimensions of the modality's values are, after the batch."""
-        if self.kind in ("image", "video"):
-            return ENCODER_CONFIGS[self.kind].layout
-        return tuple(self.encoder_layout or ())
+        if self.kind == "audio":
+            return tuple(self.encoder_layout or ())
+        return ENCODER_CONFIGS[self.kind].layout
 
     @property
     def encodes_images(self) -> bool:
