@@ -1,6 +1,6 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Made-up values, for what has to run before there is data: to probe an encoder, to trace a graph, to check a model."""
+"""Made-up values for what has to run before there is data: probing an encoder, tracing a graph, checking a model."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -25,10 +25,9 @@ def made_up_values(
     shape = [batch_size, *(sizes[dimension] for dimension in layout)]
     if "length" not in layout:
         return torch.randn(shape, generator=generator)
-    # A vocabulary begins with the special tokens, so these are its last ones. No token stands beside itself.
+    # Vocabularies begin with special tokens, so these are the last ones. No token is the same as the one before.
     number = max(2, min(50, sizes["vocab_size"] - 10))
-    first = torch.randint(number, (batch_size, 1), generator=generator)
-    return sizes["vocab_size"] - 1 - (first + torch.arange(sizes["length"])) % number
+    return sizes["vocab_size"] - 1 - torch.arange(shape[0] * shape[1]).view(shape) % number
 
 
 def made_up_sample(modalities: Mapping[str, Any], length: int) -> dict[str, Any]:
