@@ -24,9 +24,10 @@ from transformers import (
 )
 from transformers.utils import cached_file, is_torchvision_available
 
-from .composition import SUB_PROCESSORS, EncoderSource, check_tokenizer, explain_loading
 from .configuration_modalities import CrossFuseWrappedEncoderConfig
 from .encoder_search import infer_kind
+from .encoder_sources import SUB_PROCESSORS, EncoderSource, check_tokenizer
+from .loading import explain_loading
 
 
 _TOKENIZER_FILES = (
