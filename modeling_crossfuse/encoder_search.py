@@ -7,7 +7,6 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Iterator
-from types import ModuleType
 
 import torch
 from torch import nn
@@ -148,42 +147,39 @@ def _explain(error: ValueError, encoder: nn.Module, kind: str, where: str) -> Va
     return type(error)(f"{where} is no encoder of kind {kind!r}: {type(encoder).__name__} {error}")
 
 
-def infer_kind(model: PreTrainedModel | type[PreTrainedModel], where: str) -> str:
+def infer_kind(model: PreTrainedModel | type[PreTrainedModel] | None, where: str) -> str:
     """The kind of values that a model, or its class, takes, for a modality whose name does not say."""
-    kinds = [kind for kind in VALUES_ARGUMENTS if _values_argument(model, kind) and _takes_only(model, kind)]
-    kinds.sort(key=lambda kind: kind not in model.input_modalities)  # videos are `pixel_values`, too
+    kinds = [] if model is None else list(VALUES_ARGUMENTS)
+    kinds = [kind for kind in kinds if _values_argument(model, kind) and _takes_only(model, kind)]
     if not kinds:
         raise ValueError(
             f"{where} does not say what kind of values it is for; give "
             '`{"kind": ..., "encoder": ...}` with one of text, image, video, audio'
         )
-    return kinds[0]
+    # Of image and video, which both are `pixel_values`, the one that the model names.
+    return min(kinds, key=lambda kind: kind not in model.input_modalities)
 
 
 def encoder_class(config: PreTrainedConfig, architecture: str) -> type[nn.Module]:
     """The class of an encoder, by its name, among the models that stand beside its config's class."""
     classes = MODEL_MAPPING.get(type(config), ())
-    classes = {found.__name__: found for found in (classes if isinstance(classes, tuple) else (classes,))}
-    if architecture in classes:
-        return classes[architecture]
-    package = type(config).__module__.rpartition(".")[0]
-    for module in _modeling_modules(type(config).__module__):
-        found = getattr(module, architecture, None)
+    for found in classes if isinstance(classes, tuple) else (classes,):
+        if found.__name__ == architecture:
+            return found
+    package, _, configuration = type(config).__module__.rpartition(".")
+    for name in _modeling_modules(package, configuration):
+        found = getattr(importlib.import_module(f"{package}.{name}".lstrip(".")), architecture, None)
         if isinstance(found, type) and issubclass(found, nn.Module) and found.__module__.startswith(package):
             return found
     raise ValueError(f"`architecture={architecture!r}` is no model for a {type(config).__name__}")
 
 
-def _modeling_modules(configuration: str) -> Iterator[ModuleType]:
+def _modeling_modules(package: str, configuration: str) -> Iterator[str]:
     """The modules of models beside that of a configuration, its twin first; or the same, if it has both."""
-    package, _, name = configuration.rpartition(".")
-    twin = name.replace("configuration_", "modeling_")
-    yield importlib.import_module(f"{package}.{twin}" if package else twin)
-    if twin == name:
-        return
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        if module.name != twin and module.name.startswith("modeling_"):
-            yield importlib.import_module(f"{package}.{module.name}")
+    yield configuration.replace("configuration_", "modeling_")
+    if "configuration_" in configuration:
+        modules = pkgutil.iter_modules(importlib.import_module(package).__path__)
+        yield from (module.name for module in modules if module.name.startswith("modeling_"))
 
 
 def build_encoder(config: PreTrainedConfig, architecture: str) -> nn.Module:

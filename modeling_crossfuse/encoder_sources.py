@@ -3,7 +3,7 @@
 """The `encoders` that `from_encoders` of a model and of a processor take, read and checked."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -25,24 +25,14 @@ SUB_PROCESSORS = {
 
 @dataclass
 class EncoderSource:
-    """
-    One entry of `encoders`.
-
-    Args:
-        name (`str`): the modality.
-        kind (`str`, *optional*): its kind, where the entry or its name says so.
-        encoder: an id or a folder, a model, or a config; None for a built-in encoder.
-        revision (`str`, *optional*): of the id on the Hub.
-        settings (`dict`): the other settings of the modality.
-        processors (`dict`): the modality's own `tokenizer`, `image_processor` and so on, which only a processor uses.
-    """
+    """One entry of `encoders`."""
 
     name: str
-    kind: str | None
-    encoder: Any
-    revision: str | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    processors: dict[str, Any] = field(default_factory=dict)
+    kind: str | None  # where the entry or its name says so
+    encoder: str | PreTrainedModel | PreTrainedConfig | None  # the id or the folder; None for a built-in encoder
+    revision: str | None  # of the id on the Hub
+    settings: dict[str, Any]  # the other settings of the modality
+    processors: dict[str, Any]  # the modality's own `tokenizer`, `image_processor` and so on
 
     @property
     def modality(self) -> dict[str, Any]:
