@@ -14,7 +14,8 @@ from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
 from .configuration_crossfuse import CrossFuseConfig
-from .configuration_modalities import CrossFuseWrappedEncoderConfig, build_part
+from .configuration_encoders import CrossFuseWrappedEncoderConfig
+from .configuration_layers import build_part
 from .encoder_search import find_encoder, infer_kind
 from .encoder_sources import HUB_ARGUMENTS, EncoderSource, check_tokenizer, read_encoders
 from .encoders import CrossFuseWrappedEncoder

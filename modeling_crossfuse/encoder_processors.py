@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.utils import cached_file, is_torchvision_available
 
-from .configuration_modalities import CrossFuseWrappedEncoderConfig
+from .configuration_encoders import CrossFuseWrappedEncoderConfig
 from .encoder_search import infer_kind
 from .encoder_sources import SUB_PROCESSORS, EncoderSource, check_tokenizer
 from .loading import explain_loading

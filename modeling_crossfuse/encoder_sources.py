@@ -8,7 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .configuration_modalities import KINDS, check_modality_name
+from .configuration_encoders import KINDS
+from .configuration_modalities import check_modality_name
 
 
 # What every function that loads something from the Hub takes.

@@ -8,11 +8,8 @@ import torch
 from torch import nn
 
 from .arguments import refuse_unknown
-from .configuration_modalities import (
-    CrossFuseEncoderConfig,
-    CrossFuseModalitiesConfig,
-    CrossFuseWrappedEncoderConfig,
-)
+from .configuration_encoders import CrossFuseBuiltInEncoderConfig, CrossFuseWrappedEncoderConfig
+from .configuration_modalities import CrossFuseModalitiesConfig
 from .encoder_calls import call_encoder
 from .encoder_search import build_encoder
 from .layers import RECORDED, CrossFuseLayers, CrossFuseRotaryEmbedding, CrossFuseTokenEmbedding, sinusoidal_positions
@@ -242,13 +239,13 @@ class CrossFuseEncoder(CrossFuseEncoderBase):
     A built-in encoder: the stem of its kind, positions, and Transformer layers.
 
     Args:
-        config ([`CrossFuseEncoderConfig`]): one of the encoder configs, such as [`CrossFuseImageConfig`].
+        config ([`CrossFuseBuiltInEncoderConfig`]): one of the encoder configs, such as [`CrossFuseImageConfig`].
     """
 
-    config: CrossFuseEncoderConfig
+    config: CrossFuseBuiltInEncoderConfig
     _can_record_outputs = RECORDED
 
-    def __init__(self, config: CrossFuseEncoderConfig):
+    def __init__(self, config: CrossFuseBuiltInEncoderConfig):
         super().__init__(config)
         self.encodes_images = config.kind == "image"
         self.stem = STEMS[config.kind](config)
