@@ -100,10 +100,10 @@ def batch_length(batch: dict[str, torch.Tensor]) -> int:
 
 class CrossFuseTrainer(Seq2SeqTrainer):
     """
-    [`~transformers.Seq2SeqTrainer`] with learning rates for parts of the model and an average of the weights. The model
-    may have adapters of PEFT. With `train_sampling_strategy="group_by_length"`, samples of about one length share a
-    batch: the column `length_column_name` says how long they are; without it, the collator makes each sample once
-    before training starts, and its masks and labels are counted.
+    [`~transformers.Seq2SeqTrainer`] with learning rates for parts of the model and an average of the weights. It takes
+    models with adapters of PEFT, too. With `train_sampling_strategy="group_by_length"`, samples of about one length
+    share a batch: the column `length_column_name` says how long they are; without it, the collator makes each sample
+    once before training starts, and its masks and labels are counted.
 
     Args:
         eval_collator (`Callable`, *optional*): collator for evaluation and prediction. Defaults to that of training,
