@@ -1,6 +1,6 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Sound to log-mel frames."""
+"""Audio to log-mel frames."""
 
 from functools import lru_cache
 from numbers import Number
@@ -45,7 +45,7 @@ def _padded_length(lengths: list[int], padding, max_length: int | None, pad_to_m
 
 class CrossFuseFeatureExtractor(SequenceFeatureExtractor):
     r"""
-    Sound to log-mel frames, scaled as Whisper's (Radford et al., 2022) but of any length.
+    Audio to log-mel frames, scaled as Whisper's (Radford et al., 2022) but of any length.
 
     Each clip's frames are computed before it is padded, so that a clip gives the same features alone and in any batch.
 
@@ -129,7 +129,7 @@ class CrossFuseFeatureExtractor(SequenceFeatureExtractor):
             ValueError: if a clip is empty, has more than one channel or another sampling rate.
         """
         if sampling_rate is None:
-            logger.warning_once(f"No `sampling_rate` is given: the sound is taken to have {self.sampling_rate} Hz.")
+            logger.warning_once(f"No `sampling_rate` is given: the audio is taken to have {self.sampling_rate} Hz.")
         elif sampling_rate != self.sampling_rate:
             raise ValueError(f"`sampling_rate={sampling_rate}`; this extractor expects {self.sampling_rate} Hz")
         is_batch = isinstance(raw_speech, (list, tuple)) and not all(isinstance(value, Number) for value in raw_speech)

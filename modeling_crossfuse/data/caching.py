@@ -15,7 +15,6 @@ import torch
 import transformers
 from accelerate.utils import tqdm
 
-from ..composition import SUB_PROCESSORS
 from ..encoder_processors import describe
 from ..inputs import read_inputs
 from .collator import CrossFuseDataCollator
@@ -275,11 +274,9 @@ def _fingerprint(samples: datasets.Dataset, model, processor, inputs: dict[str, 
 
 def _describe_processor(processor, name: str) -> dict[str, Any]:
     """All settings that a modality is processed with."""
-    settings = {**processor._defaults(name), **processor.modalities[name]}
-    kinds = ("image", "video") if settings["kind"] == "video" else (settings["kind"],)
-    parts = {part: processor.sub_processor(name, part) for part, kind in SUB_PROCESSORS.items() if kind in kinds}
-    described = {part: describe(sub_processor) for part, sub_processor in parts.items() if sub_processor is not None}
-    return {**settings, **described}
+    parts = processor.sub_processors_of(name).items()
+    described = {part: describe(sub_processor) for part, sub_processor in parts if sub_processor is not None}
+    return {**processor.settings_of(name), **described}
 
 
 class CachedInputsCollator(CrossFuseDataCollator):
