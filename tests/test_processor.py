@@ -847,7 +847,12 @@ def test_the_code_travels_with_the_processor(tmp_path, processor, monkeypatch):
     assert saved["auto_map"]["AutoProcessor"] == "processing_crossfuse.CrossFuseProcessor"
     travelled = {path.name for path in tmp_path.iterdir()}
     assert {"processing_crossfuse.py", "configuration_crossfuse.py"} <= travelled
-    assert {"feature_extraction_crossfuse.py", "media.py", "processing_options.py", "processing_tensors.py"} <= travelled
+    assert {
+        "feature_extraction_crossfuse.py",
+        "media.py",
+        "processing_options.py",
+        "processing_tensors.py",
+    } <= travelled
 
 
 def test_printing(processor):

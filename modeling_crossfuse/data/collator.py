@@ -25,8 +25,8 @@ class CrossFuseDataCollator:
         inputs (`dict[str, str]`): name of each modality to its column; dots lead into structs (`"names.fr"`). If a row
             lacks the column, or has `None` in it, the sample lacks the modality.
         target (`str`, *optional*): column with the text to answer. Without it and `questions` there are no labels.
-        questions (`dict[str, str]`, *optional*): text of a question to the column that answers it. Each row gets one of
-            those that it can answer, drawn at random.
+        questions (`dict[str, str]`, *optional*): text of a question to the column that answers it. Each row gets one
+            that it can answer, drawn at random.
         question_modality (`str`, defaults to `"text"`): the modality that the question goes to.
         question_dropout (`float`, defaults to 0.0): probability with which a row gets no question; its answer is
             `target` then.

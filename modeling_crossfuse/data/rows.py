@@ -64,8 +64,8 @@ def has_text(feature: Any) -> bool:
 
 def parse_mapping(pairs: Mapping[str, str] | Iterable[str] | None) -> dict[str, str]:
     """
-    The value for each modality, from pairs such as `"image=photo"` of a command line, or from a recipe's `dict`. A pair
-    of another form is a `ValueError`, and so is a modality that comes twice.
+    The value for each modality, from pairs such as `"image=photo"` of a command line, or from a recipe's `dict`. Pairs
+    of another form, and a modality that comes twice, are a `ValueError`.
 
     Example:
 
