@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..media import is_list, load_frames, load_picture, load_series, load_sound
+from ..media import is_list, load_audio, load_frames, load_image, load_series
 
 
 def cover(picture: Image.Image | np.ndarray, level: float) -> Image.Image | np.ndarray:
@@ -181,7 +181,7 @@ class Degradation:
     def _degrade_image(self, where: str, settings: dict[str, Any], value: Any) -> Any:
         if is_list(value):
             return [self._degrade_image(where, settings, picture) for picture in value]
-        picture = load_picture(where, value, settings.get("num_channels", 3), do_rescale=True)
+        picture = load_image(where, value, settings.get("num_channels", 3), do_rescale=True)
         return cover(picture, self.level)
 
     def _degrade_video(self, where: str, settings: dict[str, Any], value: Any) -> list[Any]:
@@ -192,7 +192,7 @@ class Degradation:
         return hide_characters(value, self.level, self._generator(value.encode()))
 
     def _degrade_audio(self, where: str, settings: dict[str, Any], value: Any) -> dict[str, Any]:
-        sound, sampling_rate = load_sound(where, value)
+        sound, sampling_rate = load_audio(where, value)
         noisy = mix_noise(sound, self.level, self._generator(sound.tobytes()))
         return {"array": noisy, "sampling_rate": sampling_rate}
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..evaluation.plots import INK, MODALITY_COLORS, QUIET, fit_text, import_figure, readable_on, save_figure
-from ..media import is_list, load_frames, load_picture, load_series, load_sound
+from ..media import is_list, load_audio, load_frames, load_image, load_series
 from .explanation import Explanation, PositionValues, positions_per_second
 
 
@@ -233,7 +233,7 @@ def _draw_pictures(figure, place, name, positions, value, processor, heat):
 
 def _load(name: str, picture: Any, processor) -> np.ndarray:
     """A picture as `(height, width, 3)`, of 0 to 1."""
-    loaded = load_picture(name, picture, processor.modalities[name].get("num_channels", 3), do_rescale=True)
+    loaded = load_image(name, picture, processor.modalities[name].get("num_channels", 3), do_rescale=True)
     pixels = np.moveaxis(loaded, 0, -1) if isinstance(loaded, np.ndarray) else np.asarray(loaded.convert("RGB"))
     pixels = pixels if pixels.shape[-1] == 3 else pixels.mean(-1, keepdims=True).repeat(3, axis=-1)
     return (pixels / 255).clip(0, 1)
@@ -254,7 +254,7 @@ def _draw_picture(axes, picture: np.ndarray, edges: dict[str, list[int]], added:
 
 
 def _draw_sound(figure, place, name, positions, value, processor, heat):
-    sound, rate = load_sound(name, value)
+    sound, rate = load_audio(name, value)
     rate = rate or processor.sub_processor(name, "feature_extractor").sampling_rate
     edges = next(iter(positions.edges.values()))
     seconds = len(sound) / rate
