@@ -24,7 +24,9 @@ from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
 from .configuration_crossfuse import CrossFuseConfig
-from .configuration_modalities import KINDS, CrossFuseWrappedEncoderConfig, build_part, check_modality_name
+from .configuration_encoders import KINDS, CrossFuseWrappedEncoderConfig
+from .configuration_layers import build_part
+from .configuration_modalities import check_modality_name
 from .encoder_search import complete, infer_kind
 from .hub import warn_of_other_version
 

@@ -8,14 +8,12 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-from .configuration_modalities import (
+from .configuration_layers import (
     LAYER_FIELDS,
     MAX_MODALITIES,
-    CrossFuseModalitiesConfig,
     LayerConfig,
     PartConfig,
     build_part,
-    check_modality_name,
     natural_int,
     optional_positive_int,
     positive_float,
@@ -25,6 +23,7 @@ from .configuration_modalities import (
     refuse_huge,
     refuse_unknown_keys,
 )
+from .configuration_modalities import CrossFuseModalitiesConfig, check_modality_name
 
 
 # What `config.json` means. A change that older releases would misread raises it.
@@ -107,6 +106,13 @@ class CrossFuseDecoderConfig(PartConfig):
 
     def to_dict(self) -> dict[str, Any]:
         return {key: value for key, value in super().to_dict().items() if key not in SPECIAL_TOKENS}
+
+
+def _of_decoder(name: str) -> property:
+    """An attribute that the decoder's config keeps."""
+    return property(
+        lambda config: getattr(config.decoder, name), lambda config, value: setattr(config.decoder, name, value)
+    )
 
 
 @strict
@@ -355,7 +361,7 @@ class CrossFuseConfig(LayerConfig):
             )
 
     def validate_special_tokens(self):
-        for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
+        for name in SPECIAL_TOKENS:
             tokens = getattr(self, name)
             for token in tokens if isinstance(tokens, list) else [tokens]:
                 if token is not None and not 0 <= token < self.vocab_size:
@@ -377,13 +383,12 @@ class CrossFuseConfig(LayerConfig):
         """`problem_type` and, where there is none, what transformers' loss takes it for, given classes as labels."""
         return self.problem_type or ("regression" if self.num_labels == 1 else "single_label_classification")
 
-    @property
-    def vocab_size(self) -> int:
-        return self.decoder.vocab_size
-
-    @vocab_size.setter
-    def vocab_size(self, value: int):
-        self.decoder.vocab_size = value
+    vocab_size = _of_decoder("vocab_size")
+    use_cache = _of_decoder("use_cache")
+    pad_token_id = _of_decoder("pad_token_id")
+    bos_token_id = _of_decoder("bos_token_id")
+    eos_token_id = _of_decoder("eos_token_id")
+    decoder_start_token_id = _of_decoder("decoder_start_token_id")
 
     @property
     def num_frames(self) -> int:
@@ -391,46 +396,6 @@ class CrossFuseConfig(LayerConfig):
         for name in self.modalities.names_of_kind("video"):
             return self.modalities[name].num_frames
         raise AttributeError("this CrossFuse model has no modality of kind 'video', so its config has no `num_frames`")
-
-    @property
-    def pad_token_id(self) -> int | None:
-        return self.decoder.pad_token_id
-
-    @pad_token_id.setter
-    def pad_token_id(self, value: int | None):
-        self.decoder.pad_token_id = value
-
-    @property
-    def bos_token_id(self) -> int | None:
-        return self.decoder.bos_token_id
-
-    @bos_token_id.setter
-    def bos_token_id(self, value: int | None):
-        self.decoder.bos_token_id = value
-
-    @property
-    def eos_token_id(self) -> int | list[int] | None:
-        return self.decoder.eos_token_id
-
-    @eos_token_id.setter
-    def eos_token_id(self, value: int | list[int] | None):
-        self.decoder.eos_token_id = value
-
-    @property
-    def decoder_start_token_id(self) -> int | None:
-        return self.decoder.decoder_start_token_id
-
-    @decoder_start_token_id.setter
-    def decoder_start_token_id(self, value: int | None):
-        self.decoder.decoder_start_token_id = value
-
-    @property
-    def use_cache(self) -> bool:
-        return self.decoder.use_cache
-
-    @use_cache.setter
-    def use_cache(self, value: bool):
-        self.decoder.use_cache = value
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """

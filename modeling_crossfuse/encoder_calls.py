@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .configuration_modalities import CrossFuseWrappedEncoderConfig
+from .configuration_encoders import CrossFuseWrappedEncoderConfig
 from .encoder_patches import patch_arguments
 
 

@@ -6,7 +6,7 @@ from math import prod
 
 import torch
 
-from .configuration_modalities import CrossFuseWrappedEncoderConfig
+from .configuration_encoders import CrossFuseWrappedEncoderConfig
 
 
 # Arguments by which encoders take how many patches there are along each axis, or where each one is.

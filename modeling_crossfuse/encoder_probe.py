@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .configuration_modalities import CrossFuseWrappedEncoderConfig
+from .configuration_encoders import CrossFuseWrappedEncoderConfig
 from .encoder_calls import CONSTANT_ARGUMENTS, LENGTHS_ARGUMENTS, call_encoder
 from .encoder_patches import patch_layouts
 

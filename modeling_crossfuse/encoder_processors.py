@@ -25,7 +25,7 @@ from transformers import (
 from transformers.utils import cached_file, is_torchvision_available
 
 from .composition import SUB_PROCESSORS, EncoderSource, check_tokenizer, explain_loading
-from .configuration_modalities import CrossFuseWrappedEncoderConfig
+from .configuration_encoders import CrossFuseWrappedEncoderConfig
 from .encoder_search import infer_kind
 
 

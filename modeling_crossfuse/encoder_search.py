@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
-from .configuration_modalities import CrossFuseWrappedEncoderConfig
+from .configuration_encoders import CrossFuseWrappedEncoderConfig
 from .encoder_patches import GRID_ARGUMENTS
 from .encoder_probe import MASK_ARGUMENTS, DecoderError, declares_decoder, first_line, parameters_of, probe
 

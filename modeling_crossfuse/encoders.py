@@ -10,11 +10,8 @@ from torch import nn
 from transformers import AutoModel
 
 from .arguments import refuse_unknown
-from .configuration_modalities import (
-    CrossFuseEncoderConfig,
-    CrossFuseModalitiesConfig,
-    CrossFuseWrappedEncoderConfig,
-)
+from .configuration_encoders import CrossFuseBuiltInEncoderConfig, CrossFuseWrappedEncoderConfig
+from .configuration_modalities import CrossFuseModalitiesConfig
 from .encoder_calls import call_encoder
 from .encoder_search import build_encoder, complete, take_weights
 from .layers import RECORDED, CrossFuseLayers, CrossFuseRotaryEmbedding, CrossFuseTokenEmbedding, sinusoidal_positions
@@ -244,13 +241,13 @@ class CrossFuseEncoder(CrossFuseEncoderBase):
     A built-in encoder: the stem of its kind, positions, and Transformer layers.
 
     Args:
-        config ([`CrossFuseEncoderConfig`]): one of the encoder configs, such as [`CrossFuseImageConfig`].
+        config ([`CrossFuseBuiltInEncoderConfig`]): one of the encoder configs, such as [`CrossFuseImageConfig`].
     """
 
-    config: CrossFuseEncoderConfig
+    config: CrossFuseBuiltInEncoderConfig
     _can_record_outputs = RECORDED
 
-    def __init__(self, config: CrossFuseEncoderConfig):
+    def __init__(self, config: CrossFuseBuiltInEncoderConfig):
         super().__init__(config)
         self.encodes_images = config.kind == "image"
         self.stem = STEMS[config.kind](config)

@@ -26,7 +26,7 @@ from transformers.utils import cached_file, is_torchvision_available, logging
 
 from .composition import HUB_ARGUMENTS, SUB_PROCESSORS, check_tokenizer, read_encoders
 from .configuration_crossfuse import CrossFuseConfig
-from .configuration_modalities import check_modality_name
+from .configuration_modalities import check_modality_name, tensor_names
 from .encoder_processors import is_same, load_processor, pixel_values
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .hub import CodeToHubMixin
@@ -54,7 +54,6 @@ from .processing_options import (
     OPTIONS,
     SETTINGS,
     close_match,
-    tensor_names,
 )
 
 
@@ -389,9 +388,10 @@ class CrossFuseProcessor(_ProcessorWithCode):
 
     @property
     def _tensor_names(self) -> dict[str, tuple[str, str]]:
-        return tensor_names(
-            tuple((name, settings["kind"], self._sound_name(name)) for name, settings in self.modalities.items())
-        )
+        return {
+            name: tensor_names(name, settings["kind"], self._sound_name(name))[:2]
+            for name, settings in self.modalities.items()
+        }
 
     def _sound_name(self, name: str) -> str | None:
         """What the modality's feature extractor, and so its encoder, calls its values."""

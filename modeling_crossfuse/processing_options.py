@@ -4,11 +4,8 @@
 
 import difflib
 from collections.abc import Iterable
-from functools import lru_cache
 
 from transformers.processing_utils import ImagesKwargs
-
-from .configuration_modalities import CrossFuseModalitiesConfig
 
 
 # Options of a call, and of a modality's settings, per kind. What would change the layout of the tensors is left out.
@@ -48,18 +45,3 @@ def close_match(name: str, allowed: Iterable[str]) -> str:
     """The end of an error message: what was probably meant, if anything."""
     close = difflib.get_close_matches(name, list(allowed), n=1)
     return f" Did you mean `{close[0]}`?" if close else ""
-
-
-@lru_cache(maxsize=64)
-def tensor_names(modalities: tuple[tuple[str, str, str | None], ...]) -> dict[str, tuple[str, str]]:
-    """
-    Names and kinds of modalities, and what an encoder of sound calls its values, to the keyword arguments of the
-    model's `forward` for values and mask of each.
-    """
-    config = CrossFuseModalitiesConfig(
-        names=[name for name, _, _ in modalities], **{name: {"kind": kind} for name, kind, _ in modalities}
-    )
-    for name, kind, values_argument in modalities:
-        if kind == "audio":
-            config[name].values_argument = values_argument
-    return {name: (config.value_name(name), config.mask_name(name)) for name in config}
