@@ -30,7 +30,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from modeling_crossfuse.command_line import format_table, load_model, run_program
 from modeling_crossfuse.data.rows import get_column, load_rows
-from modeling_crossfuse.evaluation.evaluation import evaluate_rows, subsets, text_modality
+from modeling_crossfuse.evaluation.prediction import text_modality
+from modeling_crossfuse.evaluation.scores import evaluate_rows, subsets
 from modeling_crossfuse.evaluation.plots import plot_answers
 from modeling_crossfuse.explanation.explanation import explain
 from modeling_crossfuse.training.model_card import write_model_card

@@ -25,7 +25,7 @@ from modeling_crossfuse import (
     plot_explanation,
     register_fusion,
 )
-from modeling_crossfuse.evaluation.evaluation import modality_shares
+from modeling_crossfuse.evaluation.attention import modality_shares
 from modeling_crossfuse.evaluation.plots import save_figure
 from modeling_crossfuse.explanation import plot
 from modeling_crossfuse.training import train_tokenizer

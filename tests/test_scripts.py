@@ -20,7 +20,9 @@ from PIL import Image
 from modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseProcessor
 from modeling_crossfuse.data.rows import load_rows
 from modeling_crossfuse.evaluation.degradation import Degradation
-from modeling_crossfuse.evaluation.evaluation import evaluate_rows, modality_shares, predict
+from modeling_crossfuse.evaluation.attention import modality_shares
+from modeling_crossfuse.evaluation.prediction import predict
+from modeling_crossfuse.evaluation.scores import evaluate_rows
 from modeling_crossfuse.evaluation.plots import plot_answers, plot_bars, plot_curves
 from modeling_crossfuse.training import train_tokenizer
 from modeling_crossfuse.training.recipes import RecipeArguments

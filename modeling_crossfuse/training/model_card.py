@@ -15,27 +15,9 @@ import torch
 import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..evaluation.metric_names import METRICS
 from ..files import write_whole
 
-
-# What the metrics give, the names that people know it by, and how many digits say enough.
-METRICS = {
-    "exact_match": ("exact match", 3),
-    "cer": ("CER", 3),
-    "chrf": ("chrF", 1),
-    "accuracy": ("accuracy", 3),
-    "f1_macro": ("macro F1", 3),
-    "f1_micro": ("micro F1", 3),
-    "subset_accuracy": ("subset accuracy", 3),
-    "mae": ("MAE", 3),
-    "rmse": ("RMSE", 3),
-    "r2": ("R²", 3),
-    "recall_at_1": ("recall@1", 3),
-    "recall_at_5": ("recall@5", 3),
-    "recall_at_10": ("recall@10", 3),
-    "mrr": ("MRR", 3),
-    "loss": ("loss", 3),
-}
 
 _EXPLANATIONS = {
     "exact_match": "Exact match is the share of answers that equal the right one character by character; CER, the "
