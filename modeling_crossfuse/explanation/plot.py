@@ -183,6 +183,7 @@ def _draw_bars(axes, explanation: Explanation, processor, colors: dict[str, str]
     axes.tick_params(axis="y", length=0, colors=INK)
     axes.tick_params(axis="x", labelsize=8.5, colors=QUIET)
     axes.set_xlabel("Shapley values: what each modality added to the score", fontsize=9, color=QUIET)
+    axes.locator_params(axis="x", nbins=5)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, frameon=False, fontsize=10, handlelength=1.2)
 
 
