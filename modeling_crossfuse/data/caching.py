@@ -224,7 +224,7 @@ def _encode_rows(
 def _encode_samples(model, processor, name: str, samples: list[Any]) -> list[np.ndarray]:
     """Hidden states `(length, hidden_size)` of each sample, without padding."""
     tensors, modalities = processor(**{name: samples}, return_tensors="pt"), model.config.modalities
-    given = read_inputs({key: tensors.get(key) for key in modalities.tensor_names}, modalities)[name]
+    given = read_inputs(tensors, modalities)[name]
     encoder = model.get_encoder()
     device = next(encoder.encoders[name].parameters()).device
     hidden_states, mask = encoder.encode_modality(name, given.values.to(device), given.mask.to(device))

@@ -299,9 +299,8 @@ def _check_arguments(model, generated_ids, labels, max_positions: int, num_order
 
 def _read(inputs: dict[str, torch.Tensor], modalities) -> tuple[dict[str, ModalityInputs], torch.Tensor]:
     """Each given modality, in the config's order, and which samples have it."""
-    tensors = {name: inputs.get(name) for name in modalities.tensor_names}
-    refuse_unknown(inputs, frozenset([*tensors, "modality_mask"]))
-    given = read_inputs(tensors, modalities)
+    refuse_unknown(inputs, frozenset([*modalities.tensor_names, "modality_mask"]))
+    given = read_inputs(inputs, modalities)
     present = find_present(given, inputs.get("modality_mask"), modalities).cpu()
     counts = present.sum(1)
     if (counts > _MAX_MODALITIES).any():

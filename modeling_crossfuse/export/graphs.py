@@ -41,9 +41,8 @@ def graph_inputs(inputs: dict[str, torch.Tensor | None], config) -> dict[str, to
         ValueError: as `forward` does, and if a modality is given as hidden states or embeddings.
     """
     modalities, modality_mask = config.modalities, inputs.get("modality_mask")
-    tensors = {name: inputs.get(name) for name in modalities.tensor_names}
     refuse_unknown(inputs, known_arguments(config))
-    read = read_inputs(tensors, modalities)
+    read = read_inputs(inputs, modalities)
     present = find_present(read, modality_mask, modalities)
     result = {}
     for name, (values, mask, _, _, given) in read.items():
