@@ -270,11 +270,11 @@ def _explanation(game: Game, max_positions: int, num_orders: int) -> Explanation
 
 
 def _position_values(game: Game, name: str, max_positions: int, num_orders: int) -> PositionValues:
-    given, modalities = game.given[name], game.model.config.modalities
-    is_raw = given.name == modalities.value_name(name)
-    pieces = Pieces(given, modalities[name].layout if is_raw else ("length", "hidden_size"), max_positions)
+    given, specs = game.given[name], game.model.config.modalities.tensor_specs[name]
+    spec = next(spec for spec in specs if spec.name == given.name)
+    pieces = Pieces(given, spec.layout, max_positions)
     values = game.position_values(name, pieces, num_orders)
-    tokens = given.values[0, : pieces.length].cpu() if is_raw and "length" in pieces.edges else None
+    tokens = given.values[0, : pieces.length].cpu() if spec is specs[0] and "length" in pieces.edges else None
     return PositionValues(values[:-1], values[-1], pieces.edges, tokens)
 
 
