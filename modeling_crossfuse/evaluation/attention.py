@@ -42,14 +42,10 @@ def modality_shares(model, inputs: dict[str, torch.Tensor], generated_ids: torch
     >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration
     >>> from modeling_crossfuse.evaluation.attention import modality_shares
 
-    >>> config = CrossFuseConfig(
-    ...     d_model=32,
-    ...     num_hidden_layers=1,
-    ...     modalities={"text": {"vocab_size": 50}, "image": {"image_size": 16, "patch_size": 8}},
-    ...     decoder={"vocab_size": 60},
-    ... )
+    >>> modalities = {"text": {"vocab_size": 50}, "wrist": {"kind": "series", "num_channels": 2}}
+    >>> config = CrossFuseConfig(d_model=32, num_hidden_layers=1, modalities=modalities, decoder={"vocab_size": 60})
     >>> model = CrossFuseForConditionalGeneration(config)
-    >>> inputs = {"input_ids": torch.tensor([[3, 4, 5]]), "pixel_values": torch.zeros(1, 3, 16, 16)}
+    >>> inputs = {"input_ids": torch.tensor([[3, 4, 5]]), "wrist_values": torch.zeros(1, 5, 2)}
     >>> shares = modality_shares(model, inputs, model.generate(**inputs, max_new_tokens=4))
     >>> shares.shape, round(shares.sum().item(), 3)
     (torch.Size([1, 2]), 1.0)

@@ -17,17 +17,6 @@ def cover(image: Image.Image | np.ndarray, level: float) -> Image.Image | np.nda
     """
     A copy of an image, a PIL image or an array `(channels, height, width)` from 0 to 255, whose right part is white:
     the share `level` of its width.
-
-    Example:
-
-    ```python
-    >>> from PIL import Image
-    >>> from modeling_crossfuse.evaluation.degradation import cover
-
-    >>> half = cover(Image.new("RGB", (4, 1), "red"), level=0.5)
-    >>> [half.getpixel((x, 0)) for x in range(4)]
-    [(255, 0, 0), (255, 0, 0), (255, 255, 255), (255, 255, 255)]
-    ```
     """
     _check_level(level)
     covered = image.copy()
@@ -44,16 +33,6 @@ def hide_characters(text: str, level: float, generator: np.random.Generator) -> 
     """
     Puts `_` for the share `level` of a text's characters. Generators with the same seed hide the same characters at a
     higher level, and more of them.
-
-    Example:
-
-    ```python
-    >>> import numpy as np
-    >>> from modeling_crossfuse.evaluation.degradation import hide_characters
-
-    >>> hide_characters("what is it?", level=0.5, generator=np.random.default_rng(0)).count("_")
-    6
-    ```
     """
     _check_level(level)
     hidden = set(generator.permutation(len(text))[: round(len(text) * level)].tolist())
@@ -67,15 +46,8 @@ def mix_noise(
     Mixes a signal with white Gaussian noise, in the proportion `1 - level` to `level`, and keeps its strength. The
     signal-to-noise ratio is `20 * log10((1 - level) / level)` dB: 0 dB at level 0.5, nothing but noise at level 1.
 
-    Args:
-        values (`np.ndarray`): the signal, left as it is.
-        level (`float`): share of the amplitude that is noise, from 0 to 1.
-        generator (`np.random.Generator`): draws the noise.
-        mean, std (`float` or array that broadcasts to `values`, *optional*): of the signal and the noise; by default 0
-            and the signal's root mean square.
-
-    Returns:
-        `np.ndarray`: float32, of the same shape.
+    By default, the signal has mean 0, and the noise its root mean square; `mean` and `std` are for both, floats or
+    arrays that broadcast to `values`. The result is float32.
 
     Example:
 
@@ -118,13 +90,9 @@ class Degradation:
     | series | the same; the noise has the mean and standard deviation that the processor knows of each channel |
 
     Args:
-        modalities (`Mapping[str, dict]`): name of each modality to its settings, as
-            [`CrossFuseProcessor`]`.modalities` has them.
+        modalities (`Mapping[str, dict]`): name of each modality to its settings, as [`CrossFuseProcessor`] has them.
         level (`float`): how much worse.
         seed (`int`, defaults to 0): of what is drawn.
-
-    Raises:
-        ValueError: if `level` is not between 0 and 1.
 
     Example:
 

@@ -23,6 +23,10 @@ Example:
 {'mae': 0.5, 'rmse': 0.7071067811865476, 'r2': 0.5}
 >>> RankingMetrics().compute(predictions=[[0.9, 0.1, 0.2], [0.3, 0.5, 0.4]], references=[0, 2])
 {'recall_at_1': 0.5, 'recall_at_5': 1.0, 'recall_at_10': 1.0, 'mrr': 0.75}
+>>> compute_text_metrics(["red apple", "pear"], ["red apple", "pears"])["exact_match"]
+0.5
+>>> compute_label_metrics(["cat", "dog"], ["cat", "cow"], "single_label_classification")["accuracy"]
+0.5
 ```
 """
 
@@ -42,13 +46,8 @@ except ImportError as error:
 
 class _Metric(evaluate.Metric):
     """
-    Compares strings with strings, unless a subclass has other features.
-
-    Args:
-        keep_in_memory (`bool`, *optional*): whether what is compared stays in memory instead of files under
-            `cache_dir`. Defaults to `True` for a single process, so that runs at the same time can't read each
-            other's files.
-        kwargs: as [`evaluate.Metric`] takes them.
+    Compares strings with strings, unless a subclass has other features. With a single process, what is compared stays
+    in memory instead of files under `cache_dir`, so that runs at the same time can't read each other's files.
     """
 
     predictions = references = datasets.Value("string")
@@ -69,12 +68,8 @@ class _Metric(evaluate.Metric):
 
     def compute(self, *, predictions=None, references=None, **kwargs) -> dict[str, float] | None:
         """
-        Args:
-            predictions (`list`, *optional*): the answers of a model, unless they were given to `add_batch`.
-            references (`list`, *optional*): the right answers, one for each prediction.
-
-        Returns:
-            `dict[str, float]`: the metrics' names and values. `None` on all but the first of several processes.
+        The metrics by name, of predictions and as many references, unless `add_batch` was given them before. `None` on
+        all but the first of several processes.
 
         Raises:
             ValueError: if there is nothing to compare, or not one reference for each prediction.
@@ -170,18 +165,7 @@ LABEL_METRICS = {
 
 
 def compute_text_metrics(predictions: list[str], references: list[str]) -> dict[str, float]:
-    """
-    [`ExactMatch`], [`CharacterErrorRate`] and [`ChrF`] of the same strings.
-
-    Example:
-
-    ```python
-    >>> from modeling_crossfuse.evaluation.metrics import compute_text_metrics
-
-    >>> compute_text_metrics(["red apple", "pear"], ["red apple", "pears"])["exact_match"]
-    0.5
-    ```
-    """
+    """[`ExactMatch`], [`CharacterErrorRate`] and [`ChrF`] of a model's answers and the right ones."""
     results = {}
     for metric_class in (ExactMatch, CharacterErrorRate, ChrF):
         results |= metric_class().compute(predictions=predictions, references=references)
@@ -196,15 +180,6 @@ def compute_label_metrics(predictions: list, references: list, problem_type: str
         predictions, references (`list`): for each sample a name, a list of names, a number or a list of numbers, as
             [`read_logits`] gives them.
         problem_type (`str`): as in a config of transformers.
-
-    Example:
-
-    ```python
-    >>> from modeling_crossfuse.evaluation.metrics import compute_label_metrics
-
-    >>> compute_label_metrics(["cat", "dog"], ["cat", "cow"], "single_label_classification")["accuracy"]
-    0.5
-    ```
     """
     if problem_type == "regression":
         predictions, references = (

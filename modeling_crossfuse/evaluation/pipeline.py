@@ -70,17 +70,13 @@ class CrossFusePipeline(Pipeline):
     >>> from transformers import pipeline
     >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForSequenceClassification, CrossFuseProcessor
 
-    >>> config = CrossFuseConfig(
-    ...     d_model=32,
-    ...     num_hidden_layers=1,
-    ...     modalities={"image": {"image_size": 16, "patch_size": 8}, "wrist": {"kind": "series", "num_channels": 6}},
-    ...     id2label={0: "rest", 1: "walk", 2: "run"},
-    ... )
+    >>> modalities = {"image": {"image_size": 16, "patch_size": 8}, "wrist": {"kind": "series", "num_channels": 6}}
+    >>> config = CrossFuseConfig(d_model=32, num_hidden_layers=1, modalities=modalities, num_labels=3)
     >>> model, processor = CrossFuseForSequenceClassification(config), CrossFuseProcessor.from_config(config)
     >>> classifier = pipeline("crossfuse", model=model, processor=processor)
     >>> sample = {"image": Image.new("RGB", (40, 30)), "wrist": np.zeros((5, 6))}
     >>> sorted(answer["label"] for answer in classifier(sample))
-    ['rest', 'run', 'walk']
+    ['LABEL_0', 'LABEL_1', 'LABEL_2']
     >>> # the second sample has no image
     >>> answers = classifier([sample, {"wrist": np.ones((8, 6))}], batch_size=2, top_k=1)
     >>> [len(answer) for answer in answers]
@@ -107,15 +103,14 @@ class CrossFusePipeline(Pipeline):
             batch_size (`int`, *optional*, defaults to 1): samples of a list, a dataset or a generator that go through
                 the model at once.
             processor_kwargs (`dict`, *optional*): options of the processor's call.
-            generate_kwargs (`dict`, *optional*): those of `generate`, for a model that generates. They may be given by
+            generate_kwargs (`dict`, *optional*): those of `generate`, for a model that generates; they may be given by
                 themselves, too. Where neither they nor the model's generation config set any, `max_new_tokens=256`.
             skip_special_tokens (`bool`, *optional*, defaults to `True`): whether the text is without special tokens.
             top_k (`int`, *optional*): how many labels or candidates to return; all by default. For a model that
                 generates, it is `generate`'s.
             function_to_apply (`str`, *optional*): `"sigmoid"`, `"softmax"` or `"none"`, for a classifier. Defaults to
                 `"none"` for a regression, `"sigmoid"` for several labels or a single one, and `"softmax"` otherwise.
-            candidate_labels (`list[str]`, *optional*): what [`CrossFuseForRetrieval`] chooses from: zero-shot
-                classification.
+            candidate_labels (`list[str]`, *optional*): the labels that [`CrossFuseForRetrieval`] chooses from.
             candidates (`list[dict[str, Any]]`, *optional*): a sample for each of `candidate_labels`, such as an
                 image; the labels as texts by default. Without `candidate_labels`, a label is its place in this list.
             return_tensors (`bool`, *optional*, defaults to `False`): whether embeddings are tensors instead of lists.
@@ -126,8 +121,7 @@ class CrossFusePipeline(Pipeline):
 
         Raises:
             TypeError: if a sample is not a dict, or an argument is not for this model.
-            ValueError: as [`CrossFuseProcessor`] does, if a modality is unknown or a sample has none, and if an
-                argument's value can't be used.
+            ValueError: as [`CrossFuseProcessor`] does, and if an argument's value can't be used.
         """
         return super().__call__(inputs, **kwargs)
 
@@ -272,7 +266,7 @@ class CrossFusePipeline(Pipeline):
 
 
 def _pair_candidates(labels: list[str] | None, candidates: list[dict[str, Any]] | None) -> tuple[list, list]:
-    """A label and a sample for each candidate, where either may have been left out."""
+    """A label and a sample for each candidate, of which the call may have left out either."""
     if isinstance(labels, str) or isinstance(candidates, (str, dict)):
         raise TypeError("`candidate_labels` and `candidates` are lists, of texts and of dicts of modalities")
     candidates = [{"text": label} for label in labels] if candidates is None else list(candidates)

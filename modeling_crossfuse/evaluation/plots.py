@@ -42,8 +42,7 @@ def plot_answers(
         samples (`Sequence[dict]`): about twelve, each with `image` (a PIL image, or an array `(height, width, 3)`),
             `answer` and `truth` (`str`), and `shares`, a `dict` of modality to a fraction from 0 to 1, as
             [`Explanation.shares`] gives them. Optional: `asked` (`str`), which stands above the image.
-        path (`str` or `Path`): the PNG file.
-        title (`str`, *optional*): stands above the grid.
+        path, title: the PNG file, and what stands above the grid.
         columns (`int`, defaults to 4): images side by side.
 
     Raises:
@@ -52,18 +51,11 @@ def plot_answers(
     Example:
 
     ```python
-    >>> import tempfile
     >>> from PIL import Image
     >>> from modeling_crossfuse.evaluation.plots import plot_answers
 
-    >>> sample = {
-    ...     "image": Image.new("RGB", (8, 8), "red"),
-    ...     "answer": "red square",
-    ...     "truth": "red square",
-    ...     "shares": {"image": 0.75, "audio": 0.25},
-    ... }
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     plot_answers([sample], f"{folder}/answers.png").name
+    >>> sample = {"image": Image.new("RGB", (8, 8), "red"), "answer": "red", "truth": "red", "shares": {"image": 0.75}}
+    >>> plot_answers([sample], "answers.png").name
     'answers.png'
     ```
     """
@@ -193,18 +185,14 @@ def plot_bars(values: Mapping[str, Mapping[str, float]], path: str | Path, label
     Args:
         values (`Mapping[str, Mapping[str, float]]`): model to subset to the metric. All models have the same
             subsets. Values from 0 to 1 are shown in per cent.
-        path (`str` or `Path`): the PNG file.
-        label (`str`): name of the metric.
-        title (`str`, defaults to `""`): stands above.
+        path, label, title: the PNG file, the name of the metric, and what stands above the bars.
 
     Example:
 
     ```python
-    >>> import tempfile
     >>> from modeling_crossfuse.evaluation.plots import plot_bars
 
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     plot_bars({"joint": {"image": 0.6, "image + audio": 0.9}}, f"{folder}/bars.png", "accuracy").name
+    >>> plot_bars({"joint": {"image": 0.6, "image + audio": 0.9}}, "bars.png", "accuracy").name
     'bars.png'
     ```
     """
@@ -234,20 +222,15 @@ def plot_curves(
     Args:
         curves (`Mapping[str, Mapping[float, float]]`): model to, say, the level of corruption to the metric.
             Values from 0 to 1 are shown in per cent.
-        path (`str` or `Path`): the PNG file.
-        label (`str`): name of the metric.
-        x_label (`str`): name of what makes the task harder.
-        title (`str`, defaults to `""`): stands above.
+        path, label, x_label, title: the PNG file, the names of both axes, and what stands above the curves.
 
     Example:
 
     ```python
-    >>> import tempfile
     >>> from modeling_crossfuse.evaluation.plots import plot_curves
 
     >>> curves = {"concat": {0.0: 0.9, 0.5: 0.7}, "joint": {0.0: 0.9, 0.5: 0.8}}
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     plot_curves(curves, f"{folder}/curves.png", "accuracy", "corruption").name
+    >>> plot_curves(curves, "curves.png", "accuracy", "corruption").name
     'curves.png'
     ```
     """
@@ -270,18 +253,15 @@ def plot_panels(
     Args:
         panels (`Mapping[str, Mapping[str, Mapping[str, Mapping[float, float]]]]`): label of each row to label of each
             column to model to a curve of values above 0. All rows have the same columns.
-        path (`str` or `Path`): the PNG file.
-        title (`str`, defaults to `""`): stands above.
+        path, title: the PNG file, and what stands above the panels.
 
     Example:
 
     ```python
-    >>> import tempfile
     >>> from modeling_crossfuse.evaluation.plots import plot_panels
 
     >>> growth = {"joint": {64: 1.0, 128: 4.0}, "latent": {64: 1.0, 128: 2.0}}
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     plot_panels({"time": {"length": growth}, "memory": {"length": growth}}, f"{folder}/panels.png").name
+    >>> plot_panels({"time": {"length": growth}, "memory": {"length": growth}}, "panels.png").name
     'panels.png'
     ```
     """

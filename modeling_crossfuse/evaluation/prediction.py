@@ -16,11 +16,12 @@ from ..data.rows import get_column, select_columns
 
 def text_modality(config) -> str:
     """The first modality of kind `text` of a model's config: the one that takes questions."""
-    for name in config.modalities.names_of_kind("text"):
-        return name
-    raise ValueError(
-        f"this model takes no text, so it can't be asked a question; it takes {', '.join(config.modalities)}"
-    )
+    names = config.modalities.names_of_kind("text")
+    if not names:
+        raise ValueError(
+            f"this model takes no text, so it answers no questions; it takes {', '.join(config.modalities)}"
+        )
+    return names[0]
 
 
 def check_inputs(config, rows: Sequence[dict[str, Any]], inputs: dict[str, str], target: str | None = None):

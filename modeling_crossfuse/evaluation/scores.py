@@ -12,18 +12,7 @@ from .prediction import check_inputs, embed, predict, text_modality
 
 
 def subsets(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """
-    Every non-empty subset, the small ones first.
-
-    Example:
-
-    ```python
-    >>> from modeling_crossfuse.evaluation.scores import subsets
-
-    >>> list(subsets(["image", "audio"]))
-    [('image',), ('audio',), ('image', 'audio')]
-    ```
-    """
+    """Every non-empty subset, such as `("image",)`, `("audio",)` and `("image", "audio")`: the small ones first."""
     for size in range(1, len(names) + 1):
         yield from itertools.combinations(names, size)
 

@@ -10,16 +10,11 @@ from ..inputs import check_labels
 
 
 class TokenAnswer:
-    """
-    The tokens that a model generated for a sample. A token's score is its probability after the tokens before it.
-
-    Args:
-        ids (`torch.LongTensor` of shape `(length,)`): the start token and the answer.
-    """
+    """The tokens of a generated answer; a token's score is its probability after the tokens before it."""
 
     labels = None
 
-    def __init__(self, ids: torch.LongTensor):
+    def __init__(self, ids: torch.LongTensor):  # with the start token
         self.targets = ids[1:]
         self.arguments = {"decoder_input_ids": ids[None, :-1]}
 
@@ -33,13 +28,7 @@ class TokenAnswer:
 
 
 class ClassAnswer:
-    """
-    Classes of a sample. A class's score is its probability, or a regression's value.
-
-    Args:
-        targets (`torch.LongTensor` of shape `(num_targets,)`): the classes.
-        config ([`CrossFuseConfig`]): the model's.
-    """
+    """Classes of a sample; a class's score is its probability, or a regression's value."""
 
     arguments: dict[str, torch.Tensor] = {}
 

@@ -131,7 +131,7 @@ class Explanation:
 
 
 def _describe(name: str, where: dict[str, tuple[int, int]], positions: PositionValues, processor) -> dict[str, Any]:
-    """The words or the seconds of a position."""
+    """The words or the seconds of a position, by the name of their field in [`Position`]."""
     if positions.tokens is not None:
         tokens = positions.tokens[slice(*where["length"])]
         return {"text": processor.sub_processor(name, "tokenizer").decode(tokens).strip()}
@@ -167,18 +167,18 @@ def explain(
     *A Unified Approach to Interpreting Model Predictions*): what it adds to the target's score when it joins the
     modalities that are there already, averaged over all orders in which they can join. It is exact: the model is run
     on each of the `2**M` sets of a sample's `M` modalities, each of which is encoded once. A modality left out is
-    missing, as the model knows it; nothing stands in for it. So a model that trained with `modality_dropout` is asked
-    nothing new. Where all are left out, the memory is one zero vector, from which cross-attention takes nothing. The
-    contributions to a target add up to its score less its baseline, the score without any modality.
+    missing, as the model knows it from `modality_dropout`. Where all are left out, the memory is one zero vector, from
+    which cross-attention takes nothing. The contributions to a target add up to its score less its baseline, the score
+    without any modality.
 
     The score is a probability, not its logarithm: it is bounded, so that no token that was unlikely anyway outweighs
-    the others. A token's is that after the answer's tokens before it, so that the end of a word, which its beginning
-    gives away, is credited to none; the whole answer's is the geometric mean of its tokens' (1 / perplexity), which
-    does not fade as answers get longer.
+    the others. A token's is that after the answer's tokens before it, so that no modality is credited for the end of a
+    word, which its beginning gives away. The whole answer's is the geometric mean of its tokens' (1 / perplexity),
+    which does not fade as answers get longer.
 
-    The same game is played within a modality: its positions share its contribution, and add up to it (Owen, 1977,
-    *Values of Games with a Priori Unions*). They are the patches of an image, tokens, or spans of time. Their values
-    are estimates: captum's `ShapleyValueSampling` lets them join in `num_orders` random orders (Castro et al., 2009).
+    The same game is played within a modality: its positions (the patches of an image, tokens, or spans of time) share
+    its contribution, and add up to it (Owen, 1977, *Values of Games with a Priori Unions*). Their values are
+    estimates: captum's `ShapleyValueSampling` lets them join in `num_orders` random orders (Castro et al., 2009).
     Tokens and time steps are left out by their mask. A patch is replaced by the background, the median colour of its
     image's border, and a span of audio by silence. Where no position is left, the modality is missing. For each
     modality, that costs `num_orders * positions * 2**(M - 1)` rows of a forward pass.
@@ -189,9 +189,8 @@ def explain(
         inputs (`dict[str, torch.Tensor]`): a batch as the processor makes it.
         generated_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): what `generate` answered, the start
             token included; what comes after the end token is left out. By default `generate` is asked.
-        labels (`torch.LongTensor` of shape `(batch,)` or `(batch, num_targets)`, *optional*): the classes that are
-            explained, of a classifier. By default the likeliest class; all of them for several labels a sample or a
-            regression.
+        labels (`torch.LongTensor` of shape `(batch,)` or `(batch, num_targets)`, *optional*): the classes of a
+            classifier that are explained. By default the likeliest one; for several labels or a regression, all.
         max_positions (`int`, defaults to 36): positions of a modality at most; where there are more, neighbours are
             taken together. With 0, no positions are explained, and captum is not needed.
         num_orders (`int`, defaults to 16): random orders in which positions join: the more, the less noise.
@@ -212,12 +211,8 @@ def explain(
     >>> import torch
     >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration, explain
 
-    >>> config = CrossFuseConfig(
-    ...     d_model=32,
-    ...     num_hidden_layers=1,
-    ...     modalities={"text": {"vocab_size": 50}, "image": {"image_size": 16, "patch_size": 8}},
-    ...     decoder={"vocab_size": 60},
-    ... )
+    >>> modalities = {"text": {"vocab_size": 50}, "image": {"image_size": 16, "patch_size": 8}}
+    >>> config = CrossFuseConfig(d_model=32, num_hidden_layers=1, modalities=modalities, decoder={"vocab_size": 60})
     >>> model = CrossFuseForConditionalGeneration(config)
     >>> inputs = {"input_ids": torch.tensor([[3, 4, 5]]), "pixel_values": torch.rand(1, 3, 16, 16)}
     >>> explanation = explain(model, inputs, torch.tensor([[1, 7, 9]]), max_positions=4)[0]
@@ -245,7 +240,7 @@ def explain(
                 for name, modality in given.items()
                 if present[row, list(model.config.modalities).index(name)]
             }
-            game = Game(model, sample, present[row], answer, batch_size)
+            game = Game(model, answer, sample, present[row], batch_size)
             explanations.append(_explanation(game, max_positions, num_orders))
     return explanations
 

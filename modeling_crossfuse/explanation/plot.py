@@ -60,12 +60,8 @@ def plot_explanation(
     >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForSequenceClassification, CrossFuseProcessor
     >>> from modeling_crossfuse import explain, plot_explanation
 
-    >>> config = CrossFuseConfig(
-    ...     d_model=32,
-    ...     num_hidden_layers=1,
-    ...     modalities={"image": {"image_size": 16, "patch_size": 8}, "wrist": {"kind": "series", "num_channels": 2}},
-    ...     id2label={0: "rest", 1: "walk"},
-    ... )
+    >>> modalities = {"image": {"image_size": 16, "patch_size": 8}, "wrist": {"kind": "series", "num_channels": 2}}
+    >>> config = CrossFuseConfig(d_model=32, num_hidden_layers=1, modalities=modalities, num_labels=2)
     >>> model, processor = CrossFuseForSequenceClassification(config), CrossFuseProcessor.from_config(config)
     >>> sample = {"image": Image.new("RGB", (20, 20), "red"), "wrist": np.array([[0.5, 0.1], [0.2, 0.4]])}
     >>> explanation = explain(model, processor(**sample, return_tensors="pt"), max_positions=4)[0]
@@ -129,7 +125,7 @@ def _heat(explanation: Explanation):
         return np.sign(x) * np.sqrt(np.abs(x))
 
     def square(x):
-        return np.sign(x) * np.square(x)
+        return x * np.abs(x)
 
     largest = max(positions.answer_values.abs().max().item() for positions in explanation.positions.values())
     largest = max(largest, 1e-6)

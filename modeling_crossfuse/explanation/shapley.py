@@ -10,7 +10,6 @@ import torch
 from ..evaluation.attention import attention_shares, eager_attention
 from ..inputs import ModalityInputs
 from ..outputs import CrossFuseEncoderOutput
-from .answers import ClassAnswer, TokenAnswer
 
 
 # The dimensions of values that are cut into positions.
@@ -106,26 +105,19 @@ class Game:
 
     Args:
         model: the model.
+        answer ([`TokenAnswer`] or [`ClassAnswer`]): the answer that is explained.
         given (`dict[str, ModalityInputs]`): the sample's present modalities, each with one row.
         present (`torch.Tensor` of shape `(num_modalities,)`): which these are, as booleans on the CPU.
-        answer ([`TokenAnswer`] or [`ClassAnswer`]): the answer that is explained.
         batch_size (`int`): rows of a forward pass.
     """
 
-    def __init__(
-        self,
-        model,
-        given: dict[str, ModalityInputs],
-        present: torch.Tensor,
-        answer: TokenAnswer | ClassAnswer,
-        batch_size: int,
-    ):
+    def __init__(self, model, answer, given: dict[str, ModalityInputs], present: torch.Tensor, batch_size: int):
         self.model, self.given, self.present, self.answer, self.batch_size = model, given, present, answer, batch_size
         self.streams = {name: self._encode(name, modality) for name, modality in given.items()}
         self.coalitions = all_coalitions(present)
         self.weights = shapley_weights(self.coalitions)
         self.baseline = self._score(encoder_outputs=self._empty_memory())[0]
-        self.values = self._values(self.coalitions)
+        self.values = self._values(self.coalitions, self.streams)
 
     def _encode(self, name: str, given: ModalityInputs) -> _Stream:
         if given.is_encoded:
@@ -147,24 +139,21 @@ class Game:
         return torch.cat([scores, self.answer.score_whole(scores)[:, None]], dim=1)
 
     def _tensors(self, coalitions: torch.Tensor, streams: dict[str, _Stream]) -> dict[str, torch.Tensor]:
-        """The arguments of `forward` for coalitions `(rows, num_modalities)`."""
+        """The arguments of `forward` for coalitions `(rows, num_modalities)`, with a row for each."""
         tensors = {"modality_mask": coalitions.long().to(self.model.device)}
         for name, (hidden_states, mask) in streams.items():
-            key = self.model.config.modalities.hidden_states_name(name)
-            tensors[key] = hidden_states.expand(len(coalitions), -1, -1)
-            tensors[f"{key}_mask"] = mask.expand(len(coalitions), -1)
+            names = self.model.config.modalities.tensor_names_of(name)
+            tensors[names.hidden_states] = hidden_states.expand(len(coalitions), -1, -1)
+            tensors[names.hidden_states_mask] = mask.expand(len(coalitions), -1)
         return tensors
 
-    def _values(self, coalitions: torch.Tensor, changed: dict[str, _Stream] | None = None) -> torch.Tensor:
-        """
-        Scores `(rows, num_targets + 1)` of coalitions `(rows, num_modalities)`. `changed` streams have a row for each
-        coalition.
-        """
+    def _values(self, coalitions: torch.Tensor, streams: dict[str, _Stream]) -> torch.Tensor:
+        """Scores `(rows, num_targets + 1)` of coalitions `(rows, num_modalities)`."""
         values = self.baseline.repeat(len(coalitions), 1)
+        tensors = self._tensors(coalitions, streams)
         given = coalitions.any(1).nonzero().squeeze(1)
         for rows in given.split(self.batch_size) if len(given) else ():
-            chosen = {name: (states[rows], mask[rows]) for name, (states, mask) in (changed or {}).items()}
-            values[rows] = self._score(len(rows), **self._tensors(coalitions[rows], self.streams | chosen))
+            values[rows] = self._score(len(rows), **{name: tensor[rows] for name, tensor in tensors.items()})
         return values
 
     def modality_values(self) -> torch.Tensor:
@@ -193,8 +182,8 @@ class Game:
             rows = coalitions.repeat(len(kept), 1)
             rows[:, index] = is_there.repeat_interleave(len(coalitions))
             stream = tuple(part.repeat_interleave(len(coalitions), dim=0) for part in stream)
-            values = self._values(rows, {name: stream}).unflatten(0, (len(kept), len(coalitions)))
-            return torch.einsum("c,kct->kt", weights, values)
+            values = self._values(rows, self.streams | {name: stream})
+            return torch.einsum("c,kct->kt", weights, values.unflatten(0, (len(kept), len(coalitions))))
 
         # The orders are the same each time, and the user's random numbers stay as they are.
         with torch.random.fork_rng(devices=[]):

@@ -121,11 +121,8 @@ class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
     @classmethod
     def from_folder(cls, folder: str | Path, num_threads: int | None = None) -> "CrossFuseExportedModel":
         """
-        Loads what `crossfuse export` or [`export_model`] wrote.
-
-        Args:
-            folder (`str` or `Path`): the folder.
-            num_threads (`int`, *optional*): threads of ONNX Runtime; defaults to those of PyTorch.
+        Loads what `crossfuse export` or [`export_model`] wrote. ONNX Runtime takes PyTorch's number of threads, unless
+        `num_threads` is given.
 
         Raises:
             ImportError: for ONNX, if `crossfuse[export]` is not installed.
@@ -136,12 +133,10 @@ class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
         if suffix is None or not (folder / INPUTS_FILE).is_file():
             raise FileNotFoundError(f"there is no exported model in {folder}; make one with `crossfuse export`")
         config = AutoConfig.from_pretrained(folder)
-        graphs = [
-            load_graph(folder / f"{part}{suffix}", num_threads or torch.get_num_threads())
-            for part in ("encoder", "decoder")
-        ]
+        num_threads = num_threads or torch.get_num_threads()
+        encoder, decoder = (load_graph(folder / f"{part}{suffix}", num_threads) for part in ("encoder", "decoder"))
         example = json.loads((folder / INPUTS_FILE).read_text(encoding="utf-8"))
-        model = cls(config, CrossFuseExportedEncoder(graphs[0], config, example), graphs[1])
+        model = cls(config, CrossFuseExportedEncoder(encoder, config, example), decoder)
         model.generation_config = GenerationConfig.from_pretrained(folder)
         return model
 
@@ -167,21 +162,12 @@ class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
         cache: Cache | None = None,
         **kwargs,
     ) -> CrossFuseSeq2SeqLMOutput:
-        r"""
-        Args:
-            input_ids (`torch.LongTensor` of shape `(batch, length)`): values of the modality `text`, if there is one.
-            decoder_input_ids (`torch.LongTensor` of shape `(batch, target_length)`): tokens of the answer, those in
-                the cache left out.
-            decoder_attention_mask (`torch.Tensor` of shape `(batch, past + target_length)`): ones, no padding.
-            decoder_position_ids (`torch.LongTensor` of shape `(batch, target_length)`): those that follow on the
-                tokens in the cache.
-            encoder_outputs ([`CrossFuseExportedEncoderOutput`]): a memory from before, instead of the modalities.
-            cache ([`~transformers.EncoderDecoderCache`]): keys and values of earlier steps.
-            kwargs: values and masks of the other modalities, named as `config.modalities.tensor_names` says.
+        """
+        Takes the arguments of [`CrossFuseForConditionalGeneration`], without labels, hidden states and embeddings.
 
         Raises:
-            ValueError: as [`CrossFuseMultimodalEncoder`] does, if `decoder_attention_mask` has a 0 or positions are
-                others, or if attentions or hidden states are asked for, which the graphs don't give.
+            ValueError: as [`CrossFuseMultimodalEncoder`] does, if `decoder_attention_mask` has a 0, if
+                `decoder_position_ids` don't follow on the cache, or if attentions or hidden states are asked for.
         """
         refuse_unknown(kwargs, self.known_arguments, type(self).forward)
         if encoder_outputs is None:
@@ -194,14 +180,13 @@ class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
         _check_answer(decoder_input_ids, decoder_attention_mask, decoder_position_ids, cache)
         if not cache.is_updated.get(0):
             self._start(cache, encoder_outputs.key_values)
-        outputs = self.decoder_graph(
-            {
-                "input_ids": decoder_input_ids.contiguous(),
-                "encoder_attention_mask": encoder_outputs.attention_mask,
-                **_named_states(cache.self_attention_cache, "decoder"),
-                **_named_states(cache.cross_attention_cache, "encoder"),
-            }
-        )
+        inputs = {
+            "input_ids": decoder_input_ids.contiguous(),
+            "encoder_attention_mask": encoder_outputs.attention_mask,
+        }
+        for part, states in (("decoder", cache.self_attention_cache), ("encoder", cache.cross_attention_cache)):
+            inputs |= name_states("past_key_values", part, ((layer.keys, layer.values) for layer in states.layers))
+        outputs = self.decoder_graph(inputs)
         for layer, states in enumerate(cache.self_attention_cache.layers):
             states.keys = outputs[f"present.{layer}.decoder.key"]
             states.values = outputs[f"present.{layer}.decoder.value"]
@@ -229,11 +214,6 @@ def _check_answer(input_ids, attention_mask, position_ids, cache: EncoderDecoder
     expected = torch.arange(past, past + input_ids.shape[1])
     if position_ids is not None and not torch.equal(position_ids, expected.expand_as(position_ids)):
         raise ValueError(f"`decoder_position_ids` are not {past} and on; an exported model counts them itself")
-
-
-def _named_states(cache: DynamicCache, part: str) -> dict[str, torch.Tensor]:
-    """A cache as inputs of the decoder's graph."""
-    return name_states("past_key_values", part, ((layer.keys, layer.values) for layer in cache.layers))
 
 
 __all__ = ["CrossFuseExportedModel"]

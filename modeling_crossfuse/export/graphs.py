@@ -80,11 +80,11 @@ class EncoderGraph(nn.Module):
 
 class DecoderGraph(nn.Module):
     """
-    The decoder and the language modelling head, one or more tokens further: `input_ids` `(batch, new)`,
-    `encoder_attention_mask` `(batch, memory_length)` and, for each layer, `past_key_values.<layer>.encoder.key` and
-    `.value`, which the encoder gave, and `past_key_values.<layer>.decoder.key` and `.value` `(batch, key_value_heads,
-    past, head_dim)`, empty at first, to `logits` `(batch, new, vocab_size)` and `present.<layer>.decoder.key` and
-    `.value` `(batch, key_value_heads, past + new, head_dim)`.
+    The decoder and the language modelling head, for one or more tokens. It takes `input_ids` `(batch, new)`,
+    `encoder_attention_mask` `(batch, memory_length)`, for each layer what the encoder gave as
+    `past_key_values.<layer>.encoder.key` and `.value`, and `past_key_values.<layer>.decoder.key` and `.value` `(batch,
+    key_value_heads, past, head_dim)`, empty at first. It gives `logits` `(batch, new, vocab_size)` and
+    `present.<layer>.decoder.key` and `.value` `(batch, key_value_heads, past + new, head_dim)`.
     """
 
     def __init__(self, model: CrossFuseForConditionalGeneration):
@@ -130,18 +130,20 @@ def _decoder_example(memory: dict[str, torch.Tensor], config) -> dict[str, torch
     }
 
 
-def trace(graph: nn.Module, example: dict[str, torch.Tensor], lengths: dict[str, int]) -> ExportedProgram:
+def _write_graph(
+    graph: nn.Module, example: dict[str, torch.Tensor], lengths: dict[str, int], path: Path
+) -> dict[str, torch.Tensor]:
     """
-    A graph as `torch.export` has it, for any batch size and, as far as the encoders allow it, for any length.
+    Writes a graph, for any batch size and, as far as the encoders allow it, for any length, and gives what it makes of
+    the example.
 
     Args:
         graph (`nn.Module`): takes and gives a dict of tensors.
         example (`dict[str, torch.Tensor]`): its inputs, with a batch of at least 2.
         lengths (`dict[str, int]`): for each input that has a length, the dimension that is one.
-
-    Raises:
-        ValueError: if it can't be exported.
+        path (`Path`): the file; its suffix says the format.
     """
+    outputs = graph(example)
     shapes = {name: {0: Dim.DYNAMIC} | ({lengths[name]: Dim.AUTO} if name in lengths else {}) for name in example}
     try:
         program = torch.export.export(graph, (example,), dynamic_shapes=(shapes,), strict=False)
@@ -151,7 +153,15 @@ def trace(graph: nn.Module, example: dict[str, torch.Tensor], lengths: dict[str,
     # PyTorch can't load a program with a block that nothing reads, such as the positions of an encoder without layers.
     program.graph.eliminate_dead_code()
     _forget_source(program)
-    return program
+    if path.suffix == SUFFIXES["torch"]:
+        torch.export.save(program, path)
+        return outputs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are about what the exporter itself calls
+        names = {"input_names": list(example), "output_names": list(outputs)}
+        onnx = torch.onnx.export(program, dynamo=True, verbose=False, optimize=True, **names)
+    onnx.save(path)
+    return outputs
 
 
 def _forget_source(program: ExportedProgram):
@@ -167,18 +177,6 @@ def _import_onnx():
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError("exporting to ONNX needs onnx and onnxscript: `pip install crossfuse[export]`") from error
-
-
-def _write(program: ExportedProgram, example: dict[str, torch.Tensor], outputs: list[str], path: Path):
-    if path.suffix == SUFFIXES["torch"]:
-        torch.export.save(program, path)
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they are about what the exporter itself calls
-        onnx = torch.onnx.export(
-            program, dynamo=True, verbose=False, input_names=list(example), output_names=outputs, optimize=True
-        )
-    onnx.save(path)
 
 
 @torch.no_grad()
@@ -240,16 +238,14 @@ def export_model(
     lacking = [name for name in config.modalities if config.modalities.value_name(name) not in example]
     if lacking:
         raise ValueError(f"`inputs` lacks `{config.modalities.value_name(lacking[0])}`; expected every modality")
-    encoder, decoder = EncoderGraph(model), DecoderGraph(model)
-    memory = encoder(example)
-    step = _decoder_example(memory, config)
-    suffix = SUFFIXES[format]
     lengths = {}
     for values, *_ in config.modalities.tensor_specs.values():
         lengths |= {values.name: values.mask_axis, values.mask_name: 1}
-    _write(trace(encoder, example, lengths), example, list(memory), folder / f"encoder{suffix}")
+    suffix = SUFFIXES[format]
+    memory = _write_graph(EncoderGraph(model), example, lengths, folder / f"encoder{suffix}")
+    step = _decoder_example(memory, config)
     lengths = {name: 2 if name.startswith("past_key_values") else 1 for name in step}
-    _write(trace(decoder, step, lengths), step, list(decoder(step)), folder / f"decoder{suffix}")
+    _write_graph(DecoderGraph(model), step, lengths, folder / f"decoder{suffix}")
     described = {
         name: {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
         for name, tensor in example.items()
