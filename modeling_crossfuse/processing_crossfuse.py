@@ -24,10 +24,10 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpa
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase, TextInput
 from transformers.utils import cached_file, is_torchvision_available, logging
 
-from .composition import HUB_ARGUMENTS, SUB_PROCESSORS, check_tokenizer, read_encoders
 from .configuration_crossfuse import CrossFuseConfig
 from .configuration_modalities import check_modality_name, tensor_names
 from .encoder_processors import is_same, load_processor, pixel_values
+from .encoder_sources import HUB_ARGUMENTS, SUB_PROCESSORS, check_tokenizer, read_encoders
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .hub import CodeToHubMixin
 from .image_processing_crossfuse import CrossFuseVideoImageProcessor

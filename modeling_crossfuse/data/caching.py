@@ -15,8 +15,8 @@ import torch
 import transformers
 from accelerate.utils import tqdm
 
-from ..composition import SUB_PROCESSORS
 from ..encoder_processors import describe
+from ..encoder_sources import SUB_PROCESSORS
 from ..inputs import read_inputs
 from .collator import CrossFuseDataCollator
 from .rows import has_text, select_columns, top_column
