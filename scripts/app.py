@@ -37,7 +37,7 @@ import modeling_crossfuse
 from modeling_crossfuse import CrossFuseForRetrieval, explain, plot_explanation
 from modeling_crossfuse.command_line import add_device_arguments, load_model, one_line, read_input, run_program
 from modeling_crossfuse.data.rows import load_rows
-from modeling_crossfuse.evaluation.evaluation import answer_length
+from modeling_crossfuse.evaluation.prediction import answer_length
 
 
 try:

@@ -40,8 +40,8 @@ from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 from modeling_crossfuse import CrossFuseConfig, CrossFuseForSequenceClassification
 from modeling_crossfuse.command_line import check_arguments, format_table, run_program
 from modeling_crossfuse.data.rows import load_rows
-from modeling_crossfuse.evaluation.evaluation import subsets
 from modeling_crossfuse.evaluation.plots import plot_curves
+from modeling_crossfuse.evaluation.scores import subsets
 from modeling_crossfuse.files import write_whole
 
 

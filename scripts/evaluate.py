@@ -38,10 +38,11 @@ from modeling_crossfuse.command_line import (
 )
 from modeling_crossfuse.data.rows import get_column, load_rows, parse_mapping, select_columns
 from modeling_crossfuse.evaluation.degradation import Degradation
-from modeling_crossfuse.evaluation.evaluation import check_inputs, evaluate_rows, subsets
+from modeling_crossfuse.evaluation.metric_names import METRICS
 from modeling_crossfuse.evaluation.plots import plot_bars, plot_curves
+from modeling_crossfuse.evaluation.prediction import check_inputs
+from modeling_crossfuse.evaluation.scores import evaluate_rows, subsets
 from modeling_crossfuse.files import write_whole
-from modeling_crossfuse.training.model_card import METRICS
 
 
 EPILOG = """

@@ -43,10 +43,11 @@ from PIL import Image
 
 from modeling_crossfuse.command_line import check_numbers, format_table, load_model, run_program
 from modeling_crossfuse.data.rows import load_rows, parse_mapping
-from modeling_crossfuse.evaluation.evaluation import check_inputs, evaluate_rows
+from modeling_crossfuse.evaluation.metric_names import METRICS
+from modeling_crossfuse.evaluation.prediction import check_inputs
+from modeling_crossfuse.evaluation.scores import evaluate_rows
 from modeling_crossfuse.export.exported_model import CrossFuseExportedModel
 from modeling_crossfuse.export.graphs import SUFFIXES, export_model
-from modeling_crossfuse.training.model_card import METRICS
 
 
 EPILOG = """

@@ -33,7 +33,7 @@ from modeling_crossfuse.command_line import (
     run_program,
 )
 from modeling_crossfuse.data.rows import load_rows, parse_mapping
-from modeling_crossfuse.evaluation.evaluation import check_inputs, predict
+from modeling_crossfuse.evaluation.prediction import check_inputs, predict
 from modeling_crossfuse.files import write_whole
 
 

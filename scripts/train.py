@@ -25,8 +25,8 @@ import torch
 import transformers
 
 from modeling_crossfuse.data.rows import load_rows
-from modeling_crossfuse.evaluation.evaluation import read_logits
 from modeling_crossfuse.evaluation.metrics import compute_label_metrics, compute_text_metrics
+from modeling_crossfuse.evaluation.prediction import read_logits
 from modeling_crossfuse.training.recipes import (
     add_lora,
     build_model,

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import AutoModelForSeq2SeqLM, BertConfig, TorchAoConfig
 
 from modeling_crossfuse import CrossFuseForSequenceClassification, CrossFuseProcessor
-from modeling_crossfuse.evaluation.evaluation import predict
+from modeling_crossfuse.evaluation.prediction import predict
 from modeling_crossfuse.export.exported_model import CrossFuseExportedModel
 from modeling_crossfuse.export.graphs import export_model
 from modeling_crossfuse.training import train_tokenizer

@@ -177,7 +177,7 @@ def test_retrieval_learns(folder, tmp_path, loss, capsys):
     assert "(batch, 16)" in card and "get_fused_features" in card
     with pytest.raises(SystemExit):
         evaluate(folder, tmp_path, "name", "text=name")
-    assert "the candidates are what the modality 'text' is given" in capsys.readouterr().err
+    assert "the candidates are values of the modality 'text'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
