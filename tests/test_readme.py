@@ -132,10 +132,14 @@ def test_tree_has_every_file():
 
 def test_tree_is_in_the_order_of_imports():
     paths = [ROOT / path for path in read_tree() if path.startswith("modeling_crossfuse/") and path.endswith(".py")]
-    paths = [path for path in paths if path.exists()]
-    for number, path in enumerate(paths):
-        below = imported_files(path) & set(paths[number + 1 :])
-        assert not below, f"{path.name} imports {[file.name for file in below]}, which stand below it"
+    places = {path: place for place, path in enumerate(paths)}
+    backwards = [
+        f"{path.name} imports {file.name}, which stands below it"
+        for path in paths
+        for file in (imported_files(path) if path.exists() else ())
+        if places.get(file, -1) > places[path]
+    ]
+    assert not backwards
 
 
 @pytest.mark.parametrize("name", re.findall(r"`([\w/]+\.py)`", TEXTS["docs/developing.md"]))
