@@ -16,7 +16,7 @@ PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in ROOT.glob("docs/*.
 CARDS = ["checkpoints/emoji/README.md", "data/emoji/README.md"]
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES + CARDS}
 PROGRAMS = ("train", "evaluate", "predict", "export", "push", "app")
-SLOW = ("docs/encoders-of-transformers.md",)
+SLOW = ("docs/encoders-of-transformers.md", "docs/explanation.md")
 # What the blocks write; the tests put it elsewhere.
 WRITTEN = ("my-model", "explanation.png")
 PACKAGES = ("modeling_crossfuse", "crossfuse")
