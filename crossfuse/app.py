@@ -1,59 +1,29 @@
-#!/usr/bin/env python
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """
 A web page that asks a model: it has a field for each of the model's modalities, any of which may stay empty, and shows
-the answer, what each modality contributed to it, and where in the picture, the sound and the text that came from.
+the answer, what each modality contributed to it, and where in the image, the audio and the text that came from.
 
 With --write_space, writes a folder that is a Space on the Hugging Face Hub as it stands.
 """
 
 import argparse
-import html
 import importlib.metadata
 import shutil
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
-from PIL import Image
-
-import modeling_crossfuse
-from modeling_crossfuse import CrossFuseForRetrieval, explain, plot_explanation
-from modeling_crossfuse.command_line import add_device_arguments, load_model, one_line, read_input, run_program
-from modeling_crossfuse.data.rows import load_rows
-from modeling_crossfuse.evaluation.evaluation import answer_length
-
-
-try:
-    import gradio as gr
-except ImportError as error:
-    raise SystemExit("app.py: error: the page needs gradio: `pip install crossfuse[app]`") from error
+from .flags import Parser, add_device_arguments
 
 
 EPILOG = """
 examples:
   the emoji model, on http://127.0.0.1:7860:
-    python scripts/app.py
+    crossfuse app
   a model of yours, for everyone in the network:
-    python scripts/app.py outputs/my-model --host 0.0.0.0 --port 8000
+    crossfuse app outputs/my-model --host 0.0.0.0 --port 8000
   a Space on the Hub, which starts by itself after the upload:
-    python scripts/app.py me/my-model --write_space my-space
+    crossfuse app me/my-model --write_space my-space
     hf upload me/my-space my-space . --repo-type space
 
 exit codes: 0 done, 2 a wrong argument, file or model (one line on standard error says which)
@@ -61,15 +31,6 @@ exit codes: 0 done, 2 a wrong argument, file or model (one line on standard erro
 
 # In a Space, the model lies beside this file; see `write_space`.
 SPACE_MODEL, DEMO_MODEL, DEMO_DATA = "model", "checkpoints/emoji", "data/emoji"
-# Rows of the demo's data that a visitor may click on: a name, and what is given of it.
-EXAMPLES = (
-    ("rocket", ("image", "audio"), "name in French"),
-    ("violin", ("image", "audio"), None),
-    ("guitar", ("image",), "name in German"),
-    ("whale", ("audio",), None),
-)
-# What one visitor may ask of a machine that others use, too.
-MAX_UPLOAD, MAX_PIXELS, MAX_SECONDS, MAX_LETTERS, MAX_STEPS = "20mb", 25_000_000, 60, 1000, 10_000
 # What a Space installs besides gradio, in the versions that this program runs with.
 REQUIREMENTS = (
     "torch",
@@ -86,221 +47,7 @@ REQUIREMENTS = (
 )
 
 
-def input_component(name: str, kind: str):
-    """The field of a modality. Files stay as they are, for the processor to read."""
-    if kind == "text":
-        return gr.Textbox(label=name, max_length=MAX_LETTERS, placeholder="Leave empty what you do not have")
-    if kind == "image":
-        field = gr.Image(label=name, type="filepath", image_mode=None, height=240)
-        # gradio would open it first, and have its own, long words for an unreadable one. It still does for a visitor
-        # who clicked on an example: the field is then made anew.
-        field.preprocess = lambda file: None if file is None else file.path
-        return field
-    if kind == "audio":
-        return gr.Audio(label=name, type="filepath")
-    if kind == "video":
-        return gr.Video(label=name, height=240)
-    return gr.File(label=f"{name} (.csv, one line per step, or .npy)", file_types=[".csv", ".npy"])
-
-
-def read_sample(config, values: Sequence[str | None]) -> dict[str, Any]:
-    """Modality to value, as the processor takes it, of the fields that are not empty."""
-    sample = {}
-    for (name, part), value in zip(config.modalities.items(), values):
-        if value is None or not value.strip():
-            continue
-        sample[name] = read_input("series", value) if part.kind == "series" else value
-        check_length(name, part.kind, sample[name])
-    if not sample:
-        raise ValueError(f"Nothing is given; expected at least one of {', '.join(config.modalities)}")
-    return sample
-
-
-def check_length(name: str, kind: str, value: Any):
-    """Refuses what would keep the machine busy for long; other limits are those of the upload and of pictures."""
-    if kind == "text":
-        length, limit, unit = len(value), MAX_LETTERS, "letters"
-    elif kind == "audio":
-        length, limit, unit = seconds_of(value), MAX_SECONDS, "seconds"
-    elif kind == "series":
-        length, limit, unit = len(value), MAX_STEPS, "steps"
-    else:
-        return
-    if length > limit:
-        raise ValueError(f"{name} has {length:,.0f} {unit}; expected {limit:,} at most")
-
-
-def seconds_of(path: str) -> float:
-    import soundfile
-
-    try:
-        return soundfile.info(path).duration
-    except soundfile.LibsndfileError:
-        return 0.0  # the processor says what is wrong with it
-
-
-def read_answer(model, processor, batch, explanation) -> str | dict[str, float]:
-    """What the page shows as the answer: a text, or the probability of each class."""
-    if model.can_generate():
-        return processor.decode(explanation.targets, skip_special_tokens=True).strip() or "(nothing)"
-    if model.config.resolved_problem_type == "regression":
-        named = zip(explanation.labels, explanation.scores.tolist())
-        return "\n".join(f"{label}: {score:.4g}" for label, score in named)
-    with torch.inference_mode():
-        logits = model(**batch).logits[0].float()
-    several = model.config.resolved_problem_type == "multi_label_classification"
-    probabilities = logits.sigmoid() if several else logits.softmax(0)
-    return {model.config.id2label[label]: score for label, score in enumerate(probabilities.tolist())}
-
-
-def draw(explanation, sample: dict[str, Any], processor) -> Image.Image:
-    with tempfile.TemporaryDirectory() as folder:
-        path = plot_explanation(explanation, sample, processor, Path(folder, "explanation.png"))
-        with Image.open(path) as picture:
-            return picture.copy()
-
-
-def respond(model, processor, *values: str | None) -> Iterator[tuple[Any, dict[str, float], Image.Image | None]]:
-    """
-    Answers; the explanation's picture takes longer and comes second.
-
-    Args:
-        model, processor: as [`load_model`] gives them.
-        values (`str`, *optional*): of each modality, in the config's order: a text or a path.
-
-    Yields:
-        The answer, the share of each modality that was given, and the picture or None.
-
-    Raises:
-        gr.Error: if nothing is given, or a value is not what the model takes.
-    """
-    try:
-        sample = read_sample(model.config, values)
-        batch = processor(**{name: [value] for name, value in sample.items()}, return_tensors="pt").to(model.device)
-        # Generated once: a model that samples would answer something else the second time.
-        is_asked = model.can_generate()
-        answer_ids = {"generated_ids": model.generate(**batch, **answer_length(model, {}))} if is_asked else {}
-        explanation = explain(model, batch, **answer_ids, max_positions=0)[0]
-        answer = read_answer(model, processor, batch, explanation)
-        shares = {name: share for name, share in explanation.shares().items() if name in sample}
-        yield answer, shares, None
-        yield answer, shares, draw(explain(model, batch, **answer_ids)[0], sample, processor)
-    except (ImportError, OSError, TypeError, ValueError) as error:
-        raise gr.Error(for_visitors(error, values), print_exception=False) from error
-
-
-def for_visitors(error: Exception, values: Sequence[str | None]) -> str:
-    """An error's message as HTML, with the names of files as the visitor knows them."""
-    message = one_line(error)
-    for value in values:
-        if value and Path(value).is_absolute():
-            message = message.replace(value, Path(value).name)
-    return html.escape(message, quote=False)
-
-
-def answer_component(model):
-    if model.can_generate() or model.config.resolved_problem_type == "regression":
-        return gr.Textbox(label="Answer", buttons=["copy"], elem_id="answer")
-    return gr.Label(label="Answer", num_top_classes=5, elem_id="answer")
-
-
-def build_page(model, processor, examples: Sequence[Sequence[str | None]] = ()) -> "gr.Blocks":
-    """
-    The page of a model.
-
-    Args:
-        model ([`CrossFuseForConditionalGeneration`] or [`CrossFuseForSequenceClassification`]): the model.
-        processor ([`CrossFuseProcessor`]): the model's.
-        examples (`Sequence[Sequence[str | None]]`, *optional*): samples to click on: texts and paths, in the order of
-            the model's modalities.
-
-    Returns:
-        `gr.Blocks`: to be launched.
-    """
-    modalities = model.config.modalities
-    # Uploads and pictures are deleted after an hour.
-    with gr.Blocks(title="CrossFuse", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
-        gr.Markdown(
-            f"# CrossFuse\nGive any of **{', '.join(modalities)}**, leave the others empty, and see what the model "
-            "answers and where it got that from."
-        )
-        with gr.Row():
-            with gr.Column():
-                fields = [input_component(name, part.kind) for name, part in modalities.items()]
-                button = gr.Button("Answer", variant="primary", elem_id="ask")
-            with gr.Column():
-                answer = answer_component(model)
-                shares = gr.Label(label="Share of each modality in the answer", show_heading=False, elem_id="shares")
-                if examples:
-                    gr.Examples(list(map(list, examples)), fields)
-        gr.Markdown("### Where the answer came from")
-        picture = gr.Image(show_label=False, format="png", buttons=["download", "fullscreen"], elem_id="explanation")
-        # One at a time: an explanation changes the model's attention while it lasts.
-        gr.on(
-            [button.click, *(field.submit for field in fields if isinstance(field, gr.Textbox))],
-            partial(respond, model, processor),
-            fields,
-            [answer, shares, picture],
-            api_name="answer",
-            concurrency_limit=1,
-        )
-    return page.queue(max_size=20)
-
-
-def demo_examples(modalities: Sequence[str], folder: Path) -> list[list[str | None]]:
-    """Rows of the demo's data; their files go to `folder`."""
-    rows = load_rows(DEMO_DATA, "test")
-    names = rows["name"][:]
-    examples = []
-    for name, given, question in EXAMPLES:
-        row = rows[names.index(name)]
-        files = {"image": folder / f"{name}.png", "audio": folder / f"{name}.ogg"}
-        row["picture"].save(files["image"])
-        files["audio"].write_bytes(row["speech"]["bytes"])
-        sample = {"text": question, **{modality: str(files[modality]) for modality in given}}
-        examples.append([sample.get(modality) for modality in modalities])
-    return examples
-
-
-def write_space(folder: Path, model, processor, data: Path | None = None):
-    """
-    Writes a Space: this program, the package, the model, and what the Hub has to know about them.
-
-    Args:
-        folder (`Path`): must not exist, or be empty.
-        model, processor: as [`load_model`] gives them.
-        data (`Path`, *optional*): the demo's data, whole: its README and licences belong to the pictures.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise ValueError(f"--write_space: {folder} is not empty")
-    model.save_pretrained(folder / SPACE_MODEL)
-    processor.save_pretrained(folder / SPACE_MODEL)
-    shutil.copy(__file__, folder / "app.py")
-    package = Path(modeling_crossfuse.__file__).parent
-    shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__"))
-    if data is not None:
-        shutil.copytree(data, folder / DEMO_DATA)
-    versions = [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in REQUIREMENTS]
-    (folder / "requirements.txt").write_text("\n".join(versions) + "\n")
-    settings = {
-        "title": "CrossFuse",
-        "emoji": "🧩",
-        "colorFrom": "blue",
-        "colorTo": "yellow",
-        "sdk": "gradio",
-        "sdk_version": gr.__version__,
-        "python_version": f'"{sys.version_info.major}.{sys.version_info.minor}"',
-        "app_file": "app.py",
-    }
-    lines = [f"{key}: {value}" for key, value in settings.items()]
-    (folder / "README.md").write_text("\n".join(["---", *lines, "---", ""]), encoding="utf-8")
-
-
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="app.py", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_args(parser: Parser, argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "model",
         metavar="MODEL",
@@ -319,40 +66,60 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def run(argv: list[str] | None):
-    args = parse_args(argv)
+def write_space(folder: Path, model, processor, data: str | None = None):
+    """
+    Writes a Space: this program, the packages, the model, and what the Hub has to know about them.
+
+    Args:
+        folder (`Path`): must not exist, or be empty.
+        model, processor: as [`load_model`] gives them.
+        data (`str`, *optional*): the demo's data, whole: its README and licences belong to the images.
+    """
+    import modeling_crossfuse
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise ValueError(f"--write_space: {folder} is not empty")
+    model.save_pretrained(folder / SPACE_MODEL)
+    processor.save_pretrained(folder / SPACE_MODEL)
+    (folder / "app.py").write_text('from crossfuse.main import main\n\nmain(["app"])\n')
+    for package in (modeling_crossfuse, sys.modules[__package__]):
+        source = Path(package.__file__).parent
+        shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+    if data is not None:
+        shutil.copytree(data, folder / data)
+    versions = [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in REQUIREMENTS]
+    (folder / "requirements.txt").write_text("\n".join(versions) + "\n")
+    settings = {
+        "title": "CrossFuse",
+        "emoji": "🧩",
+        "colorFrom": "blue",
+        "colorTo": "yellow",
+        "sdk": "gradio",
+        "sdk_version": importlib.metadata.version("gradio"),
+        "python_version": f'"{sys.version_info.major}.{sys.version_info.minor}"',
+        "app_file": "app.py",
+    }
+    lines = [f"{key}: {value}" for key, value in settings.items()]
+    (folder / "README.md").write_text("\n".join(["---", *lines, "---", ""]), encoding="utf-8")
+
+
+def run(args: argparse.Namespace):
+    """Serves the page until the process is stopped, or writes a Space."""
+    import gradio  # noqa: F401  before the model is loaded
+
+    from .loading import load_model
+
     model, processor = load_model(args.model, args.device, args.dtype)
-    if isinstance(model, CrossFuseForRetrieval):
+    if model.task == "retrieval":
         raise ValueError(f"{args.model} ranks texts; expected a model that generates or classifies")
     # A Space has the demo's data if its model is the demo's.
     has_examples = Path(args.model) in (Path(DEMO_MODEL), Path(SPACE_MODEL)) and Path(DEMO_DATA).is_dir()
+    data = DEMO_DATA if has_examples else None
     if args.write_space is not None:
-        write_space(args.write_space, model, processor, Path(DEMO_DATA) if has_examples else None)
+        write_space(args.write_space, model, processor, data)
         print(f"written to {args.write_space}; next: hf upload NAME/SPACE {args.write_space} . --repo-type space")
         return
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow refuses twice as many
-    with tempfile.TemporaryDirectory() as folder:
-        examples = demo_examples(list(model.config.modalities), Path(folder)) if has_examples else []
-        page = build_page(model, processor, examples)
-        page.launch(
-            server_name=args.host,
-            server_port=args.port,
-            share=args.share,
-            max_file_size=MAX_UPLOAD,
-            show_error=True,
-            theme=gr.themes.Default(font=[gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700)), "sans-serif"]),
-        )
+    from .page import serve
 
-
-def main(argv: list[str] | None = None):
-    """
-    Serves the page until the process is stopped, or writes a Space.
-
-    Args:
-        argv (`list[str]`, *optional*): the command line without the program's name; that of the process by default.
-    """
-    run_program("app.py", run, argv)
-
-
-if __name__ == "__main__":
-    main()
+    serve(model, processor, data, server_name=args.host, server_port=args.port, share=args.share)

@@ -1,17 +1,5 @@
-#!/usr/bin/env python
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """
 Measures how good the answers of one or several models are over a data set's split, and how that changes where
 modalities are missing or corrupted.
@@ -28,53 +16,46 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from modeling_crossfuse.command_line import (
+from .flags import (
+    Parser,
+    add_dataset_arguments,
+    add_device_arguments,
     add_generation_arguments,
-    check_arguments,
-    format_table,
+    file_to_write,
     generation_options,
-    load_model,
-    run_program,
+    parse_mapping,
 )
-from modeling_crossfuse.data.rows import get_column, load_rows, parse_mapping, select_columns
-from modeling_crossfuse.evaluation.degradation import Degradation
-from modeling_crossfuse.evaluation.evaluation import check_inputs, evaluate_rows, subsets
-from modeling_crossfuse.evaluation.plots import plot_bars, plot_curves
-from modeling_crossfuse.files import write_whole
-from modeling_crossfuse.training.model_card import METRICS
+from .tables import format_table
 
 
 EPILOG = """
 examples:
   name the pictures of the test split:
-    python scripts/evaluate.py checkpoints/emoji --dataset data/emoji --inputs image=picture --target name
+    crossfuse evaluate checkpoints/emoji --dataset data/emoji --inputs image=picture --target name
   from pictures alone, from speech alone and from both:
-    python scripts/evaluate.py checkpoints/emoji --dataset data/emoji --inputs image=picture audio=speech \\
+    crossfuse evaluate checkpoints/emoji --dataset data/emoji --inputs image=picture audio=speech \\
         --target name --missing all
   two models under growing corruption; the curves are drawn in results.png:
-    python scripts/evaluate.py outputs/concat outputs/joint --dataset data/emoji --inputs image=picture audio=speech \\
+    crossfuse evaluate outputs/concat outputs/joint --dataset data/emoji --inputs image=picture audio=speech \\
         --target name --corruption 0 0.25 0.5 0.75 1 --output results.json
   ask a question; its answers stand in a column inside a struct:
-    python scripts/evaluate.py checkpoints/emoji --dataset data/emoji --inputs image=picture \\
+    crossfuse evaluate checkpoints/emoji --dataset data/emoji --inputs image=picture \\
         --question "name in French" --target names.fr
 
 exit codes: 0 done, 2 a wrong argument, model or data set (one line on standard error says which)
 """
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="evaluate.py", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def level(text: str) -> float:
+    """The type of a level of corruption."""
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return float(text)
+
+
+def parse_args(parser: Parser, argv: list[str]) -> argparse.Namespace:
     parser.add_argument("models", metavar="MODEL", nargs="+", help="folders of saved models, or their ids on the Hub")
-    parser.add_argument("--dataset", required=True, help="folder of a data set, or its id on the Hub")
-    parser.add_argument("--split", default="test", help="split to evaluate on (default: test)")
-    parser.add_argument(
-        "--inputs", nargs="+", required=True, metavar="MODALITY=COLUMN", help="which column each modality is read from"
-    )
-    parser.add_argument(
-        "--target", required=True, metavar="COLUMN", help="column of the right answers, such as names.fr"
-    )
+    add_dataset_arguments(parser, required=True)
     parser.add_argument(
         "--missing",
         choices=("none", "all"),
@@ -84,28 +65,35 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--corruption",
         nargs="+",
-        type=float,
+        type=level,
         default=[0.0],
         metavar="LEVEL",
         help="make the inputs worse, to one level from 0 to 1 after the other (default: 0)",
     )
     add_generation_arguments(parser)
+    add_device_arguments(parser)
     parser.add_argument(
-        "--output", metavar="FILE", help="write the results to this JSON file, too, and draw them beside it"
+        "--output",
+        type=file_to_write,
+        metavar="FILE",
+        help="write the results to this JSON file, too, and draw them beside it",
     )
     args = parser.parse_args(argv)
-    check_arguments(args)
-    for level in args.corruption:
-        if not 0 <= level <= 1:
-            raise ValueError(f"--corruption is {level}; expected levels from 0 to 1")
     repeated = [name for name, count in Counter(args.models).items() if count > 1]
     if repeated:
         raise ValueError(f"the model {repeated[0]} is given twice")
+    args.inputs = parse_mapping(args.inputs)
     return args
 
 
-def evaluate_model(args: argparse.Namespace, name: str, rows, inputs: dict[str, str]) -> list[dict]:
+def evaluate_model(args: argparse.Namespace, name: str, rows) -> list[dict]:
     """The metrics of a model at each level of corruption, of all inputs together or of every combination of them."""
+    from modeling_crossfuse.evaluation.degradation import Degradation
+    from modeling_crossfuse.evaluation.evaluation import check_inputs, evaluate_rows, subsets
+
+    from .loading import load_model
+
+    inputs = args.inputs
     model, processor = load_model(name, args.device, args.dtype)
     check_inputs(model.config, rows, inputs, args.target)
     combinations = list(subsets(list(inputs))) if args.missing == "all" else [tuple(inputs)]
@@ -130,6 +118,8 @@ def evaluate_model(args: argparse.Namespace, name: str, rows, inputs: dict[str, 
 
 def rows_with(names: tuple[str, ...], rows, inputs: dict[str, str], processor, question: str | None):
     """The rows that have any of the modalities `names`, which some lack: all of them where a question is asked."""
+    from modeling_crossfuse.data.rows import get_column, select_columns
+
     if question is not None or len(names) == len(inputs):
         return rows
     columns = [inputs[name] for name in names]
@@ -145,6 +135,8 @@ def rows_with(names: tuple[str, ...], rows, inputs: dict[str, str], processor, q
 
 def results_table(results: list[dict]) -> str:
     """The results as text for the terminal; what all of them share is left out."""
+    from modeling_crossfuse.training.model_card import METRICS
+
     described = [
         {"model": result["model"], "corruption": f"{result['corruption']:g}", "inputs": " + ".join(result["inputs"])}
         for result in results
@@ -176,6 +168,9 @@ def draw(results: list[dict], output: Path) -> list[Path]:
     Draws beside the JSON file `output` what there is several of: the metric of each combination of inputs, at the
     lowest level of corruption, as bars; the metric of all inputs at each level as curves.
     """
+    from modeling_crossfuse.evaluation.plots import plot_bars, plot_curves
+    from modeling_crossfuse.training.model_card import METRICS
+
     metric = next(name for name in results[0] if name in METRICS)
     label = METRICS[metric][0]
     combinations = {tuple(result["inputs"]) for result in results}
@@ -198,13 +193,21 @@ def draw(results: list[dict], output: Path) -> list[Path]:
     return drawn
 
 
-def run(argv: list[str] | None) -> list[dict]:
-    args = parse_args(argv)
-    inputs = parse_mapping(args.inputs)
+def run(args: argparse.Namespace) -> list[dict]:
+    """
+    Evaluates, prints a table, and writes JSON and plots if asked to.
+
+    Returns:
+        `list[dict]`: for each model, level of corruption and combination of inputs, these and what [`evaluate_rows`]
+        gives.
+    """
+    from modeling_crossfuse.data.rows import load_rows
+    from modeling_crossfuse.files import write_whole
+
     rows = load_rows(args.dataset, args.split, args.max_samples, args.dataset_config)
     results = []
     for name in args.models:
-        results += evaluate_model(args, name, rows, inputs)
+        results += evaluate_model(args, name, rows)
         if results[-1].keys() != results[0].keys():
             raise ValueError(f"{name} has another head than {args.models[0]}; their answers can't be compared")
     print(results_table(results))
@@ -214,21 +217,3 @@ def run(argv: list[str] | None) -> list[dict]:
         for path in [args.output, *draw(results, Path(args.output))]:
             print(f"written to {path}")
     return results
-
-
-def main(argv: list[str] | None = None) -> list[dict]:
-    """
-    Evaluates, prints a table, and writes JSON and plots if asked to.
-
-    Args:
-        argv (`list[str]`, *optional*): the command line without the program's name; that of the process by default.
-
-    Returns:
-        `list[dict]`: for each model, level of corruption and combination of inputs, these and what [`evaluate_rows`]
-        gives.
-    """
-    return run_program("evaluate.py", run, argv)
-
-
-if __name__ == "__main__":
-    main()

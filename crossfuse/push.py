@@ -13,23 +13,16 @@ import re
 import tempfile
 from pathlib import Path
 
-import transformers
-from huggingface_hub import CommitInfo, HfApi
-from huggingface_hub.utils import validate_repo_id
-
-from modeling_crossfuse import save_code
-from modeling_crossfuse.command_line import one_line, run_program
-from modeling_crossfuse.evaluation.pipeline import AutoModelForCrossFuse
-from modeling_crossfuse.files import write_whole
-from modeling_crossfuse.training.model_card import write_model_card
+from .errors import one_line
+from .flags import Parser
 
 
 EPILOG = """
 examples:
   a trained model, for everyone:
-    python scripts/push_to_hub.py checkpoints/emoji me/emoji
+    crossfuse push checkpoints/emoji me/emoji
   a private one, on a branch:
-    python scripts/push_to_hub.py outputs/photos me/photos --private --revision experiment
+    crossfuse push outputs/photos me/photos --private --revision experiment
 
 exit codes: 0 done, 2 a wrong argument or folder, or a push that failed (one line on standard error says which)
 """
@@ -40,10 +33,7 @@ _LOADS_OURS = re.compile(r"((?:model|processor) = \w+\.from_pretrained\()\"[^\"]
 _WEIGHTS = ["model*.safetensors", "model.safetensors.index.json"]
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="push_to_hub.py", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_args(parser: Parser, argv: list[str]) -> argparse.Namespace:
     parser.add_argument("model", metavar="MODEL", help="folder of a saved model")
     parser.add_argument("repo_id", metavar="REPO_ID", help="where to: user/name or organization/name")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
@@ -51,7 +41,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--message", default="Upload model", help="of the commit (default: Upload model)")
     parser.add_argument("--token", help="token with the right to write (default: that of `hf auth login` or HF_TOKEN)")
     args = parser.parse_args(argv)
-    validate_repo_id(args.repo_id)
     if not Path(args.model, "config.json").is_file():
         raise ValueError(f"there is no saved model in {args.model}: it has no config.json")
     return args
@@ -59,11 +48,18 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def prepare(source: Path, folder: Path, repo_id: str):
     """Saves a model anew, with all that goes along with it and nothing else."""
+    from transformers import AutoProcessor
+
+    from modeling_crossfuse import save_code
+    from modeling_crossfuse.evaluation.pipeline import AutoModelForCrossFuse
+    from modeling_crossfuse.files import write_whole
+    from modeling_crossfuse.training.model_card import write_model_card
+
     model = AutoModelForCrossFuse.from_pretrained(source, dtype="auto")
     model.save_pretrained(folder)
     processor = None
     if (source / "processor_config.json").is_file():
-        processor = transformers.AutoProcessor.from_pretrained(source)
+        processor = AutoProcessor.from_pretrained(source)
         processor.save_pretrained(folder)
     save_code(folder)
     if (source / "README.md").is_file():
@@ -74,8 +70,10 @@ def prepare(source: Path, folder: Path, repo_id: str):
         write_model_card(folder, model, processor, model_id=repo_id)
 
 
-def push(folder: Path, args: argparse.Namespace) -> CommitInfo:
+def push(folder: Path, args: argparse.Namespace):
     """Uploads a folder in one commit, into a repository that is made if it does not exist."""
+    from huggingface_hub import HfApi
+
     api = HfApi(token=args.token)
     try:
         repo_id = api.create_repo(args.repo_id, private=args.private or None, exist_ok=True).repo_id
@@ -100,27 +98,16 @@ def push(folder: Path, args: argparse.Namespace) -> CommitInfo:
         raise OSError(f"the push to {args.repo_id} failed: {one_line(error)} {advice}") from error
 
 
-def run(argv: list[str] | None) -> CommitInfo:
-    args = parse_args(argv)
+def run(args: argparse.Namespace):
+    """Pushes a model, and returns the `huggingface_hub.CommitInfo`."""
+    from huggingface_hub.utils import validate_repo_id
+
+    from .loading import silence_transformers
+
+    validate_repo_id(args.repo_id)
+    silence_transformers()
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(args.model), Path(folder), args.repo_id)
         commit = push(Path(folder), args)
     print(f"pushed to {commit.commit_url}")
     return commit
-
-
-def main(argv: list[str] | None = None) -> CommitInfo:
-    """
-    Pushes a model.
-
-    Args:
-        argv (`list[str]`, *optional*): the command line without the program's name; that of the process by default.
-
-    Returns:
-        `CommitInfo`: the commit.
-    """
-    return run_program("push_to_hub.py", run, argv)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,70 +1,86 @@
-#!/usr/bin/env python
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-"""Trains or fine-tunes a CrossFuse model on any data set whose columns map to modalities."""
+# SPDX-License-Identifier: Apache-2.0
+"""
+Trains or fine-tunes a CrossFuse model on any data set whose columns map to modalities.
 
+RECIPE is a YAML file of flags, or the name of a ready one, such as emoji. The command line wins over it.
+"""
+
+import argparse
 import contextlib
 import logging
-import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
-import torch
-import transformers
+from .recipe import parse_flags
 
-from modeling_crossfuse.data.rows import load_rows
-from modeling_crossfuse.evaluation.evaluation import read_logits
-from modeling_crossfuse.evaluation.metrics import compute_label_metrics, compute_text_metrics
-from modeling_crossfuse.training.recipes import (
-    add_lora,
-    build_model,
-    cache_rows,
-    card_settings,
-    describe_precision,
-    make_collators,
-    number_labels,
-    parse_recipe,
+
+EPILOG = """
+Every flag may also stand in the recipe. So may every flag of transformers' Seq2SeqTrainingArguments, such as
+--output_dir, --learning_rate, --num_train_epochs or --per_device_train_batch_size: `crossfuse train --help_trainer`
+lists them.
+
+examples:
+  the emoji recipe, with another learning rate:
+    crossfuse train emoji --learning_rate 5e-4
+  a data set of your own, without a recipe:
+    crossfuse train --model small --dataset me/photos --inputs image=photo text=question \\
+        --target answer --output_dir outputs/photos --num_train_epochs 10 --per_device_train_batch_size 32
+  with encoders of transformers, which run once for each sample and not again while the rest learns:
+    crossfuse train --encoders '{"image": "google/siglip2-base-patch16-224"}' --freeze image \\
+        --cache_encoder_outputs --dataset me/photos --inputs image=photo text=question --target answer
+  only adapters, which LoRA adds to a trained model:
+    crossfuse train configuration/recipes/emoji_lora.yaml
+  in ten minutes, whatever the machine, with a schedule that fits:
+    crossfuse train emoji --max_minutes 10
+  on several processes:
+    torchrun --nproc_per_node 2 -m crossfuse train emoji
+    accelerate launch -m crossfuse train emoji
+  going on after an interruption:
+    crossfuse train emoji --resume_from_checkpoint last
+
+exit codes: 0 done, 2 a wrong argument, recipe, model or data set (one line on standard error says which)
+"""
+
+# What of `TrainingArguments` a reader of a model card wants to know.
+CARD_KEYS = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_steps",
+    "bf16",
+    "seed",
 )
-from modeling_crossfuse.training.trainer import CrossFuseTrainer
-
 
 logger = logging.getLogger("crossfuse")
 
-EPILOG = """
-Examples:
-  The demo's recipe, with another learning rate:
-    python scripts/train.py configuration/recipes/emoji.yaml --learning_rate 5e-4
-  A data set of your own, without a recipe:
-    python scripts/train.py --model configuration/small --dataset me/photos --inputs image=photo text=question \\
-        --target answer --output_dir outputs/photos --num_train_epochs 10 --per_device_train_batch_size 32
-  With encoders of transformers, which run once for each sample and not again while the rest learns:
-    python scripts/train.py --encoders '{"image": "google/siglip2-base-patch16-224"}' --freeze image \\
-        --cache_encoder_outputs --dataset me/photos --inputs image=photo text=question --target answer
-  Only adapters, which LoRA adds to a trained model:
-    python scripts/train.py configuration/recipes/emoji_lora.yaml
-  In ten minutes, whatever the machine, with a schedule that fits:
-    python scripts/train.py configuration/recipes/emoji.yaml --max_minutes 10
-  On several processes:
-    accelerate launch scripts/train.py configuration/recipes/emoji.yaml
-  Going on after an interruption:
-    python scripts/train.py configuration/recipes/emoji.yaml --resume_from_checkpoint last
-"""
+
+def parse_args(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    parser.usage = "crossfuse train [RECIPE] [--flag value ...]"
+    parser.allow_abbrev = False  # the other flags are not known yet
+    parser.add_argument("--help_trainer", action="store_true", help="show the flags of Seq2SeqTrainingArguments")
+    flags = parse_flags(argv, parser)
+    return argparse.Namespace(help_trainer=flags.own.pop("help_trainer"), flags=flags)
+
+
+def card_settings(recipe, arguments, num_processes: int, steps: int) -> dict[str, Any]:
+    """What a model card says of a training that has made so many steps."""
+    settings = {key: getattr(arguments, key) for key in CARD_KEYS}
+    return {**vars(recipe), **settings, "max_steps": steps, "num_processes": num_processes}
 
 
 def make_compute_metrics(recipe, arguments, model, processor):
     """What the Trainer calls with answers and labels, if there is anything to compare."""
+    import torch
+
+    from modeling_crossfuse.evaluation.evaluation import read_logits
+    from modeling_crossfuse.evaluation.metrics import compute_label_metrics, compute_text_metrics
 
     def compare_texts(prediction):
         pad = processor.tokenizer.pad_token_id
@@ -89,17 +105,19 @@ def make_compute_metrics(recipe, arguments, model, processor):
     return compare_texts if arguments.predict_with_generate else None
 
 
-def resume_point(arguments):
+def resume_point(arguments) -> str | None:
     """The checkpoint to go on from: `last` stands for the newest in the output folder."""
     if arguments.resume_from_checkpoint in ("last", "true", "True"):
-        checkpoint = transformers.trainer_utils.get_last_checkpoint(arguments.output_dir)
+        from transformers.trainer_utils import get_last_checkpoint
+
+        checkpoint = get_last_checkpoint(arguments.output_dir)
         if checkpoint is None:
             raise ValueError(f"`resume_from_checkpoint`: there is no checkpoint in {arguments.output_dir}")
         return checkpoint
     return arguments.resume_from_checkpoint
 
 
-def end_processes(trainer: CrossFuseTrainer):
+def end_processes(trainer):
     """
     Ends what connects the processes of a distributed training. Its threads can abort a process in which Python ends
     before them; and they can wait forever where it is DistributedDataParallel that ends last, which holds the
@@ -110,14 +128,26 @@ def end_processes(trainer: CrossFuseTrainer):
     trainer.accelerator.end_training()
 
 
-def main(argv: list[str] | None = None) -> str:
+def run(args: argparse.Namespace) -> str | None:
     """
     Trains, evaluates, and saves model, processor and model card.
 
     Returns:
         `str`: the folder they were saved in.
     """
-    recipe, arguments = parse_recipe(sys.argv[1:] if argv is None else argv, __doc__, EPILOG)
+    import transformers
+
+    from modeling_crossfuse.data.rows import load_rows
+    from modeling_crossfuse.training.building import add_lora, build_model, cache_rows, make_collators, number_labels
+    from modeling_crossfuse.training.trainer import CrossFuseTrainer
+
+    from .training_arguments import TrainerParser, describe_precision, read_arguments
+
+    if args.help_trainer:
+        return TrainerParser(prog="crossfuse train").print_help()
+    logging.basicConfig(format="%(message)s")
+    logger.setLevel(logging.INFO)
+    recipe, arguments = read_arguments(args.flags)
     # Between processes: convolutions give their gradients channels last, which costs a copy and no more.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     transformers.set_seed(arguments.seed)
@@ -180,12 +210,3 @@ def main(argv: list[str] | None = None) -> str:
     trainer.save_model()
     end_processes(trainer)
     return arguments.output_dir
-
-
-if __name__ == "__main__":
-    logging.basicConfig(format="%(message)s")
-    logger.setLevel(logging.INFO)
-    try:
-        main()
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f"error: {error}")

@@ -71,39 +71,6 @@ def has_text(feature: Any) -> bool:
     return getattr(feature, "dtype", None) in ("string", "large_string")
 
 
-def parse_mapping(pairs: Mapping[str, str] | Iterable[str] | None) -> dict[str, str]:
-    """
-    Modalities and what belongs to each, as a command line or a recipe gives them.
-
-    Args:
-        pairs (`list[str]`, `dict[str, str]`, *optional*): such as `["image=picture", "audio=speech"]`; a `dict` stays
-            as it is, and None becomes an empty one.
-
-    Raises:
-        ValueError: if one is not of the form `modality=value`, or a modality comes twice.
-
-    Example:
-
-    ```python
-    >>> from modeling_crossfuse.data.rows import parse_mapping
-
-    >>> parse_mapping(["image=photo", "text=question"])
-    {'image': 'photo', 'text': 'question'}
-    ```
-    """
-    if pairs is None or isinstance(pairs, Mapping):
-        return dict(pairs or {})
-    mapping = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not (name and equals and value):
-            raise ValueError(f"{pair!r} is not of the form modality=value, such as image=picture")
-        if name in mapping:
-            raise ValueError(f"the modality {name!r} is given twice")
-        mapping[name] = value
-    return mapping
-
-
 def check_exists(what: str, name_or_path: str):
     """What can't be an id on the Hub must be a folder; the Hub's own message for it would speak of ids."""
     is_path = (

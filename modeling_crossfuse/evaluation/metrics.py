@@ -2,38 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics of texts, labels, numbers and rankings, as `evaluate.Metric` classes that need neither network nor cache."""
 
-import importlib
-import os
-import sys
-from types import ModuleType
-
 import numpy as np
 
-
-def _import_evaluate() -> ModuleType:
-    """
-    The library `evaluate`. Python puts a script's folder first on its path, where a script named `evaluate.py`, such
-    as ours, would be imported in its place.
-    """
-    path = list(sys.path)
-    sys.path[:] = [folder for folder in path if not os.path.isfile(os.path.join(folder, "evaluate.py"))]
-    if not hasattr(sys.modules.get("evaluate"), "__path__"):
-        sys.modules.pop("evaluate", None)
-    try:
-        return importlib.import_module("evaluate")
-    finally:
-        sys.path[:] = path
+from ..extras import needs
 
 
 try:
-    evaluate = _import_evaluate()
     import datasets
+    import evaluate
     import jiwer
     import sacrebleu
     from sklearn import metrics
     from sklearn.preprocessing import MultiLabelBinarizer
 except ImportError as error:
-    raise ImportError(f"the metrics need `pip install crossfuse[train]` ({error})") from error
+    raise needs(f"the metrics need the module {error.name}", "train") from error
 
 
 class _Metric(evaluate.Metric):

@@ -34,7 +34,9 @@ from benchmark_peers import LARGE, measure_loading, measure_peers, plot_peers, r
 from benchmark_selves import measure_latent, measure_missing, measure_reuse
 from benchmark_tools import report_rows
 
-from modeling_crossfuse.command_line import check_arguments, check_file, run_program
+from crossfuse.errors import ends_in_one_line
+from crossfuse.flags import Parser, above_zero, file_to_write
+from crossfuse.loading import silence_transformers
 from modeling_crossfuse.evaluation.plots import import_figure
 from modeling_crossfuse.files import write_whole
 
@@ -129,12 +131,7 @@ GROUPS = {
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     groups = "\n".join(f"  {name:<12}{group.help}" for name, group in GROUPS.items())
-    parser = argparse.ArgumentParser(
-        prog="benchmark.py",
-        description=__doc__,
-        epilog=f"groups:\n{groups}\n{EPILOG}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("benchmark.py", __doc__, f"groups:\n{groups}\n{EPILOG}")
     default = Settings()
     parser.add_argument("group", choices=list(GROUPS), metavar="group", help="what to compare, see below")
     parser.add_argument("--task", choices=list(TASKS), help="of peers, loading and compile (default: captioning)")
@@ -143,15 +140,16 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--dtype", choices=["float32", "bfloat16"], default=default.dtype, help="of the weights (default: float32)"
     )
     parser.add_argument("--attn_implementation", metavar="NAME", help="such as sdpa (default: the model's own choice)")
-    parser.add_argument("--threads", type=int, default=default.threads, metavar="N", help="threads (default: 2)")
-    parser.add_argument("--repeats", type=int, default=default.repeats, metavar="N", help="turns (default: 5)")
     parser.add_argument(
-        "--steps", type=int, default=default.steps, metavar="N", help="training steps in each turn (default: 5)"
+        "--threads", type=above_zero, default=default.threads, metavar="N", help="threads (default: 2)"
     )
-    parser.add_argument("--output", metavar="FILE", help="write the results there, as JSON")
-    parser.add_argument("--plot", metavar="FILE", help="draw them there, as a PNG")
+    parser.add_argument("--repeats", type=above_zero, default=default.repeats, metavar="N", help="turns (default: 5)")
+    parser.add_argument(
+        "--steps", type=above_zero, default=default.steps, metavar="N", help="training steps in each turn (default: 5)"
+    )
+    parser.add_argument("--output", type=file_to_write, metavar="FILE", help="write the results there, as JSON")
+    parser.add_argument("--plot", type=file_to_write, metavar="FILE", help="draw them there, as a PNG")
     args = parser.parse_args(argv)
-    check_arguments(args, above_zero=("repeats", "steps", "threads"))
     check_device(args.device)
     check_plot(args)
     if args.task is not None and not GROUPS[args.group].has_tasks:
@@ -179,7 +177,6 @@ def check_plot(args: argparse.Namespace):
     if GROUPS[args.group].plot is None:
         drawn = ", ".join(name for name, group in GROUPS.items() if group.plot is not None)
         raise ValueError(f"--plot: the group {args.group} has no plot; expected one of {drawn}")
-    check_file("plot", args.plot)
     import_figure()
 
 
@@ -207,7 +204,9 @@ def main(argv: list[str] | None = None) -> dict:
     Returns:
         `dict`: the results.
     """
-    return run_program("benchmark.py", run, argv)
+    silence_transformers()
+    with ends_in_one_line("benchmark.py"):
+        return run(argv)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@
 # limitations under the License.
 """
 The demo: trains a model on the emoji data set, evaluates it on an artist and voices that it never met, and shows what
-it answers, and from which modality. Any further argument goes to scripts/train.py, such as --max_steps 100.
+it answers, and from which modality. Any further argument goes to `crossfuse train`, such as --max_steps 100.
 """
 
 import argparse
@@ -28,13 +28,18 @@ import torch
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from modeling_crossfuse.command_line import format_table, load_model, run_program
+from crossfuse.errors import ends_in_one_line
+from crossfuse.flags import Parser
+from crossfuse.loading import load_model, silence_transformers
+from crossfuse.recipe import RecipeArguments
+from crossfuse.tables import format_table
+from crossfuse.train import card_settings
+from crossfuse.training_arguments import parse_recipe
 from modeling_crossfuse.data.rows import get_column, load_rows
 from modeling_crossfuse.evaluation.evaluation import evaluate_rows, subsets, text_modality
 from modeling_crossfuse.evaluation.plots import plot_answers
 from modeling_crossfuse.explanation.explanation import explain
 from modeling_crossfuse.training.model_card import write_model_card
-from modeling_crossfuse.training.recipes import RecipeArguments, card_settings, parse_recipe
 
 
 EPILOG = """
@@ -49,9 +54,7 @@ examples:
 
 
 def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
-        prog="demo.py", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("demo.py", __doc__, EPILOG)
     parser.add_argument(
         "--recipe", default="configuration/recipes/emoji_demo.yaml", help="what to train (default: %(default)s)"
     )
@@ -76,10 +79,10 @@ def say(stage: int, text: str, expected: str):
 
 
 def train(argv: list[str], num_processes: int) -> float:
-    """Runs scripts/train.py in so many processes; returns how long it took, in seconds."""
+    """Runs `crossfuse train` in so many processes; returns how long it took, in seconds."""
     launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
     started = time.monotonic()
-    trained = subprocess.run([sys.executable, "-m", *launcher, str(Path(__file__).with_name("train.py")), *argv])
+    trained = subprocess.run([sys.executable, "-m", *launcher, "-m", "crossfuse", "train", *argv])
     if trained.returncode:
         raise SystemExit(trained.returncode)  # what went wrong stands above
     return time.monotonic() - started
@@ -172,7 +175,7 @@ def run(argv: list[str] | None) -> list[dict]:
     if args.skip_training and not Path(args.output_dir).is_dir():
         raise ValueError(f"--skip_training: there is no model in {args.output_dir}")
     train_argv = [args.recipe, "--output_dir", args.output_dir, *others]
-    recipe, arguments = parse_recipe(train_argv, __doc__, EPILOG)
+    recipe, arguments = parse_recipe(train_argv)
     duration = None
     if args.skip_training:
         say(1, "Training is skipped", f"the model is the one in {args.output_dir}")
@@ -219,7 +222,9 @@ def main(argv: list[str] | None = None) -> list[dict]:
     Returns:
         `list[dict]`: the samples on the picture, as [`plot_answers`] takes them.
     """
-    return run_program("demo.py", run, argv)
+    silence_transformers()
+    with ends_in_one_line("demo.py"):
+        return run(argv)
 
 
 if __name__ == "__main__":
