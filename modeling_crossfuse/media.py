@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from .extras import needs
+
 
 def to_array(where: str, value: Any) -> np.ndarray:
     """Numbers of any container as a NumPy array, or an error that says where they are wrong."""
@@ -193,7 +195,7 @@ def _read_sound_file(where: str, file: io.BytesIO | str) -> tuple[np.ndarray, in
     try:
         import soundfile
     except ImportError as error:
-        raise ImportError("reading sound files needs soundfile: `pip install crossfuse[audio]`") from error
+        raise needs("reading audio files needs soundfile", "audio") from error
     try:
         return soundfile.read(file, dtype="float32")
     except (soundfile.LibsndfileError, ValueError) as error:
@@ -209,8 +211,8 @@ def resample(where: str, sound: np.ndarray, rate: int, target: int) -> np.ndarra
     try:
         import soxr
     except ImportError as error:
-        raise ImportError(
-            f"{where} has {rate} Hz where {target} Hz are expected; to resample, `pip install crossfuse[audio]`"
+        raise needs(
+            f"{where} has {rate} Hz where {target} Hz are expected, and resampling needs soxr", "audio"
         ) from error
     sound = soxr.resample(sound, rate, target)
     if len(sound) == 0:
@@ -240,7 +242,7 @@ def _read_video_file(where: str, file: io.BytesIO | str, num_frames: int | None)
     try:
         import av
     except ImportError as error:
-        raise ImportError("reading video files needs PyAV: `pip install crossfuse[video]`") from error
+        raise needs("reading video files needs PyAV", "video") from error
 
     def decode(container):
         container.seek(0)

@@ -716,7 +716,7 @@ def test_an_answer_classifier_with_adapters(folder, encoders, tmp_path):
 
 def test_lora_without_peft(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ImportError, match=r"`lora` needs peft; install it with `pip install crossfuse\[peft\]`"):
+    with pytest.raises(ImportError, match=r"`lora` needs peft; install it with: pip install .crossfuse\[peft\]"):
         add_lora(wrapped_model(), LORA)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..extras import needs
 from ..files import write_whole
 
 
@@ -25,7 +26,7 @@ def import_figure():
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("drawing needs matplotlib: `pip install crossfuse[plot]`") from error
+        raise needs("drawing needs matplotlib", "plot") from error
     return Figure
 
 

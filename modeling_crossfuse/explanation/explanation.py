@@ -20,6 +20,7 @@ from ..evaluation.evaluation import (
     evaluation_mode,
     to_device,
 )
+from ..extras import needs
 from ..inputs import ModalityInputs, check_labels, find_present, read_inputs
 from ..modeling_crossfuse import CrossFuseForConditionalGeneration
 from ..outputs import CrossFuseEncoderOutput
@@ -431,10 +432,7 @@ def _sampling_class():
     try:
         from captum.attr import ShapleyValueSampling
     except ImportError as error:
-        raise ImportError(
-            "the positions of an explanation need captum: `pip install crossfuse[explain]`, or leave them out with "
-            "`max_positions=0`"
-        ) from error
+        raise needs("without `max_positions=0`, an explanation needs captum", "explain") from error
     return ShapleyValueSampling
 
 

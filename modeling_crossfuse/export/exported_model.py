@@ -15,6 +15,7 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 from ..arguments import encoder_tensor_names, known_arguments, refuse_beside_memory, refuse_unknown
 from ..decoder_cache import CACHE, takes_cache
+from ..extras import needs
 from ..modeling_crossfuse import CrossFuseForConditionalGeneration
 from ..outputs import CrossFuseEncoderOutput, CrossFuseSeq2SeqLMOutput
 from ..pretrained import CrossFusePreTrainedModel
@@ -32,7 +33,7 @@ def load_graph(path: Path, num_threads: int) -> Graph:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ImportError("running ONNX models needs onnxruntime: `pip install crossfuse[export]`") from error
+        raise needs("running ONNX models needs onnxruntime", "export") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -134,7 +135,7 @@ class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
     @classmethod
     def from_folder(cls, folder: str | Path, num_threads: int | None = None) -> "CrossFuseExportedModel":
         """
-        Loads what `scripts/export.py` or [`export_model`] wrote.
+        Loads what `crossfuse export` or [`export_model`] wrote.
 
         Args:
             folder (`str` or `Path`): the folder.
@@ -147,7 +148,7 @@ class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
         folder = Path(folder)
         suffix = next((suffix for suffix in SUFFIXES.values() if (folder / f"encoder{suffix}").is_file()), None)
         if suffix is None or not (folder / INPUTS_FILE).is_file():
-            raise FileNotFoundError(f"there is no exported model in {folder}; make one with scripts/export.py")
+            raise FileNotFoundError(f"there is no exported model in {folder}; make one with `crossfuse export`")
         config = AutoConfig.from_pretrained(folder)
         graphs = [
             load_graph(folder / f"{part}{suffix}", num_threads or torch.get_num_threads())

@@ -209,7 +209,7 @@ class Task:
     """
 
     def __init__(self, args: argparse.Namespace):
-        self.recipe, self.arguments = parse_recipe([args.recipe], __doc__)
+        self.recipe, self.arguments = parse_recipe([args.recipe])
         if "image" not in self.recipe.inputs or self.recipe.target is None:
             raise ValueError(f"the recipe {args.recipe} has no column for the modality image, or no target")
         self.recipe.questions = None
