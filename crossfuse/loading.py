@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig
 from transformers.utils import logging
 
@@ -25,8 +26,9 @@ MODEL_CLASSES = {
 
 
 def silence_transformers():
-    """Leaves out what transformers logs, and its bars."""
+    """Leaves out what transformers and huggingface_hub log, and bars."""
     logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
     logging.disable_progress_bar()  # of loading the weights
 
 

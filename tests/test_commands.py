@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -199,7 +200,9 @@ def test_a_wheel_has_all_that_it_needs(tmp_path):
         assert f"modeling_crossfuse/{name}" in names
     assert "crossfuse/main.py" in names and any(name.endswith("share/crossfuse/model_card.md") for name in names)
     assert not any(name.startswith(("tests", "scripts", "data")) for name in names)
-    subprocess.run([*pip, "install", *offline, "--target", tmp_path / "site", wheel], check=True, timeout=300)
+    site = sysconfig.get_path("purelib", vars={"base": str(tmp_path / "site")})
+    place = ["--ignore-installed", "--prefix", tmp_path / "site"]
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", "-q", *place, wheel], check=True, timeout=300)
     (tmp_path / "empty").mkdir()
     code = (
         "import modeling_crossfuse as m; c = m.CrossFuseConfig.from_pretrained('tiny'); print(m.__file__); "
@@ -207,7 +210,7 @@ def test_a_wheel_has_all_that_it_needs(tmp_path):
         "from modeling_crossfuse.training.model_card import template_path; assert template_path().is_file(); "
         "print(r.dataset, m.CrossFuseConfig.from_pretrained(r.model).d_model)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"}
+    environment = {**os.environ, "PYTHONPATH": site, "PYTHONSAFEPATH": "1"}
     settings = {"cwd": tmp_path / "empty", "env": environment, "text": True, "timeout": 120}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, **settings)
     assert done.stdout.startswith(str(tmp_path / "site")) and "data/emoji" in done.stdout

@@ -183,9 +183,7 @@ def test_export_model_refuses(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="`inputs` lacks `wrist_values`"):
         export_model(model, {"input_ids": inputs["input_ids"]}, tmp_path, "torch")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(
-        ImportError, match=r"needs onnx and onnxscript; install it with: pip install .crossfuse\[export\]"
-    ):
+    with pytest.raises(ImportError, match=r"needs onnx and onnxscript; install it with: pip .*crossfuse\[export\]"):
         export_model(model, inputs, tmp_path)
     assert not list(tmp_path.iterdir())
 
