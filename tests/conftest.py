@@ -8,6 +8,7 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import constants
+from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging
 
 from modeling_crossfuse.configuration_crossfuse import FUSION_TYPES
@@ -22,13 +23,15 @@ os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
 @pytest.fixture(autouse=True)
 def restore_global_state():
-    fusions, types, verbosity = dict(FUSIONS), list(FUSION_TYPES), logging.get_verbosity()
+    fusions, types = dict(FUSIONS), list(FUSION_TYPES)
+    verbosity, hub_verbosity = logging.get_verbosity(), hub_logging.get_verbosity()
     threads = torch.get_num_threads()  # with others, sums come in another order
     yield
     FUSIONS.clear()
     FUSIONS.update(fusions)
     FUSION_TYPES[:] = types
     logging.set_verbosity(verbosity)
+    hub_logging.set_verbosity(hub_verbosity)
     torch.set_num_threads(threads)
 
 
