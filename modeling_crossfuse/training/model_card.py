@@ -137,12 +137,12 @@ def write_model_card(
     template: str | Path | None = None,
 ) -> Path:
     """
-    Writes `README.md` into the folder of a saved model, whole or not at all.
+    Writes `README.md` into the folder of a saved model, whole or not at all, and returns its path.
 
     Args:
         output_dir (`str` or `Path`): the folder, which must exist.
         model: the model in it, with any head.
-        processor ([`CrossFuseProcessor`], *optional*): its processor; gives the sampling rate of the example.
+        processor ([`CrossFuseProcessor`], *optional*): its processor; the example needs the sampling rate.
         dataset (`str`, *optional*): what it was trained on: an id on the Hub, or a folder, which the metadata does not
             list under `datasets`, since the Hub would take it for an id.
         split (`str`, *optional*): what the metrics were measured on.
@@ -157,27 +157,6 @@ def write_model_card(
         limits (`Sequence[str]`, *optional*): sentences to add to the section on limits.
         tags (`Sequence[str]`, *optional*): for the Hub, beside those that say what the model is.
         template (`str` or `Path`, *optional*): another template than CrossFuse's own.
-
-    Returns:
-        `Path`: the card.
-
-    Raises:
-        FileNotFoundError: if the folder or the template does not exist.
-
-    Example:
-
-    ```python
-    >>> import tempfile
-    >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration
-    >>> from modeling_crossfuse.training.model_card import write_model_card
-
-    >>> config = CrossFuseConfig(d_model=32, num_hidden_layers=1, src_vocab_size=50, tgt_vocab_size=60)
-    >>> model = CrossFuseForConditionalGeneration(config)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     card = write_model_card(folder, model, metrics={"exact_match": 0.5}, duration=90).read_text()
-    >>> "| time of training | 0:01:30 h |" in card
-    True
-    ```
     """
     output_dir = Path(output_dir)
     if not output_dir.is_dir():
