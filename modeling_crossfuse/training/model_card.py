@@ -21,6 +21,8 @@ from ..files import write_whole
 
 
 _CLASSIFIER = {
+    "words": "answers with one of {config.num_labels} labels",
+    "kind": "label",
     "tensor": "logits",
     "shape": "(batch, {config.num_labels})",
     "reader": "the classifier reads",
@@ -49,23 +51,17 @@ _TASKS = {
         "use": "answer = model.generate(**batch, max_new_tokens=64)\n"
         "print(processor.batch_decode(answer, skip_special_tokens=True))",
         "pipelines": {
-            "image": "image-text-to-text",
-            "video": "video-text-to-text",
-            "audio": "audio-text-to-text",
+            **{kind: f"{kind}-text-to-text" for kind in ("image", "video", "audio")},
             "text": "text-generation",
         },
     },
-    "regression": {"words": "answers with numbers", "kind": "numbers", **_CLASSIFIER},
-    "single_label_classification": {
-        "words": "answers with one of {config.num_labels} labels",
-        "kind": "label",
-        **_CLASSIFIER,
-    },
+    "single_label_classification": _CLASSIFIER,
     "multi_label_classification": {
+        **_CLASSIFIER,
         "words": "says which of {config.num_labels} labels it has",
         "kind": "labels",
-        **_CLASSIFIER,
     },
+    "regression": {**_CLASSIFIER, "words": "answers with numbers", "kind": "numbers"},
     "token_classification": {
         **_CLASSIFIER,
         "words": "gives each position of `{model.labeled_modality}` one of {config.num_labels} labels",

@@ -36,6 +36,7 @@ def parameter_groups(
     """
     An optimizer's groups of the parameters that require a gradient, each part of the model with its own learning rate.
     Biases and the weights of norms, which are vectors, don't decay.
+
     `learning_rates` has the start of a parameter's name, without `"model."`, to its learning rate; the longest start
     that fits counts, and the name of a modality stands for its encoder.
     """
