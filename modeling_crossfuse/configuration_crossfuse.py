@@ -415,17 +415,15 @@ class CrossFuseConfig(LayerConfig):
         return loaded
 
     def to_dict(self) -> dict[str, Any]:
-        return {**super().to_dict(), **{name: getattr(self, name) for name in SPECIAL_TOKENS}}
+        output = {**super().to_dict(), **{name: getattr(self, name) for name in SPECIAL_TOKENS}}
+        output.pop("auto_map", None)  # goes with the code: see `save_code`
+        return output
 
     def to_diff_dict(self) -> dict[str, Any]:
         # The base class would leave out of each part what equals the part's own default; a public format says it all.
         base = PreTrainedConfig().to_dict()
         output = self.to_dict()
-        for key in (
-            "_name_or_path",  # where it was loaded from, which is nobody else's business
-            "auto_map",  # goes with the code: see `save_code`
-        ):
-            output.pop(key, None)
+        output.pop("_name_or_path", None)  # where it was loaded from is nobody else's business
         kept = {key: value for key, value in output.items() if key not in base or value != base[key]}
         return {**kept, "transformers_version": output["transformers_version"]}
 

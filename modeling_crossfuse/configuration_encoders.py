@@ -190,8 +190,9 @@ _ENCODER_KEYS = {
 @strict
 class CrossFuseWrappedEncoderConfig(PreTrainedConfig):
     """
-    Configuration of a modality whose encoder is a model of transformers. `from_encoders` fills in all of it; by hand,
-    `encoder` is enough, and building the model finds out the rest.
+    Configuration of a modality whose encoder is a model of transformers. `from_encoders` fills in all of it, given a
+    model or its config. Of one written by hand, a model can be built once it has `architecture`, `values_argument`,
+    `encoder_layout` and `hidden_size`.
 
     Args:
         kind (`str`): `"text"`, `"image"`, `"video"` or `"audio"`.
@@ -255,16 +256,17 @@ class CrossFuseWrappedEncoderConfig(PreTrainedConfig):
             self.encoder.dtype = value
 
     @property
-    def is_complete(self) -> bool:
-        """Whether all is known that running the encoder needs."""
-        return None not in (self.architecture, self.values_argument, self.encoder_layout, self.hidden_size)
+    def missing_settings(self) -> list[str]:
+        """What has to be known before the encoder can be built and called, but is not."""
+        needed = ("architecture", "values_argument", "encoder_layout", "hidden_size")
+        return [name for name in needed if getattr(self, name) is None]
 
     @property
     def layout(self) -> tuple[str, ...]:
         """What the dimensions of the modality's values are, after the batch."""
-        if self.kind in ("image", "video"):
-            return ENCODER_CONFIGS[self.kind].layout
-        return tuple(self.encoder_layout or ())
+        if self.kind == "audio":
+            return tuple(self.encoder_layout or ())
+        return ENCODER_CONFIGS[self.kind].layout
 
     @property
     def encodes_images(self) -> bool:

@@ -14,10 +14,10 @@ from transformers.image_utils import ImageInput
 from transformers.processing_utils import ProcessingKwargs, Unpack
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase, TextInput
 
-from .composition import HUB_ARGUMENTS, SUB_PROCESSORS, check_tokenizer, read_encoders
 from .configuration_crossfuse import CrossFuseConfig
 from .configuration_modalities import TensorNames, tensor_names
 from .encoder_processors import is_same, load_processor
+from .encoder_sources import HUB_ARGUMENTS, SUB_PROCESSORS, check_tokenizer, read_encoders
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .image_processing_crossfuse import CrossFuseVideoImageProcessor
 from .media import as_batch, is_list, load_series

@@ -9,8 +9,8 @@ from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import cached_file, is_torchvision_available
 
-from .composition import SUB_PROCESSORS
 from .configuration_modalities import check_modality_name
+from .encoder_sources import SUB_PROCESSORS
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .hub import CodeToHubMixin
 from .image_processing_crossfuse import CrossFuseVideoImageProcessor

@@ -46,7 +46,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_L
 
 from modeling_crossfuse import CrossFuseForConditionalGeneration
 from modeling_crossfuse.command_line import check_arguments, format_table, one_line, run_program
-from modeling_crossfuse.encoder_probe import DecoderError, made_up_values
+from modeling_crossfuse.encoder_probe import DecoderError, values_that_fit
 from modeling_crossfuse.encoder_search import VALUES_ARGUMENTS, JointError
 from modeling_crossfuse.files import write_whole
 
@@ -66,7 +66,7 @@ DECODER, JOINT = "decoder only", "no own encoder"
 MEMORY_ERRORS = ("MemoryError", "allocate memory", "could not create a primitive", "process was killed")
 SETTINGS = {"d_model": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
 LABELS = torch.tensor([[3, 4, 5], [6, 7, 8]])
-# By these, parts that take patches of pictures show themselves.
+# By these, parts that take patches of images show themselves.
 GRIDS = {"grid_thw", "image_grid_thw"}
 # Of one kind of one type, in seconds, and of memory, in bytes.
 TIME_LIMIT = 60
@@ -115,7 +115,7 @@ def try_encoder(model: PreTrainedModel, kind: str) -> str:
     )
     modalities = crossfuse.config.modalities
     part, encoder = modalities[kind], crossfuse.get_encoder().encoders[kind].model.eval()
-    values = made_up_values(encoder, part)
+    values = values_that_fit(encoder, part)
     inputs = {modalities.value_name(kind): values, "wrist_values": torch.randn(2, 3, 2)}
     if kind in ("text", "audio"):  # the second sample is shorter
         axis = 1 + next(i for i, name in enumerate(part.layout) if name in ("length", "frames", "samples"))
@@ -163,14 +163,14 @@ def check_saving(crossfuse: CrossFuseForConditionalGeneration, inputs: dict[str,
 
 
 def kinds_of(model: PreTrainedModel) -> list[str]:
-    """The kinds of values that a model, or a part of it, takes; videos where it says so, and not for every picture."""
+    """The kinds of values that a model, or a part of it, takes; videos only where it says so."""
     parts = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
     arguments = [set(inspect.signature(part.forward).parameters) for part in parts]
-    films = any("video" in part.input_modalities for part in parts) or any(
+    videos = any("video" in part.input_modalities for part in parts) or any(
         "pixel_values_videos" in names for names in arguments
     )
-    only_films = all("video" in part.input_modalities and "image" not in part.input_modalities for part in parts)
-    left_out = {"video"} if not films else {"image"} if only_films else set()
+    only_videos = all("video" in part.input_modalities and "image" not in part.input_modalities for part in parts)
+    left_out = {"video"} if not videos else {"image"} if only_videos else set()
     return [
         kind
         for kind, names in VALUES_ARGUMENTS.items()

@@ -199,8 +199,7 @@ def test_hidden_states_and_a_wrapped_encoder():
         initializer_range=0.5,
     )
     modalities = {"text": {"encoder": bert}, "wrist": {"kind": "series", "num_channels": 3}}
-    config = CrossFuseConfig(**{**TINY, "modalities": modalities})
-    model = tiny_model(config)
+    model = tiny_model(tiny_config(modalities=modalities))
     inputs = take_rows(tiny_inputs(tiny_config("text", "wrist")), [0])
     explanation = explain(model, inputs, IDS[:1], num_orders=1)[0]
     assert_adds_up(explanation)

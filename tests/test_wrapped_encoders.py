@@ -241,8 +241,6 @@ def test_every_way_to_name_an_encoder(tmp_path):
         assert part.modality_dropout == (0.5 if isinstance(encoder, dict) else 0.0)
         assert part.source == (None if encoder is source else tmp_path.name)  # not where it lies on this machine
     assert type(wrapped(compose({"text": BERT}), "text")).__name__ == "BertModel"
-    by_config = CrossFuseConfig(modalities={"text": {"encoder": BERT.to_dict()}}, **SETTINGS)
-    assert type(wrapped(CrossFuseModel(by_config), "text")).__name__ == "BertModel"
 
 
 def test_the_config_says_the_revision(tmp_path, monkeypatch):
@@ -724,6 +722,18 @@ WRONG_CONFIGS = {
     "class of another model": ({"encoder": VIT, "architecture": "BertModel"}, "no model for a ViTConfig"),
     "what is no model": ({"encoder": VIT, "architecture": "torch"}, "no model for a ViTConfig"),
 }
+
+
+def test_a_config_that_does_not_say_how_to_call_its_encoder():
+    config = CrossFuseConfig(modalities={"text": {"encoder": BERT.to_dict(), "hidden_size": 32}}, **SETTINGS)
+    before = config.to_dict()
+    message = "BertConfig: it lacks `architecture`, `values_argument`, `encoder_layout`. .*from_encoders"
+    with pytest.raises(ValueError, match=message):
+        CrossFuseModel(config)
+    assert config.to_dict() == before
+    part = compose({"text": config.modalities["text"].encoder}).config.modalities["text"]
+    again = CrossFuseModel(CrossFuseConfig(modalities={"text": part.to_dict()}, **SETTINGS))
+    assert type(wrapped(again, "text")).__name__ == "BertModel"
 
 
 @pytest.mark.parametrize(("settings", "message"), WRONG_CONFIGS.values(), ids=WRONG_CONFIGS)
