@@ -132,8 +132,8 @@ class CrossFuseDataCollator:
             name = "item_ids" if self.problem_type == "retrieval" else "labels"
             batch[name] = self._targets(self.read_column(rows, self.target))
         elif self.target or self.questions:
-            columns = [column for _, column in chosen]
-            batch["labels"] = self._labels([self._answer(*item) for item in zip(range(len(rows)), rows, columns)])
+            answers = [self._answer(index, rows[index], column) for index, (_, column) in enumerate(chosen)]
+            batch["labels"] = self._labels(answers)
         if self.answer_ids is not None:
             answers = [get_column(row, self.target) for row in rows]
             batch["answer_ids"] = torch.tensor([self.answer_ids.get(answer, -100) for answer in answers])
