@@ -17,15 +17,6 @@ def get_column(row: Mapping[str, Any], column: str) -> Any:
     """
     The value of a column of a row or, after a dot, of a field of a struct; `None` if the struct is `None`. The error
     for a column that does not exist, a `KeyError`, lists those that do.
-
-    Example:
-
-    ```python
-    >>> from modeling_crossfuse.data.rows import get_column
-
-    >>> get_column({"names": {"en": "red apple", "fr": "pomme rouge"}}, "names.fr")
-    'pomme rouge'
-    ```
     """
     value = row
     head, rest = "", column
@@ -82,10 +73,6 @@ def load_rows(
         split (`str`, defaults to `"test"`): its split.
         max_samples (`int`, *optional*): how many rows to keep, at equal distances, since a data set may be sorted.
         config (`str`, *optional*): the data set's configuration, if it has several.
-
-    Raises:
-        ImportError: if `crossfuse[train]` is not installed.
-        OSError, ValueError: if there is no such data set or split.
     """
     from datasets import Audio, load_from_disk
 
@@ -127,18 +114,6 @@ def problem_type_of(feature: Any) -> str:
     """
     The `problem_type` that suits a column, by its entry in `datasets.Features`. A column that has neither text, nor
     classes, nor numbers, nor lists of them is a `ValueError`.
-
-    Example:
-
-    ```python
-    >>> from datasets import ClassLabel, List, Value
-    >>> from modeling_crossfuse.data.rows import problem_type_of
-
-    >>> problem_type_of(ClassLabel(names=["cat", "dog"])), problem_type_of(List(Value("string")))
-    ('single_label_classification', 'multi_label_classification')
-    >>> problem_type_of(Value("float32"))
-    'regression'
-    ```
     """
     inner = getattr(feature, "feature", feature)
     dtype = getattr(inner, "dtype", None) or ""

@@ -46,20 +46,6 @@ def loading_dtype(dtype: torch.dtype | None, device: str | torch.device = "cpu")
     """
     The number format in which a saved model answers fast, as `from_pretrained` takes it: the model's own, unless it
     has 16 bits and the processor computes it slower than float32. Nothing that was saved is lost either way.
-
-    Args:
-        dtype (`torch.dtype`, *optional*): the model's own, as its config says.
-        device (`str` or `torch.device`, defaults to `"cpu"`): where it is to answer.
-
-    Example:
-
-    ```python
-    >>> import torch
-    >>> from modeling_crossfuse.training.precision import loading_dtype
-
-    >>> loading_dtype(torch.float32)
-    torch.float32
-    ```
     """
     if dtype is None:
         return "auto"
