@@ -34,7 +34,7 @@ from modeling_crossfuse import (
     CrossFuseProcessor,
     CrossFuseVideoImageProcessor,
 )
-from modeling_crossfuse.media import load_sound, resample
+from modeling_crossfuse.media import load_audio, resample
 
 from .helpers import tiny_config, tiny_model
 from .test_processor import make_tokenizer, noise_picture, picture, tone
@@ -431,7 +431,7 @@ def test_the_trained_checkpoint():
     )
     expected = ours({"image": image, "text": "name in French"})[0]["generated_text"]
     assert answer[0]["generated_text"] == expected
-    sound, rate = load_sound("the clip", row["speech"])
+    sound, rate = load_audio("the clip", row["speech"])
     recognizer = pipeline("automatic-speech-recognition", model=folder, device="cpu")
     sound = resample("the clip", sound, rate, recognizer.feature_extractor.sampling_rate)
     assert recognizer(sound)["text"] == ours({"audio": row["speech"]}, num_beams=5)[0]["generated_text"]

@@ -523,7 +523,7 @@ def test_other_sampling_rates_are_resampled(processor):
 
 def test_an_array_without_a_rate_is_warned_about(processor, monkeypatch):
     messages = []
-    monkeypatch.setattr("modeling_crossfuse.processing_crossfuse.logger.warning_once", messages.append)
+    monkeypatch.setattr("modeling_crossfuse.processing_tensors.logger.warning_once", messages.append)
     processor(audio=[{"array": tone(), "sampling_rate": 16_000}])
     processor(audio=[tone()], sampling_rate=16_000)
     assert not messages
@@ -724,11 +724,11 @@ def test_clips_are_padded_or_refused():
         ),
         ({"text": ["it", " "]}, ValueError, "`text` of sample 1 is empty"),
         ({"text": ["it", 3]}, TypeError, "`text` of sample 1 is int"),
-        ({"image": [picture(), b"no picture"]}, ValueError, "`image` of sample 1 is not a readable picture"),
+        ({"image": [picture(), b"no picture"]}, ValueError, "`image` of sample 1 is not a readable image"),
         (
             {"image": [png(noise_picture(0, (99, 99)))[:900]]},
             ValueError,
-            "`image` of sample 0 is not a readable picture",
+            "`image` of sample 0 is not a readable image",
         ),
         ({"image": ["/nowhere/a.png"]}, ValueError, "`image` of sample 0: there is no file '/nowhere/a.png'"),
         ({"image": [{"bytes": None, "path": None}]}, ValueError, "neither `bytes` nor `path`"),
@@ -742,7 +742,7 @@ def test_clips_are_padded_or_refused():
         ({"image": [object()]}, TypeError, "`image` of sample 0"),
         ({"image": [3.0]}, ValueError, r"`image` of sample 0 has shape \(\); expected"),
         ({"image": [np.full((9, 9, 3), 1.2)]}, ValueError, "pixels up to 1.2; clip"),
-        ({"image": [[picture(), b"no"]]}, ValueError, "`image` of sample 0, picture 1"),
+        ({"image": [[picture(), b"no"]]}, ValueError, "`image` of sample 0, image 1"),
         ({"video": [[]]}, ValueError, "`video` of sample 0 has no frame"),
         ({"video": [[picture(), b"no"]]}, ValueError, "`video` of sample 0, frame 1"),
         ({"video": np.zeros((9, 9, 3), np.uint8)}, ValueError, "expected frames"),
@@ -751,7 +751,7 @@ def test_clips_are_padded_or_refused():
         ({"audio": [[]]}, ValueError, "`audio` of sample 0 is empty"),
         ({"audio": [np.array([0.0, np.inf])]}, ValueError, "`audio` of sample 0 has values that are NaN or infinite"),
         ({"audio": [np.zeros((3, 4, 5))]}, ValueError, r"`audio` of sample 0 has shape \(3, 4, 5\)"),
-        ({"audio": [b"no sound"]}, ValueError, "`audio` of sample 0 is not a readable sound file"),
+        ({"audio": [b"no sound"]}, ValueError, "`audio` of sample 0 is not a readable audio file"),
         ({"audio": ["/nowhere/a.wav"]}, ValueError, "there is no file"),
         ({"audio": [{"array": tone(), "sampling_rate": 0}]}, ValueError, "sampling_rate=0"),
         ({"audio": [{"array": tone(), "sampling_rate": np.nan}]}, ValueError, "sampling_rate=nan"),
@@ -847,7 +847,12 @@ def test_the_code_travels_with_the_processor(tmp_path, processor, monkeypatch):
     assert saved["auto_map"]["AutoProcessor"] == "processing_crossfuse.CrossFuseProcessor"
     travelled = {path.name for path in tmp_path.iterdir()}
     assert {"processing_crossfuse.py", "configuration_crossfuse.py"} <= travelled
-    assert {"feature_extraction_crossfuse.py", "media.py", "processing_options.py"} <= travelled
+    assert {
+        "feature_extraction_crossfuse.py",
+        "media.py",
+        "processing_options.py",
+        "processing_tensors.py",
+    } <= travelled
 
 
 def test_printing(processor):

@@ -303,7 +303,7 @@ def test_predict_a_data_set(folder, tmp_path):
     ("argv", "message"),
     [
         (["--inputs", "image={folder}/no.png"], "there is no file"),
-        (["--inputs", "image={folder}/red.wav"], "is not a readable picture"),
+        (["--inputs", "image={folder}/red.wav"], "is not a readable image"),
         (["--inputs", "pic={folder}/red.png"], "unknown modality 'pic'"),
         (["--inputs", "wrist={folder}/broken.csv"], "is not a table of numbers"),
         (["--inputs", "wrist={folder}/red.png"], "expected a .npy or .csv file"),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..media import is_list, load_frames, load_picture, load_series, load_sound
+from ..media import is_list, load_audio, load_frames, load_image, load_series
 
 
 def cover(image: Image.Image | np.ndarray, level: float) -> Image.Image | np.ndarray:
@@ -126,7 +126,7 @@ class Degradation:
     def _degrade_image(self, where: str, settings: dict[str, Any], value: Any) -> Any:
         if is_list(value):
             return [self._degrade_image(where, settings, image) for image in value]
-        return cover(load_picture(where, value, settings.get("num_channels", 3), do_rescale=True), self.level)
+        return cover(load_image(where, value, settings.get("num_channels", 3), do_rescale=True), self.level)
 
     def _degrade_video(self, where: str, settings: dict[str, Any], value: Any) -> list[Any]:
         frames = load_frames(where, value, settings.get("num_frames"))
@@ -136,7 +136,7 @@ class Degradation:
         return hide_characters(value, self.level, self._generator(value.encode()))
 
     def _degrade_audio(self, where: str, settings: dict[str, Any], value: Any) -> dict[str, Any]:
-        audio, sampling_rate = load_sound(where, value)
+        audio, sampling_rate = load_audio(where, value)
         noisy = mix_noise(audio, self.level, self._generator(audio.tobytes()))
         return {"array": noisy, "sampling_rate": sampling_rate}
 

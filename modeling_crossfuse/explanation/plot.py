@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..evaluation.plots import INK, MODALITY_COLORS, QUIET, fit_text, import_figure, readable_on, save_figure
-from ..media import is_list, load_frames, load_picture, load_series, load_sound
+from ..media import is_list, load_audio, load_frames, load_image, load_series
 from .explanation import Explanation, PositionValues, positions_per_second
 
 
@@ -231,7 +231,7 @@ def _draw_images(figure, place, name, positions, value, processor, heat):
 
 def _load_image(name: str, image: Any, processor) -> np.ndarray:
     """An image as an array `(height, width, 3)` from 0 to 1."""
-    loaded = load_picture(name, image, processor.modalities[name].get("num_channels", 3), do_rescale=True)
+    loaded = load_image(name, image, processor.modalities[name].get("num_channels", 3), do_rescale=True)
     pixels = np.moveaxis(loaded, 0, -1) if isinstance(loaded, np.ndarray) else np.asarray(loaded.convert("RGB"))
     pixels = pixels if pixels.shape[-1] == 3 else pixels.mean(-1, keepdims=True).repeat(3, axis=-1)
     return (pixels / 255).clip(0, 1)
@@ -252,7 +252,7 @@ def _draw_image(axes, image: np.ndarray, edges: dict[str, list[int]], added: np.
 
 
 def _draw_audio(figure, place, name, positions, value, processor, heat):
-    audio, rate = load_sound(name, value)
+    audio, rate = load_audio(name, value)
     rate = rate or processor.sub_processor(name, "feature_extractor").sampling_rate
     edges = next(iter(positions.edges.values()))
     seconds = len(audio) / rate

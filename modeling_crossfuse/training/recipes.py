@@ -39,7 +39,7 @@ from ..processing_crossfuse import CrossFuseProcessor
 from ..retrieval import CrossFuseForRetrieval
 from ..training import train_tokenizer
 from .precision import DTYPES, choose_precision
-from .trainer import TimeBudget
+from .time_budget import TimeBudget
 
 
 # What a recipe's `task` trains.
