@@ -461,7 +461,7 @@ def test_plot_explanation_refuses(sample, explanation, processor, tmp_path, monk
     with pytest.raises(ValueError, match="`sample` lacks 'audio', whose positions are explained"):
         plot_explanation(explanation, {**sample, "audio": None}, processor, tmp_path / "none.png")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install crossfuse\[plot\]"):
+    with pytest.raises(ImportError, match=r"pip install .crossfuse\[plot\]"):
         plot_explanation(explanation, sample, processor, tmp_path / "none.png")
     assert not list(tmp_path.iterdir())
 
@@ -526,6 +526,6 @@ def test_without_captum(monkeypatch):
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     config = tiny_config("text")
     model, inputs = tiny_model(config), tiny_inputs(config)
-    with pytest.raises(ImportError, match=r"pip install crossfuse\[explain\]"):
+    with pytest.raises(ImportError, match=r"pip install .crossfuse\[explain\]"):
         explain(model, inputs, IDS)
     assert_adds_up(explain(model, inputs, IDS, max_positions=0)[0])

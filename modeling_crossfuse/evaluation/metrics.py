@@ -32,6 +32,8 @@ Example:
 
 import numpy as np
 
+from ..extras import needs
+
 
 try:
     import datasets
@@ -41,7 +43,7 @@ try:
     from sklearn import metrics
     from sklearn.preprocessing import MultiLabelBinarizer
 except ImportError as error:
-    raise ImportError(f"the metrics need `pip install crossfuse[train]` ({error})") from error
+    raise needs(f"the metrics need the module {error.name}", "train") from error
 
 
 class _Metric(evaluate.Metric):

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..extras import needs
 from ..files import write_whole
 
 
@@ -28,7 +29,7 @@ def import_figure():
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("drawing needs matplotlib: `pip install crossfuse[plot]`") from error
+        raise needs("drawing needs matplotlib", "plot") from error
     return Figure
 
 

@@ -8,6 +8,7 @@ import math
 import torch
 
 from ..evaluation.attention import attention_shares, eager_attention
+from ..extras import needs
 from ..inputs import ModalityInputs
 from ..outputs import CrossFuseEncoderOutput
 
@@ -201,8 +202,5 @@ def import_sampling():
     try:
         from captum.attr import ShapleyValueSampling
     except ImportError as error:
-        raise ImportError(
-            "the positions of an explanation need captum: `pip install crossfuse[explain]`, or leave them out with "
-            "`max_positions=0`"
-        ) from error
+        raise needs("without `max_positions=0`, an explanation needs captum", "explain") from error
     return ShapleyValueSampling

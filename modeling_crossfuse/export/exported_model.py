@@ -15,6 +15,7 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 from ..arguments import encoder_tensor_names, known_arguments, refuse_beside_memory, refuse_unknown
 from ..decoder_cache import CACHE, takes_cache
+from ..extras import needs
 from ..modeling_crossfuse import CrossFuseForConditionalGeneration
 from ..outputs import CrossFuseEncoderOutput, CrossFuseSeq2SeqLMOutput
 from ..pretrained import CrossFusePreTrainedModel
@@ -32,7 +33,7 @@ def load_graph(path: Path, num_threads: int) -> Graph:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ImportError("running ONNX models needs onnxruntime: `pip install crossfuse[export]`") from error
+        raise needs("running ONNX models needs onnxruntime", "export") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -19,6 +19,7 @@ from torch.export import Dim, ExportedProgram
 from transformers.cache_utils import EncoderDecoderCache
 
 from ..arguments import known_arguments, refuse_unknown
+from ..extras import needs
 from ..files import write_whole
 from ..inputs import find_present, read_inputs
 from ..modeling_crossfuse import CrossFuseForConditionalGeneration
@@ -176,7 +177,7 @@ def _import_onnx():
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ImportError("exporting to ONNX needs onnx and onnxscript: `pip install crossfuse[export]`") from error
+        raise needs("exporting to ONNX needs onnx and onnxscript", "export") from error
 
 
 @torch.no_grad()
