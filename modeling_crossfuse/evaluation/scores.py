@@ -95,7 +95,7 @@ def _score_rankings(
     _check_texts(references)
     name = text_modality(model.config)
     if name in inputs:
-        raise ValueError(f"the candidates are what the modality {name!r} is given; leave it out of the inputs")
+        raise ValueError(f"the candidates are values of the modality {name!r}; leave it out of the inputs")
     candidates = sorted(set(references))
     settings = {"batch_size": batch_size, "progress": progress}
     queries = embed(model, processor, rows, inputs, degrade=degrade, **settings)
