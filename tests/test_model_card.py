@@ -85,7 +85,7 @@ def test_a_folder_is_not_taken_for_an_id(tmp_path):
 
 def test_nothing_but_a_model(tmp_path):
     text = make_card(tmp_path).text
-    assert "Not measured." in text and "None" not in text.replace("`None`", "")
+    assert "The model was not evaluated." in text and "None" not in text.replace("`None`", "")
 
 
 def test_tables_are_whole(tmp_path):
