@@ -24,7 +24,7 @@ def script():
         yield load_script("check_encoders")
 
 
-# One of each sort: towers, encoders of encoder-decoders, feature maps, patches, films, waves, decoders.
+# One of each sort: towers, encoders of encoder-decoders, feature maps, patches, videos, waves, decoders.
 EXPECTED = {
     "bert": {("text", "works", "BertModel")},
     "clip": {("text", "works", "CLIPTextModel"), ("image", "works", "CLIPVisionModel")},
