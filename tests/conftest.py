@@ -17,8 +17,8 @@ os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
 def pytest_collectstart():
     """
-    Imports the package before any test's file imports transformers, which then keeps quiet. The process that only hands
-    tests to others collects none, and starts without it.
+    Imports the package before any test's file imports transformers, which then keeps quiet. The process that only
+    hands tests to others collects none, and starts without it.
     """
     importlib.import_module("modeling_crossfuse")
 
