@@ -93,7 +93,7 @@ def test_steps_that_are_refused(steps, message):
 def test_without_kornia(monkeypatch):
     monkeypatch.setitem(sys.modules, "kornia", None)
     monkeypatch.setitem(sys.modules, "kornia.augmentation", None)
-    with pytest.raises(ImportError, match=r"pip install crossfuse\[train\]"):
+    with pytest.raises(ImportError, match=r"pip install .crossfuse\[train\]"):
         ImageAugmentation(STEPS, MEAN, STD)
 
 

@@ -797,10 +797,10 @@ def test_a_modality_without_its_sub_processor(sample, missing):
 def test_a_missing_package_is_named(processor, monkeypatch):
     clip = wav(tone())
     monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
-    with pytest.raises(ImportError, match=r"pip install crossfuse\[audio\]"):
+    with pytest.raises(ImportError, match=r"pip install .crossfuse\[audio\]"):
         processor(audio=[clip])
     monkeypatch.setitem(__import__("sys").modules, "soxr", None)
-    with pytest.raises(ImportError, match=r"pip install crossfuse\[audio\]"):
+    with pytest.raises(ImportError, match=r"pip install .crossfuse\[audio\]"):
         processor(audio=[tone()], sampling_rate=8_000)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ..extras import needs
+
 
 # The natural logarithm of a power that is one decibel.
 _LOG_PER_DB = math.log(10) / 10
@@ -36,7 +38,7 @@ class ImageAugmentation:
         try:
             import kornia.augmentation
         except ImportError as error:
-            raise ImportError("augmenting images needs kornia: `pip install crossfuse[train]`") from error
+            raise needs("augmenting images needs kornia", "train") from error
         arguments = {
             key: torch.tensor(value, dtype=torch.float) if key == "fill_value" else value
             for key, value in arguments.items()

@@ -53,24 +53,6 @@ def has_text(feature: Any) -> bool:
     return getattr(feature, "dtype", None) in ("string", "large_string")
 
 
-def parse_mapping(pairs: Mapping[str, str] | Iterable[str] | None) -> dict[str, str]:
-    """
-    The value for each modality, from pairs such as `"image=photo"` of a command line, or from a recipe's `dict`. Pairs
-    of another form, and a modality that comes twice, are a `ValueError`.
-    """
-    if pairs is None or isinstance(pairs, Mapping):
-        return dict(pairs or {})
-    mapping = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not (name and equals and value):
-            raise ValueError(f"{pair!r} is not of the form modality=value, such as image=picture")
-        if name in mapping:
-            raise ValueError(f"the modality {name!r} is given twice")
-        mapping[name] = value
-    return mapping
-
-
 def check_exists(what: str, name_or_path: str):
     """Raises a `FileNotFoundError` for a path that is not there; the Hub would take it for an id and say so."""
     is_path = (

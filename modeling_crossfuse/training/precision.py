@@ -9,10 +9,6 @@ from torch.utils.benchmark import Timer
 from transformers.utils import is_torch_bf16_gpu_available
 
 
-# What a recipe's `precision` and a program's `--dtype` may be, besides `auto`.
-DTYPES = ("float32", "bfloat16", "float16")
-
-
 @functools.cache
 def relative_time(dtype: torch.dtype) -> float:
     """
@@ -58,4 +54,4 @@ def loading_dtype(dtype: torch.dtype | None, device: str | torch.device = "cpu")
     return torch.float32 if slow else dtype
 
 
-__all__ = ["DTYPES", "choose_precision", "loading_dtype", "relative_time"]
+__all__ = ["choose_precision", "loading_dtype", "relative_time"]
