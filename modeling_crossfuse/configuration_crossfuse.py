@@ -3,6 +3,7 @@
 """CrossFuse configuration: one sub-config per modality, one for the fusion, one for the decoder."""
 
 import copy
+from pathlib import Path
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -113,6 +114,20 @@ def _of_decoder(name: str) -> property:
     return property(
         lambda config: getattr(config.decoder, name), lambda config, value: setattr(config.decoder, name, value)
     )
+
+
+def ready_config(name_or_path: str) -> str:
+    """
+    The folder of a ready configuration, such as `"tiny"` or `"configuration/tiny"`; any other name, and a folder, stay
+    as they are. The configurations lie in the package where it is installed, and beside it in a clone.
+    """
+    package, name = Path(__file__).resolve().parent, str(name_or_path).removeprefix("configuration/")
+    if Path(name_or_path).is_dir() or not name.isidentifier():
+        return name_or_path
+    for folder in (package, package.parent):
+        if (folder / "configuration" / name / "config.json").is_file():
+            return str(folder / "configuration" / name)
+    return name_or_path
 
 
 @strict
@@ -406,6 +421,11 @@ class CrossFuseConfig(LayerConfig):
             texts = self.modalities.names_of_kind("text")
             return self.modalities[texts[0]] if texts else self
         return self.decoder
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in every transformers config, and the name of a ready configuration, such as `"tiny"`, will do, too."""
+        return super().from_pretrained(ready_config(pretrained_model_name_or_path), *args, **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):

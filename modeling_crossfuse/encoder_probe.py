@@ -53,9 +53,6 @@ _CACHES = {"cache", "past_key_values", "cache_params", "state", "mems"}
 class DecoderError(ValueError):
     """A model that reads from left to right, to continue what it has read, is given as an encoder."""
 
-    def __init__(self, message: str = "reads from left to right, as a decoder does; expected an encoder"):
-        super().__init__(message)
-
 
 def parameters_of(encoder: nn.Module | type[PreTrainedModel]) -> dict[str, inspect.Parameter]:
     """The arguments of an encoder's `forward`, by name, without `self`."""
@@ -97,7 +94,7 @@ def probe(encoder: nn.Module, config: CrossFuseWrappedEncoderConfig) -> CrossFus
                 reasons.append(first_line(error))
                 continue
             if config.kind == "text" and _ignores_what_follows(encoder, config, values):
-                raise DecoderError
+                raise DecoderError("reads from left to right")
             return config
     finally:
         encoder.train(training)
@@ -150,9 +147,7 @@ def _call(encoder: nn.Module, config: CrossFuseWrappedEncoderConfig, values: tor
     """The hidden states for made-up values, of which the second audio sample is shorter than the first."""
     parameter = next(encoder.parameters())
     values = values.to(device=parameter.device, dtype=parameter.dtype if values.is_floating_point() else None)
-    axis = 1
-    if config.kind == "audio":
-        axis += next(place for place, name in enumerate(config.encoder_layout) if name in ("frames", "samples"))
+    axis = next((axis for axis, name in enumerate(config.layout, 1) if name in ("frames", "samples")), 1)
     mask = torch.ones(values.shape[0], values.shape[axis], dtype=torch.long, device=values.device)
     if config.kind == "audio":
         mask[-1, -mask.shape[1] // 4 :] = 0

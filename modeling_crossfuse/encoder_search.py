@@ -34,10 +34,8 @@ def _values_argument(encoder: nn.Module | type[PreTrainedModel], kind: str) -> s
     """The argument by which a model takes values of a kind and nothing else, or None."""
     if getattr(encoder.forward, "__func__", encoder.forward) is nn.Module.forward:  # it has none of its own
         return None
-    parameters, grid_arguments = parameters_of(encoder), _grid_arguments(encoder)
-    names = VALUES_ARGUMENTS[kind]
-    if kind in ("image", "video") and grid_arguments:
-        names = (*names, "hidden_states")
+    parameters, grid_arguments = parameters_of(encoder), _grid_arguments(encoder, kind)
+    names = (*VALUES_ARGUMENTS[kind], "hidden_states") if grid_arguments else VALUES_ARGUMENTS[kind]
     argument = next((name for name in names if name in parameters), None)
     if argument is None and kind != "text" and _is_made_for(encoder, kind):
         argument = next(iter(parameters), None)  # `hidden_states`, in some
@@ -57,11 +55,12 @@ def _is_made_for(encoder: nn.Module | type[PreTrainedModel], kind: str) -> bool:
     return getattr(encoder, "main_input_name", None) in VALUES_ARGUMENTS[kind] or modalities == (kind,)
 
 
-def _grid_arguments(encoder: PreTrainedModel | type[PreTrainedModel]) -> list[str]:
-    return sorted(GRID_ARGUMENTS & set(parameters_of(encoder)))
+def _grid_arguments(encoder: nn.Module | type[PreTrainedModel], kind: str) -> list[str]:
+    return sorted(GRID_ARGUMENTS & set(parameters_of(encoder))) if kind in ("image", "video") else []
 
 
-def _takes_only(encoder: PreTrainedModel, kind: str) -> bool:
+def _takes_only(encoder: nn.Module | type[PreTrainedModel], kind: str) -> bool:
+    """Whether a model takes no values of another kind. An encoder of images may take videos, too."""
     others = {name for names in VALUES_ARGUMENTS.values() for name in names} - set(VALUES_ARGUMENTS[kind])
     if kind == "image":
         others.remove("pixel_values_videos")
@@ -135,15 +134,14 @@ def _describe(encoder: nn.Module, config: CrossFuseWrappedEncoderConfig) -> Cros
         described.encoder.mask_ratio = 0.0
     described.architecture = type(encoder).__name__
     described.values_argument = _values_argument(encoder, config.kind)
-    takes_grid = config.kind in ("image", "video")
-    described.grid_arguments = (_grid_arguments(encoder) or None) if takes_grid else None
+    described.grid_arguments = _grid_arguments(encoder, config.kind) or None
     return described
 
 
 def _explain(error: ValueError, encoder: nn.Module, kind: str, where: str) -> ValueError:
     """The error for a part of a model that is no encoder; what fails and is a decoder is not expected to be one."""
-    if kind == "text" and continues_texts(encoder):
-        error = DecoderError()
+    if isinstance(error, DecoderError) or (kind == "text" and continues_texts(encoder)):
+        error = DecoderError("reads from left to right, as a decoder does; expected an encoder")
     return type(error)(f"{where} is no encoder of kind {kind!r}: {type(encoder).__name__} {error}")
 
 
@@ -189,7 +187,7 @@ def build_encoder(config: PreTrainedConfig, architecture: str) -> nn.Module:
     return found(config, add_pooling_layer=False) if has_pooler else found(config)
 
 
-def _check_rebuilt(encoder: PreTrainedModel):
+def _check_rebuilt(encoder: nn.Module):
     """Raises a `ValueError` unless the encoder can be built again from its config alone, as loading has to."""
     try:
         with torch.device("meta"):
@@ -200,8 +198,6 @@ def _check_rebuilt(encoder: PreTrainedModel):
     buffers = [name for name, _ in encoder.named_buffers() if name not in own]
     if buffers and not isinstance(encoder, PreTrainedModel):  # which, when it is loaded, makes them again
         raise ValueError(f"has a buffer that is not saved, `{buffers[0]}`")
-    parameters = dict(rebuilt.named_parameters())
-    if any(key not in own for key in parameters) or any(
-        value.shape != own[key].shape for key, value in rebuilt.state_dict().items() if key in own
-    ):
+    lacking = any(name not in own for name, _ in rebuilt.named_parameters())
+    if lacking or any(own[name].shape != value.shape for name, value in rebuilt.state_dict().items() if name in own):
         raise ValueError("has other weights when it is built from its config alone")

@@ -112,15 +112,13 @@ class CrossFuseFeatureExtractor(SequenceFeatureExtractor):
     ) -> BatchFeature:
         """
         Args:
-            raw_speech (`np.ndarray`, `torch.Tensor` of shape `(samples,)`, or a list of these): one or more clips, one
-                channel each.
+            raw_speech (`np.ndarray` or `torch.Tensor` of shape `(samples,)`, or a list of these): one or more clips.
             sampling_rate (`int`, *optional*): of the clips, in hertz; checked against the extractor's.
             padding (`bool` or `str`, defaults to `True`): to the longest of the batch, or to `"max_length"`.
             max_length (`int`, *optional*): frames to keep of a clip.
             truncation (`bool`, *optional*): whether longer clips are cut; `True` where `max_length` is given.
             pad_to_multiple_of (`int`, *optional*): pads the number of frames to a multiple.
-            return_attention_mask (`bool`, *optional*): whether to return the mask. Defaults to the extractor's own
-                setting, which is `True` unless it was made with another.
+            return_attention_mask (`bool`, *optional*): whether to return the mask; the extractor's setting by default.
             return_tensors (`str`, *optional*): `"pt"`, or NumPy arrays otherwise.
 
         Returns:

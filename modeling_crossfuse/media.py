@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from .extras import needs
+
 
 def to_array(where: str, value: Any) -> np.ndarray:
     """The numbers in any container as a NumPy array. Errors begin with `where`."""
@@ -195,7 +197,7 @@ def _read_audio_file(where: str, file: io.BytesIO | str) -> tuple[np.ndarray, in
     try:
         import soundfile
     except ImportError as error:
-        raise ImportError("reading audio files needs soundfile: `pip install crossfuse[audio]`") from error
+        raise needs("reading audio files needs soundfile", "audio") from error
     try:
         return soundfile.read(file, dtype="float32")
     except (soundfile.LibsndfileError, ValueError) as error:
@@ -211,8 +213,8 @@ def resample(where: str, audio: np.ndarray, rate: int, target: int) -> np.ndarra
     try:
         import soxr
     except ImportError as error:
-        raise ImportError(
-            f"{where} has {rate} Hz where {target} Hz are expected; to resample, `pip install crossfuse[audio]`"
+        raise needs(
+            f"{where} has {rate} Hz where {target} Hz are expected, and resampling needs soxr", "audio"
         ) from error
     audio = soxr.resample(audio, rate, target)
     if len(audio) == 0:
@@ -242,7 +244,7 @@ def _read_video_file(where: str, file: io.BytesIO | str, num_frames: int | None)
     try:
         import av
     except ImportError as error:
-        raise ImportError("reading video files needs PyAV: `pip install crossfuse[video]`") from error
+        raise needs("reading video files needs PyAV", "video") from error
 
     def decode(container):
         container.seek(0)

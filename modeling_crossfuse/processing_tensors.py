@@ -80,21 +80,17 @@ def _image_pixels(images: list[tuple[str, Any]], options: dict[str, Any], image_
     size = target_size(options.get("size", getattr(image_processor, "size", None)))
     loaded = [load_image(where, image, num_channels, do_rescale) for where, image in images]
     if do_resize and size is not None:
-        loaded = [image if fits_pillow(image) else resize_array(image, size) for image in loaded]
+        loaded = [
+            image if fits_pillow(image) or image_size(image) == size else resize_array(image, size) for image in loaded
+        ]
     # Images that have the size already are not resized, since that would take most of the time.
     is_resized = [do_resize and image_size(image) != size for image in loaded]
     pixels: list[np.ndarray | None] = [None] * len(loaded)
     for resize in set(is_resized):
         rows = [row for row, value in enumerate(is_resized) if value == resize]
-        output = pixel_values(
-            image_processor(
-                [loaded[row] for row in rows], do_resize=resize, input_data_format="channels_first", **options
-            )
-        )
-        # Image processors of video models take images for the frames of one video.
-        output = output[0] if len(output) == 1 and np.ndim(output[0]) == 4 else output
-        for row, image in zip(rows, output):
-            pixels[row] = np.asarray(image, dtype=np.float32)
+        processed = _process_images([loaded[row] for row in rows], image_processor, do_resize=resize, **options)
+        for row, image in zip(rows, processed):
+            pixels[row] = image
     shapes = {image.shape for image in pixels}
     if len(shapes) > 1:
         raise ValueError(
@@ -102,6 +98,13 @@ def _image_pixels(images: list[tuple[str, Any]], options: dict[str, Any], image_
             f"{', '.join(map(str, sorted(shapes)))}; set `size={{'height': ..., 'width': ...}}`"
         )
     return np.stack(pixels)
+
+
+def _process_images(images: list[Any], image_processor, **options) -> list[np.ndarray]:
+    output = pixel_values(image_processor(images, input_data_format="channels_first", **options))
+    # Image processors of video models take images for the frames of one video.
+    output = output[0] if len(output) == 1 and np.ndim(output[0]) == 4 else output
+    return [np.asarray(image, dtype=np.float32) for image in output]
 
 
 def video_tensors(

@@ -86,8 +86,8 @@ def tiny_labels(batch_size: int = 2, length: int = 4, seed: int = 0, vocab_size:
 
 
 def load_script(name: str):
-    """A script as a module, without its folder on the path."""
-    path = Path(__file__).resolve().parent.parent / "scripts" / f"{name}.py"
+    """A script of benchmarks or research as a module, without its folder on the path."""
+    (path,) = (Path(__file__).resolve().parent.parent / "scripts").glob(f"*/{name}.py")
     spec = importlib.util.spec_from_file_location(f"crossfuse_script_{name}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -100,7 +100,7 @@ import sys
 
 class Hidden:
     def find_spec(name, path=None, target=None):
-        if name.partition(".")[0] == "modeling_crossfuse":
+        if name.partition(".")[0] in ("crossfuse", "modeling_crossfuse"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Hidden)

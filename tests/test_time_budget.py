@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 from transformers import ProgressCallback, TrainerCallback
 
+from crossfuse.training_arguments import parse_recipe
 from modeling_crossfuse.training import time_budget
-from modeling_crossfuse.training.recipes import parse_recipe
 from modeling_crossfuse.training.time_budget import TimeBudget
 
 from .test_training import SCRIPT, argv_of, assert_equal_weights, folder, make_trainer, train  # noqa: F401
@@ -161,7 +161,7 @@ def test_budgets_that_are_refused(tmp_path, minutes):
     with pytest.raises(ValueError, match=message):
         TimeBudget(minutes)
     with pytest.raises(ValueError, match=message):
-        parse_recipe(["--output_dir", str(tmp_path), "--max_minutes", str(minutes)], "")
+        parse_recipe(["--output_dir", str(tmp_path), "--max_minutes", str(minutes)])
 
 
 def test_the_recipe_hands_it_on(folder, tmp_path):  # noqa: F811

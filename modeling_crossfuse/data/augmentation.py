@@ -3,9 +3,12 @@
 """Random changes to the batches of training: of images by kornia, of log-mel features by noise and masks."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from ..extras import needs
 
 
 # The natural logarithm of a power that is one decibel.
@@ -20,11 +23,6 @@ class ImageAugmentation:
         steps (`list[dict[str, dict]]`): names of classes in `kornia.augmentation` with their arguments, such as
             `[{"RandomAffine": {"degrees": 15}}, {"RandomGrayscale": {"p": 0.1}}]`.
         mean, std (`list[float]`): how the image processor normalised the images; kornia works on `[0, 1]`.
-
-    Raises:
-        ImportError: if kornia is not installed.
-        ValueError: if the steps are no list of such dicts, kornia has no augmentation of a name, or it does not take
-            the arguments.
     """
 
     def __init__(self, steps: list[dict[str, dict[str, Any]]], mean: list[float], std: list[float]):
@@ -40,7 +38,7 @@ class ImageAugmentation:
         try:
             import kornia.augmentation
         except ImportError as error:
-            raise ImportError("augmenting images needs kornia: `pip install crossfuse[train]`") from error
+            raise needs("augmenting images needs kornia", "train") from error
         arguments = {
             key: torch.tensor(value, dtype=torch.float) if key == "fill_value" else value
             for key, value in arguments.items()
@@ -58,6 +56,7 @@ class ImageAugmentation:
         return ((images.clamp(0, 1) - self.mean) / self.std).reshape(pixel_values.shape)
 
 
+@dataclass
 class AudioAugmentation:
     """
     Noise, loudness and masks on log-mel features.
@@ -75,17 +74,12 @@ class AudioAugmentation:
         max_band_mask (`float`, defaults to 0.2): the largest share of the bands that one mask covers.
     """
 
-    def __init__(
-        self,
-        log_scale: float = 0.25 / math.log(10),
-        noise_probability: float = 0.5,
-        noise_db: tuple[float, float] = (-5.0, 25.0),
-        gain_db: float = 6.0,
-        max_time_mask: float = 0.1,
-        max_band_mask: float = 0.2,
-    ):
-        self.log_scale, self.noise_probability, self.noise_db = log_scale, noise_probability, noise_db
-        self.gain_db, self.max_time_mask, self.max_band_mask = gain_db, max_time_mask, max_band_mask
+    log_scale: float = 0.25 / math.log(10)
+    noise_probability: float = 0.5
+    noise_db: tuple[float, float] = (-5.0, 25.0)
+    gain_db: float = 6.0
+    max_time_mask: float = 0.1
+    max_band_mask: float = 0.2
 
     def __call__(self, input_features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Features `(batch, bands, frames)` with their mask `(batch, frames)` to the same shape."""
@@ -124,16 +118,8 @@ class AudioAugmentation:
 
 class BatchAugmentation:
     """
-    Augments the modalities of a batch that [`CrossFuseDataCollator`] made.
-
-    Args:
-        processor ([`CrossFuseProcessor`]): the processor of the batches.
-        modalities ([`CrossFuseModalitiesConfig`]): the modalities of the model's config.
-        settings (`dict`): modality name to the steps of [`ImageAugmentation`] or the arguments of
-            [`AudioAugmentation`].
-
-    Raises:
-        ValueError: if a modality is unknown, its kind can't be augmented, or its settings are wrong.
+    Augments the batches of a collator. For each modality by name, `settings` has the steps of [`ImageAugmentation`] or
+    the arguments of [`AudioAugmentation`]; `modalities` are those of the model's config.
     """
 
     def __init__(self, processor, modalities, settings: dict[str, Any]):

@@ -4,6 +4,7 @@
 
 import functools
 import hashlib
+import io
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -66,7 +67,7 @@ def _only_text(value: Any, feature: Any) -> Any:
 
 
 class EncodedInputs(torch.utils.data.Dataset):
-    r"""
+    """
     Rows whose modalities with a frozen encoder are encoded once. The encoders' outputs are kept in a file that is
     mapped into memory, so that it may be larger than the memory.
 
@@ -80,33 +81,6 @@ class EncodedInputs(torch.utils.data.Dataset):
         inputs (`dict[str, str]`): name of each modality to its column. Those of [`frozen_modalities`] are encoded.
         folder (`str` or `Path`): the folder of the file.
         batch_size (`int`, defaults to 32): samples that are encoded at a time.
-
-    Raises:
-        ValueError: if none of the modalities has a frozen encoder.
-
-    Example:
-
-    ```python
-    >>> import datasets
-    >>> import torch
-    >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration, CrossFuseProcessor
-    >>> from modeling_crossfuse.data.caching import CachedInputsCollator, EncodedInputs
-
-    >>> config = CrossFuseConfig(
-    ...     d_model=32, num_hidden_layers=1, modalities={"wrist": {"kind": "series", "num_channels": 2}}
-    ... )
-    >>> model = CrossFuseForConditionalGeneration(config)
-    >>> model.freeze_modalities("wrist")
-    >>> processor = CrossFuseProcessor.from_config(config)
-    >>> rows = datasets.Dataset.from_dict({"acceleration": [[[0.0, 1.0]] * 5, [[2.0, 3.0]] * 3]})
-    >>> encoded = EncodedInputs(rows, model, processor, {"wrist": "acceleration"}, folder="encoder_outputs")
-    >>> collator = CachedInputsCollator(processor, {"wrist": "acceleration"}, cached=encoded.names)
-    >>> batch = collator([encoded[0], encoded[1]])
-    >>> batch["wrist_hidden_states"].shape, batch["wrist_hidden_states_mask"].sum(1)
-    (torch.Size([2, 5, 32]), tensor([5, 3]))
-    >>> model(**batch, labels=torch.tensor([[7, 2], [8, 2]])).loss.shape
-    torch.Size([])
-    ```
     """
 
     def __init__(
@@ -223,35 +197,23 @@ def _only_read_by(inputs: dict[str, str], others: dict[str, str], rows: datasets
 _IRRELEVANT = ("dtype", "modality_dropout", "revision", "source")
 
 
-class _HashingFile:
-    """A file that keeps only the hash of what is written into it."""
-
-    def __init__(self):
-        self.hash = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.hash.update(data)
-        return memoryview(data).nbytes
-
-    def flush(self):
-        pass
-
-
 def _fingerprint(samples: datasets.Dataset, model, processor, inputs: dict[str, str]) -> str:
     """A hash of everything that the encoders' outputs depend on."""
-    file = _HashingFile()
+    fingerprint = hashlib.sha256()
     modalities = {
         name: {key: value for key, value in model.config.modalities[name].to_dict().items() if key not in _IRRELEVANT}
         for name in inputs
     }
     described = {name: _describe_processor(processor, name) for name in inputs}
     settings = [samples._fingerprint, inputs, modalities, described, transformers.__version__]
-    file.write(json.dumps(settings, sort_keys=True, default=str).encode())
+    fingerprint.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for name in inputs:
         for key, value in model.get_encoder().encoders[name].state_dict().items():
             # `torch.save` writes quantised weights, too. Of a view, it would write the whole storage: hence the clone.
-            torch.save((key, value.cpu().clone()), file)
-    return file.hash.hexdigest()
+            buffer = io.BytesIO()
+            torch.save((key, value.cpu().clone()), buffer)
+            fingerprint.update(buffer.getbuffer())
+    return fingerprint.hexdigest()
 
 
 def _describe_processor(processor, name: str) -> dict[str, Any]:

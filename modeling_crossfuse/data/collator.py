@@ -5,6 +5,7 @@
 import random
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from ..configuration_crossfuse import PROBLEM_TYPES
 from .rows import get_column
 
 
+@dataclass(eq=False, repr=False)
 class CrossFuseDataCollator:
     r"""
     Turns rows of a data set into a batch for a CrossFuse model, with labels. It reads columns by their own names, and
@@ -69,34 +71,22 @@ class CrossFuseDataCollator:
     ```
     """
 
-    def __init__(
-        self,
-        processor,
-        inputs: dict[str, str],
-        target: str | None = None,
-        questions: dict[str, str] | None = None,
-        question_modality: str = "text",
-        question_dropout: float = 0.0,
-        max_target_length: int | None = None,
-        problem_type: str | None = None,
-        label2id: dict[str, int] | None = None,
-        answer_ids: dict[str, int] | None = None,
-        augment: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None,
-        seed: int | None = None,
-    ):
-        self.processor = processor
-        self.inputs = dict(inputs)
-        self.target = target
-        self.questions = dict(questions or {})
-        self.question_modality = question_modality
-        self.question_dropout = question_dropout
-        self.max_target_length = max_target_length
-        self.problem_type = problem_type
-        self.label2id = dict(label2id or {})
-        self.answer_ids = answer_ids
-        self.augment = augment
-        self.seed = seed
-        self._random, self._random_of = random.Random(seed), None
+    processor: Any
+    inputs: dict[str, str]
+    target: str | None = None
+    questions: dict[str, str] | None = None
+    question_modality: str = "text"
+    question_dropout: float = 0.0
+    max_target_length: int | None = None
+    problem_type: str | None = None
+    label2id: dict[str, int] | None = None
+    answer_ids: dict[str, int] | None = None
+    augment: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
+    seed: int | None = None
+
+    def __post_init__(self):
+        self.questions, self.label2id = self.questions or {}, self.label2id or {}
+        self._random, self._random_of = random.Random(self.seed), None
         self._check()
 
     def _check(self):
@@ -142,8 +132,8 @@ class CrossFuseDataCollator:
             name = "item_ids" if self.problem_type == "retrieval" else "labels"
             batch[name] = self._targets(self.read_column(rows, self.target))
         elif self.target or self.questions:
-            columns = [column for _, column in chosen]
-            batch["labels"] = self._labels([self._answer(*item) for item in zip(range(len(rows)), rows, columns)])
+            answers = [self._answer(index, rows[index], column) for index, (_, column) in enumerate(chosen)]
+            batch["labels"] = self._labels(answers)
         if self.answer_ids is not None:
             answers = [get_column(row, self.target) for row in rows]
             batch["answer_ids"] = torch.tensor([self.answer_ids.get(answer, -100) for answer in answers])

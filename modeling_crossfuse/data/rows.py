@@ -17,15 +17,6 @@ def get_column(row: Mapping[str, Any], column: str) -> Any:
     """
     The value of a column of a row or, after a dot, of a field of a struct; `None` if the struct is `None`. The error
     for a column that does not exist, a `KeyError`, lists those that do.
-
-    Example:
-
-    ```python
-    >>> from modeling_crossfuse.data.rows import get_column
-
-    >>> get_column({"names": {"en": "red apple", "fr": "pomme rouge"}}, "names.fr")
-    'pomme rouge'
-    ```
     """
     value = row
     head, rest = "", column
@@ -62,33 +53,6 @@ def has_text(feature: Any) -> bool:
     return getattr(feature, "dtype", None) in ("string", "large_string")
 
 
-def parse_mapping(pairs: Mapping[str, str] | Iterable[str] | None) -> dict[str, str]:
-    """
-    The value for each modality, from pairs such as `"image=photo"` of a command line, or from a recipe's `dict`. Pairs
-    of another form, and a modality that comes twice, are a `ValueError`.
-
-    Example:
-
-    ```python
-    >>> from modeling_crossfuse.data.rows import parse_mapping
-
-    >>> parse_mapping(["image=photo", "text=question"])
-    {'image': 'photo', 'text': 'question'}
-    ```
-    """
-    if pairs is None or isinstance(pairs, Mapping):
-        return dict(pairs or {})
-    mapping = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not (name and equals and value):
-            raise ValueError(f"{pair!r} is not of the form modality=value, such as image=picture")
-        if name in mapping:
-            raise ValueError(f"the modality {name!r} is given twice")
-        mapping[name] = value
-    return mapping
-
-
 def check_exists(what: str, name_or_path: str):
     """Raises a `FileNotFoundError` for a path that is not there; the Hub would take it for an id and say so."""
     is_path = (
@@ -109,10 +73,6 @@ def load_rows(
         split (`str`, defaults to `"test"`): its split.
         max_samples (`int`, *optional*): how many rows to keep, at equal distances, since a data set may be sorted.
         config (`str`, *optional*): the data set's configuration, if it has several.
-
-    Raises:
-        ImportError: if `crossfuse[train]` is not installed.
-        OSError, ValueError: if there is no such data set or split.
     """
     from datasets import Audio, load_from_disk
 
@@ -154,18 +114,6 @@ def problem_type_of(feature: Any) -> str:
     """
     The `problem_type` that suits a column, by its entry in `datasets.Features`. A column that has neither text, nor
     classes, nor numbers, nor lists of them is a `ValueError`.
-
-    Example:
-
-    ```python
-    >>> from datasets import ClassLabel, List, Value
-    >>> from modeling_crossfuse.data.rows import problem_type_of
-
-    >>> problem_type_of(ClassLabel(names=["cat", "dog"])), problem_type_of(List(Value("string")))
-    ('single_label_classification', 'multi_label_classification')
-    >>> problem_type_of(Value("float32"))
-    'regression'
-    ```
     """
     inner = getattr(feature, "feature", feature)
     dtype = getattr(inner, "dtype", None) or ""

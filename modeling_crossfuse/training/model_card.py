@@ -21,6 +21,8 @@ from ..files import write_whole
 
 
 _CLASSIFIER = {
+    "words": "answers with one of {config.num_labels} labels",
+    "kind": "label",
     "tensor": "logits",
     "shape": "(batch, {config.num_labels})",
     "reader": "the classifier reads",
@@ -49,23 +51,17 @@ _TASKS = {
         "use": "answer = model.generate(**batch, max_new_tokens=64)\n"
         "print(processor.batch_decode(answer, skip_special_tokens=True))",
         "pipelines": {
-            "image": "image-text-to-text",
-            "video": "video-text-to-text",
-            "audio": "audio-text-to-text",
+            **{kind: f"{kind}-text-to-text" for kind in ("image", "video", "audio")},
             "text": "text-generation",
         },
     },
-    "regression": {"words": "answers with numbers", "kind": "numbers", **_CLASSIFIER},
-    "single_label_classification": {
-        "words": "answers with one of {config.num_labels} labels",
-        "kind": "label",
-        **_CLASSIFIER,
-    },
+    "single_label_classification": _CLASSIFIER,
     "multi_label_classification": {
+        **_CLASSIFIER,
         "words": "says which of {config.num_labels} labels it has",
         "kind": "labels",
-        **_CLASSIFIER,
     },
+    "regression": {**_CLASSIFIER, "words": "answers with numbers", "kind": "numbers"},
     "token_classification": {
         **_CLASSIFIER,
         "words": "gives each position of `{model.labeled_modality}` one of {config.num_labels} labels",
@@ -137,12 +133,12 @@ def write_model_card(
     template: str | Path | None = None,
 ) -> Path:
     """
-    Writes `README.md` into the folder of a saved model, whole or not at all.
+    Writes `README.md` into the folder of a saved model, whole or not at all, and returns its path.
 
     Args:
         output_dir (`str` or `Path`): the folder, which must exist.
         model: the model in it, with any head.
-        processor ([`CrossFuseProcessor`], *optional*): its processor; gives the sampling rate of the example.
+        processor ([`CrossFuseProcessor`], *optional*): its processor; the example needs the sampling rate.
         dataset (`str`, *optional*): what it was trained on: an id on the Hub, or a folder, which the metadata does not
             list under `datasets`, since the Hub would take it for an id.
         split (`str`, *optional*): what the metrics were measured on.
@@ -157,27 +153,6 @@ def write_model_card(
         limits (`Sequence[str]`, *optional*): sentences to add to the section on limits.
         tags (`Sequence[str]`, *optional*): for the Hub, beside those that say what the model is.
         template (`str` or `Path`, *optional*): another template than CrossFuse's own.
-
-    Returns:
-        `Path`: the card.
-
-    Raises:
-        FileNotFoundError: if the folder or the template does not exist.
-
-    Example:
-
-    ```python
-    >>> import tempfile
-    >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration
-    >>> from modeling_crossfuse.training.model_card import write_model_card
-
-    >>> config = CrossFuseConfig(d_model=32, num_hidden_layers=1, src_vocab_size=50, tgt_vocab_size=60)
-    >>> model = CrossFuseForConditionalGeneration(config)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     card = write_model_card(folder, model, metrics={"exact_match": 0.5}, duration=90).read_text()
-    >>> "| time of training | 0:01:30 h |" in card
-    True
-    ```
     """
     output_dir = Path(output_dir)
     if not output_dir.is_dir():

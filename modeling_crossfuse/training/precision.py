@@ -9,10 +9,6 @@ from torch.utils.benchmark import Timer
 from transformers.utils import is_torch_bf16_gpu_available
 
 
-# What a recipe's `precision` and a program's `--dtype` may be, besides `auto`.
-DTYPES = ("float32", "bfloat16", "float16")
-
-
 @functools.cache
 def relative_time(dtype: torch.dtype) -> float:
     """
@@ -50,20 +46,6 @@ def loading_dtype(dtype: torch.dtype | None, device: str | torch.device = "cpu")
     """
     The number format in which a saved model answers fast, as `from_pretrained` takes it: the model's own, unless it
     has 16 bits and the processor computes it slower than float32. Nothing that was saved is lost either way.
-
-    Args:
-        dtype (`torch.dtype`, *optional*): the model's own, as its config says.
-        device (`str` or `torch.device`, defaults to `"cpu"`): where it is to answer.
-
-    Example:
-
-    ```python
-    >>> import torch
-    >>> from modeling_crossfuse.training.precision import loading_dtype
-
-    >>> loading_dtype(torch.float32)
-    torch.float32
-    ```
     """
     if dtype is None:
         return "auto"
@@ -72,4 +54,4 @@ def loading_dtype(dtype: torch.dtype | None, device: str | torch.device = "cpu")
     return torch.float32 if slow else dtype
 
 
-__all__ = ["DTYPES", "choose_precision", "loading_dtype", "relative_time"]
+__all__ = ["choose_precision", "loading_dtype", "relative_time"]

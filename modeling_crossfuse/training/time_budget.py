@@ -39,19 +39,6 @@ class TimeBudget(TrainerCallback, ExportableState):
     Args:
         minutes (`float`): what training takes at most, with the evaluations during it; but it makes twelve steps at
             least.
-
-    Raises:
-        ValueError: if `minutes` is not above 0.
-
-    Example:
-
-    ```python
-    >>> from modeling_crossfuse.training.time_budget import TimeBudget
-    >>> from transformers import Seq2SeqTrainer
-
-    >>> def make_trainer(**settings):
-    ...     return Seq2SeqTrainer(**settings, callbacks=[TimeBudget(minutes=8)])
-    ```
     """
 
     measured_steps = 10  # the fewest that a plan is made from

@@ -37,27 +37,8 @@ def parameter_groups(
     An optimizer's groups of the parameters that require a gradient, each part of the model with its own learning rate.
     Biases and the weights of norms, which are vectors, don't decay.
 
-    Args:
-        model (`torch.nn.Module`): the model.
-        learning_rate (`float`): for the parameters that `learning_rates` does not name.
-        learning_rates (`dict[str, float]`): start of a parameter's name, without `"model."`, to its learning rate; the
-            longest start that fits counts. The name of a modality stands for its encoder.
-        weight_decay (`float`): for matrices.
-
-    Raises:
-        ValueError: if a key of `learning_rates` is the start of no parameter's name.
-
-    Example:
-
-    ```python
-    >>> import torch
-    >>> from modeling_crossfuse.training.trainer import parameter_groups
-
-    >>> model = torch.nn.ModuleDict({"encoder": torch.nn.Linear(2, 2), "decoder": torch.nn.Linear(2, 2, bias=False)})
-    >>> groups = parameter_groups(model, 1e-3, {"decoder": 2e-3}, weight_decay=0.1)
-    >>> [(len(group["params"]), group["lr"], group["weight_decay"]) for group in groups]
-    [(1, 0.001, 0.1), (1, 0.001, 0.0), (1, 0.002, 0.1)]
-    ```
+    `learning_rates` has the start of a parameter's name, without `"model."`, to its learning rate; the longest start
+    that fits counts, and the name of a modality stands for its encoder.
     """
     named = {
         name.removeprefix("base_model.model.").removeprefix("model."): parameter  # PEFT adds the first
@@ -179,21 +160,14 @@ class CrossFuseTrainer(Seq2SeqTrainer):
         self.optimizer = optimizer_class(groups, **arguments)
         return self.optimizer
 
-    @contextlib.contextmanager
-    def _collator_of_evaluation(self):
-        own, self.data_collator = self.data_collator, self.eval_collator
+    def _get_dataloader(self, *args, is_training: bool = False, **kwargs):
+        own = self.data_collator
+        if not is_training:
+            self.data_collator = self.eval_collator
         try:
-            yield
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
         finally:
             self.data_collator = own
-
-    def get_eval_dataloader(self, eval_dataset=None):
-        with self._collator_of_evaluation():
-            return super().get_eval_dataloader(eval_dataset)
-
-    def get_test_dataloader(self, test_dataset):
-        with self._collator_of_evaluation():
-            return super().get_test_dataloader(test_dataset)
 
     @property
     def _has_averages(self) -> bool:
