@@ -32,6 +32,8 @@ class CrossFuseBuiltInEncoderConfig(PartConfig):
     # What the dimensions of the values are, after the batch. Those that are a field of the config have its size.
     layout: ClassVar[tuple[str, ...]]
     position_axes: ClassVar[int] = 1
+    # Whether each image is encoded by itself.
+    encodes_images: ClassVar[bool] = False
     num_hidden_layers: int = natural_int(default=4)
     modality_dropout: float | int = probability(default=0.0)
     frozen: bool = False
@@ -91,6 +93,7 @@ class CrossFuseImageConfig(CrossFuseBuiltInEncoderConfig):
     kind: ClassVar[str] = "image"
     layout: ClassVar[tuple[str, ...]] = ("images", "num_channels", "height", "width")
     position_axes: ClassVar[int] = 2
+    encodes_images: ClassVar[bool] = True
     image_size: int = positive_int(default=224)
     patch_size: int = positive_int(default=16)
     num_channels: int = positive_int(default=3)

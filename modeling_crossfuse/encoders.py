@@ -176,7 +176,6 @@ class CrossFuseModalityEncoder(CrossFusePreTrainedModel):
     `_encode(values, mask)`.
     """
 
-    encodes_images: bool
     known_arguments = frozenset({"output_attentions", "skip_padding"})
 
     def forward(self, values: torch.Tensor, mask: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
@@ -186,7 +185,7 @@ class CrossFuseModalityEncoder(CrossFusePreTrainedModel):
         attention implementation; a `ValueError` is raised for any other argument.
         """
         refuse_unknown(kwargs, self.known_arguments, type(self).forward)
-        if self.encodes_images:
+        if self.config.encodes_images:
             return self._encode_images(values, mask, **kwargs)
         return self._encode(values, mask, **kwargs)
 
@@ -248,7 +247,6 @@ class CrossFuseBuiltInEncoder(CrossFuseModalityEncoder):
 
     def __init__(self, config: CrossFuseBuiltInEncoderConfig):
         super().__init__(config)
-        self.encodes_images = config.kind == "image"
         self.stem = STEMS[config.kind](config)
         rotary = config.position_embedding_type == "rotary"
         self.rotary_emb = CrossFuseRotaryEmbedding(config, config.position_axes) if rotary else None
@@ -302,7 +300,6 @@ class CrossFuseWrappedEncoder(CrossFuseModalityEncoder):
                 "`CrossFuseForConditionalGeneration.from_encoders({name: encoder config}, ...)`"
             )
         self.model = build_encoder(config.encoder, config.architecture)
-        self.encodes_images = config.encodes_images
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

@@ -150,7 +150,7 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderModel):
         return self._features_of_kind("audio", kwargs)
 
     def _features_of_kind(self, kind: str, tensors: dict[str, Any]) -> BaseModelOutputWithPooling:
-        names = [name for name, part in self.config.modalities.items() if part.kind == kind]
+        names = self.config.modalities.names_of_kind(kind)
         return self.get_fused_features(**self._without_others(names, tensors))
 
     def _without_others(self, names: list[str], tensors: dict[str, Any]) -> dict[str, Any]:
