@@ -29,7 +29,7 @@ examples:
 exit codes: 0 done, 2 a wrong argument, file or model (one line on standard error says which)
 """
 
-# In a Space, the model lies beside this file; see `write_space`.
+# In a Space, the model lies beside app.py; see `write_space`.
 SPACE_MODEL, DEMO_MODEL, DEMO_DATA = "model", "checkpoints/emoji", "data/emoji"
 # What a Space installs besides gradio, in the versions that this program runs with.
 REQUIREMENTS = (
@@ -106,9 +106,8 @@ def write_space(folder: Path, model, processor, data: str | None = None):
 
 def run(args: argparse.Namespace):
     """Serves the page until the process is stopped, or writes a Space."""
-    import gradio  # noqa: F401  before the model is loaded
-
     from .loading import load_model
+    from .page import serve
 
     model, processor = load_model(args.model, args.device, args.dtype)
     if model.task == "retrieval":
@@ -120,6 +119,4 @@ def run(args: argparse.Namespace):
         write_space(args.write_space, model, processor, data)
         print(f"written to {args.write_space}; next: hf upload NAME/SPACE {args.write_space} . --repo-type space")
         return
-    from .page import serve
-
     serve(model, processor, data, server_name=args.host, server_port=args.port, share=args.share)

@@ -137,12 +137,7 @@ def compare_answers(args: argparse.Namespace, rows, models: dict[str, Any], proc
 
 
 def run(args: argparse.Namespace) -> list[dict[str, float]]:
-    """
-    Exports a model.
-
-    Returns:
-        `list[dict[str, float]]`: with `--dataset`, what [`evaluate_rows`] gives of the model and of the exported one.
-    """
+    """Exports a model; with `--dataset`, returns the metrics of the model and of the exported one."""
     import torch
 
     from modeling_crossfuse.data.rows import load_rows

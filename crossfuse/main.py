@@ -32,18 +32,7 @@ exit codes: 0 done, 2 a wrong argument, file, model or data set (one line on sta
 
 
 def run(argv: list[str]) -> Any:
-    """
-    Runs a program.
-
-    Args:
-        argv (`list[str]`): the program's name and its arguments.
-
-    Returns:
-        What the program made, such as the answers or the path of a folder.
-
-    Raises:
-        ImportError, OSError, TypeError, ValueError: if an argument, a file, the model or the data is wrong.
-    """
+    """Runs the program that `argv` begins with, and returns what it made, such as its answers. Errors are raised."""
     programs = "\n".join(f"  {name:<10}{does}" for name, (does, _) in PROGRAMS.items())
     parser = Parser("crossfuse", "Models that fuse any mix of modalities.", EPILOG.format(programs=programs))
     parser.add_argument("program", metavar="PROGRAM", choices=PROGRAMS, help="one of those below")
@@ -55,15 +44,7 @@ def run(argv: list[str]) -> Any:
 
 
 def main(argv: list[str] | None = None):
-    """
-    The console command.
-
-    Args:
-        argv (`list[str]`, *optional*): the program's name and its arguments; those of the process by default.
-
-    Raises:
-        SystemExit: with code 2 if something is wrong, and with 130 if the program was interrupted.
-    """
+    """The console command: runs a program, and ends the process with 2 and one line if something is wrong."""
     argv = sys.argv[1:] if argv is None else argv
     name = argv[0] if argv and argv[0] in PROGRAMS else None
     with ends_in_one_line(f"crossfuse {name}" if name else "crossfuse", extra=PROGRAMS[name][1] if name else None):

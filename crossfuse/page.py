@@ -63,7 +63,7 @@ def read_sample(config, values: Sequence[str | None]) -> dict[str, Any]:
 
 
 def check_length(name: str, kind: str, value: Any):
-    """Refuses what would keep the machine busy for long; other limits are those of the upload and of pictures."""
+    """Refuses what would keep the machine busy for long; other limits are those of the upload and of images."""
     if kind == "text":
         length, limit, unit = len(value), MAX_LETTERS, "letters"
     elif kind == "audio":
@@ -102,20 +102,20 @@ def read_answer(model, processor, batch, explanation) -> str | dict[str, float]:
 def draw(explanation, sample: dict[str, Any], processor) -> Image.Image:
     with tempfile.TemporaryDirectory() as folder:
         path = plot_explanation(explanation, sample, processor, Path(folder, "explanation.png"))
-        with Image.open(path) as picture:
-            return picture.copy()
+        with Image.open(path) as image:
+            return image.copy()
 
 
 def respond(model, processor, *values: str | None) -> Iterator[tuple[Any, dict[str, float], Image.Image | None]]:
     """
-    Answers; the explanation's picture takes longer and comes second.
+    Answers; the drawing of the explanation takes longer and comes second.
 
     Args:
         model, processor: as [`load_model`] gives them.
         values (`str`, *optional*): of each modality, in the config's order: a text or a path.
 
     Yields:
-        The answer, the share of each modality that was given, and the picture or None.
+        The answer, the share of each modality that was given, and the drawing or None.
 
     Raises:
         gr.Error: if nothing is given, or a value is not what the model takes.
@@ -164,7 +164,7 @@ def build_page(model, processor, examples: Sequence[Sequence[str | None]] = ()) 
         `gr.Blocks`: to be launched.
     """
     modalities = model.config.modalities
-    # Uploads and pictures are deleted after an hour.
+    # Uploads and drawings are deleted after an hour.
     with gr.Blocks(title="CrossFuse", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(
             f"# CrossFuse\nGive any of **{', '.join(modalities)}**, leave the others empty, and see what the model "
@@ -180,13 +180,13 @@ def build_page(model, processor, examples: Sequence[Sequence[str | None]] = ()) 
                 if examples:
                     gr.Examples(list(map(list, examples)), fields)
         gr.Markdown("### Where the answer came from")
-        picture = gr.Image(show_label=False, format="png", buttons=["download", "fullscreen"], elem_id="explanation")
+        drawing = gr.Image(show_label=False, format="png", buttons=["download", "fullscreen"], elem_id="explanation")
         # One at a time: an explanation changes the model's attention while it lasts.
         gr.on(
             [button.click, *(field.submit for field in fields if isinstance(field, gr.Textbox))],
             partial(respond, model, processor),
             fields,
-            [answer, shares, picture],
+            [answer, shares, drawing],
             api_name="answer",
             concurrency_limit=1,
         )
@@ -209,14 +209,7 @@ def demo_examples(data: str, modalities: Sequence[str], folder: Path) -> list[li
 
 
 def serve(model, processor, data: str | None, **settings):
-    """
-    Serves a model's page until the process is stopped.
-
-    Args:
-        model, processor: as [`load_model`] gives them.
-        data (`str`, *optional*): the demo's data set, for examples to click on.
-        settings: what gradio's `launch` takes.
-    """
+    """Serves a model's page until the process is stopped. `data` is the demo's data set, for examples to click on."""
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow refuses twice as many
     with tempfile.TemporaryDirectory() as folder:
         examples = [] if data is None else demo_examples(data, list(model.config.modalities), Path(folder))

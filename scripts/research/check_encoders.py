@@ -69,7 +69,7 @@ DECODER, JOINT = "decoder only", "no own encoder"
 MEMORY_ERRORS = ("MemoryError", "allocate memory", "could not create a primitive", "process was killed")
 SETTINGS = {"d_model": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
 LABELS = torch.tensor([[3, 4, 5], [6, 7, 8]])
-# By these, parts that take patches of pictures show themselves.
+# By these, parts that take patches of images show themselves.
 GRIDS = {"grid_thw", "image_grid_thw"}
 # Of one kind of one type, in seconds, and of memory, in bytes.
 TIME_LIMIT = 60
@@ -166,14 +166,14 @@ def check_saving(crossfuse: CrossFuseForConditionalGeneration, inputs: dict[str,
 
 
 def kinds_of(model: PreTrainedModel) -> list[str]:
-    """The kinds of values that a model, or a part of it, takes; videos where it says so, and not for every picture."""
+    """The kinds of values that a model, or a part of it, takes; videos where it says so, and not for every image."""
     parts = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
     arguments = [set(inspect.signature(part.forward).parameters) for part in parts]
-    films = any("video" in part.input_modalities for part in parts) or any(
+    takes_videos = any("video" in part.input_modalities for part in parts) or any(
         "pixel_values_videos" in names for names in arguments
     )
-    only_films = all("video" in part.input_modalities and "image" not in part.input_modalities for part in parts)
-    left_out = {"video"} if not films else {"image"} if only_films else set()
+    only_videos = all("video" in part.input_modalities and "image" not in part.input_modalities for part in parts)
+    left_out = {"video"} if not takes_videos else {"image"} if only_videos else set()
     return [
         kind
         for kind, names in VALUES_ARGUMENTS.items()
