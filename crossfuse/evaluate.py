@@ -89,7 +89,8 @@ def parse_args(parser: Parser, argv: list[str]) -> argparse.Namespace:
 def evaluate_model(args: argparse.Namespace, name: str, rows) -> list[dict]:
     """The metrics of a model at each level of corruption, of all inputs together or of every combination of them."""
     from modeling_crossfuse.evaluation.degradation import Degradation
-    from modeling_crossfuse.evaluation.evaluation import check_inputs, evaluate_rows, subsets
+    from modeling_crossfuse.evaluation.prediction import check_inputs
+    from modeling_crossfuse.evaluation.scores import evaluate_rows, subsets
 
     from .loading import load_model
 
@@ -135,7 +136,7 @@ def rows_with(names: tuple[str, ...], rows, inputs: dict[str, str], processor, q
 
 def results_table(results: list[dict]) -> str:
     """The results as text for the terminal; what all of them share is left out."""
-    from modeling_crossfuse.training.model_card import METRICS
+    from modeling_crossfuse.evaluation.metric_names import METRICS
 
     described = [
         {"model": result["model"], "corruption": f"{result['corruption']:g}", "inputs": " + ".join(result["inputs"])}
@@ -168,8 +169,8 @@ def draw(results: list[dict], output: Path) -> list[Path]:
     Draws beside the JSON file `output` what there is several of: the metric of each combination of inputs, at the
     lowest level of corruption, as bars; the metric of all inputs at each level as curves.
     """
+    from modeling_crossfuse.evaluation.metric_names import METRICS
     from modeling_crossfuse.evaluation.plots import plot_bars, plot_curves
-    from modeling_crossfuse.training.model_card import METRICS
 
     metric = next(name for name in results[0] if name in METRICS)
     label = METRICS[metric][0]

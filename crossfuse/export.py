@@ -121,8 +121,8 @@ def weights_size(folder: Path) -> int:
 
 def compare_answers(args: argparse.Namespace, rows, models: dict[str, Any], processor) -> list[dict[str, float]]:
     """The metrics of each model's answers."""
-    from modeling_crossfuse.evaluation.evaluation import evaluate_rows
-    from modeling_crossfuse.training.model_card import METRICS
+    from modeling_crossfuse.evaluation.metric_names import METRICS
+    from modeling_crossfuse.evaluation.scores import evaluate_rows
 
     options = {"question": args.question, "batch_size": args.batch_size}
     results = [evaluate_rows(model, processor, rows, args.inputs, args.target, **options) for model in models.values()]
@@ -141,7 +141,7 @@ def run(args: argparse.Namespace) -> list[dict[str, float]]:
     import torch
 
     from modeling_crossfuse.data.rows import load_rows
-    from modeling_crossfuse.evaluation.evaluation import check_inputs
+    from modeling_crossfuse.evaluation.prediction import check_inputs
 
     from .loading import load_model
 

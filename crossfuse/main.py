@@ -40,7 +40,9 @@ def run(argv: list[str]) -> Any:
     args = parser.parse_args(argv or ["--help"])
     program = importlib.import_module(f".{args.program}", __package__)
     parser = Parser(f"crossfuse {args.program}", program.__doc__, program.EPILOG)
-    return program.run(program.parse_args(parser, args.arguments))
+    args = program.parse_args(parser, args.arguments)
+    importlib.import_module("modeling_crossfuse")  # before transformers: it keeps other libraries' messages back
+    return program.run(args)
 
 
 def main(argv: list[str] | None = None):

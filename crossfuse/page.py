@@ -15,7 +15,7 @@ from PIL import Image
 
 from modeling_crossfuse import explain, plot_explanation
 from modeling_crossfuse.data.rows import load_rows
-from modeling_crossfuse.evaluation.evaluation import answer_length
+from modeling_crossfuse.evaluation.prediction import answer_length
 
 from .errors import one_line
 from .loading import read_input

@@ -59,7 +59,7 @@ def parse_args(parser: Parser, argv: list[str]) -> argparse.Namespace:
 
 def predict_sample(args: argparse.Namespace, model, processor) -> list[str]:
     """The answer for the sample on the command line."""
-    from modeling_crossfuse.evaluation.evaluation import predict
+    from modeling_crossfuse.evaluation.prediction import predict
 
     from .loading import read_input
 
@@ -77,7 +77,7 @@ def predict_sample(args: argparse.Namespace, model, processor) -> list[str]:
 
 def predict_rows(args: argparse.Namespace, model, processor, rows) -> list[str]:
     """The answers for a data set's rows, written as lines of JSON."""
-    from modeling_crossfuse.evaluation.evaluation import check_inputs, predict
+    from modeling_crossfuse.evaluation.prediction import check_inputs, predict
     from modeling_crossfuse.files import write_whole
 
     check_inputs(model.config, rows, args.inputs)

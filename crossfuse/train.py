@@ -79,8 +79,8 @@ def make_compute_metrics(recipe, arguments, model, processor):
     """What the Trainer calls with answers and labels, if there is anything to compare."""
     import torch
 
-    from modeling_crossfuse.evaluation.evaluation import read_logits
     from modeling_crossfuse.evaluation.metrics import compute_label_metrics, compute_text_metrics
+    from modeling_crossfuse.evaluation.prediction import read_logits
 
     def compare_texts(prediction):
         pad = processor.tokenizer.pad_token_id

@@ -15,15 +15,15 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .classification import CrossFuseForSequenceClassification, CrossFuseForTokenClassification
 from .configuration_crossfuse import CrossFuseConfig, CrossFuseDecoderConfig, CrossFuseFusionConfig
-from .configuration_modalities import (
+from .configuration_encoders import (
     CrossFuseAudioConfig,
     CrossFuseImageConfig,
-    CrossFuseModalitiesConfig,
     CrossFuseSeriesConfig,
     CrossFuseTextConfig,
     CrossFuseVideoConfig,
     CrossFuseWrappedEncoderConfig,
 )
+from .configuration_modalities import CrossFuseModalitiesConfig
 from .evaluation.pipeline import AutoModelForCrossFuse, CrossFusePipeline
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .fusion import CrossFuseFusion, Memory, Stream, register_fusion

@@ -11,7 +11,7 @@ import torch
 from transformers.utils import TransformersKwargs
 
 from .configuration_modalities import MASK_NAMES, VALUE_NAMES
-from .inputs import says_nothing
+from .inputs import is_default_mask
 
 
 # The tensors of modalities that are named as their kind.
@@ -54,16 +54,16 @@ def takes_modalities(forward: Callable) -> Callable:
 
 def refuse_unknown(given: dict[str, Any], known: frozenset[str], forward: Callable | None = None):
     """
-    Raises a `ValueError` for an argument that nobody would read, with the nearest that there is.
+    Raises a `ValueError` for an argument that is not read. The message names the argument that was probably meant.
 
     Args:
-        given (`dict[str, Any]`): arguments by name. Tensors of modalities that the model has not may be `None`, and a
-            mask of them of ones.
-        known (`frozenset[str]`): which are read.
-        forward (`Callable`, *optional*): what they were given to; the error says what arguments it names.
+        given (`dict[str, Any]`): arguments by name. Those of modalities that the model lacks may be `None`, or the
+            mask of ones that `generate` adds.
+        known (`frozenset[str]`): the arguments that are read.
+        forward (`Callable`, *optional*): the method they were given to, whose arguments the message lists.
     """
     for name in given:
-        if name in known or (given[name] is None and name in _MAY_BE_NONE) or says_nothing(name, given[name]):
+        if name in known or (given[name] is None and name in _MAY_BE_NONE) or is_default_mask(name, given[name]):
             continue
         refusal = f"`{name}` is not an input of this model"
         # What is compiled can't look at a signature.
@@ -82,5 +82,5 @@ def _expected(name: str, known: frozenset[str], forward: Callable | None) -> str
 def refuse_beside_memory(given: dict[str, Any], names: frozenset[str]):
     """Raises a `ValueError` for a modality's tensor, of these `names`, where `encoder_outputs` stands for them all."""
     for name in given:
-        if name in names and given[name] is not None and not says_nothing(name, given[name]):
+        if name in names and given[name] is not None and not is_default_mask(name, given[name]):
             raise ValueError(f"`{name}` and `encoder_outputs`, which has a mask of its own, are both given; drop one")

@@ -9,14 +9,12 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-from .configuration_modalities import (
+from .configuration_layers import (
     LAYER_FIELDS,
     MAX_MODALITIES,
-    CrossFuseModalitiesConfig,
     LayerConfig,
     PartConfig,
     build_part,
-    check_modality_name,
     natural_int,
     optional_positive_int,
     positive_float,
@@ -26,6 +24,7 @@ from .configuration_modalities import (
     refuse_huge,
     refuse_unknown_keys,
 )
+from .configuration_modalities import CrossFuseModalitiesConfig, check_modality_name
 
 
 # What `config.json` means. A change that older releases would misread raises it.
@@ -110,6 +109,13 @@ class CrossFuseDecoderConfig(PartConfig):
         return {key: value for key, value in super().to_dict().items() if key not in SPECIAL_TOKENS}
 
 
+def _of_decoder(name: str) -> property:
+    """An attribute that the decoder's config keeps."""
+    return property(
+        lambda config: getattr(config.decoder, name), lambda config, value: setattr(config.decoder, name, value)
+    )
+
+
 def ready_config(name_or_path: str) -> str:
     """
     The folder of a ready configuration, such as `"tiny"` or `"configuration/tiny"`; any other name, and a folder, stay
@@ -170,7 +176,7 @@ class CrossFuseConfig(LayerConfig):
             kind `text`, or else of kind `series`, by default.
         contrastive_groups (`dict[str, list[str]]`, *optional*): two groups of modalities that
             [`CrossFuseForRetrieval`] compares, by names of your own, such as
-            `{"picture": ["image", "audio"], "name": ["text"]}`. By default all that is not text, and text.
+            `{"emoji": ["image", "audio"], "name": ["text"]}`. By default all that is not text, and text.
         contrastive_loss (`str`, defaults to `"softmax"`): `"softmax"` (Radford et al., 2021, *CLIP*) or `"sigmoid"`
             (Zhai et al., 2023, *SigLIP*).
         projection_dim (`int`, *optional*): width of the embeddings of [`CrossFuseForRetrieval`]; `d_model` by default.
@@ -370,7 +376,7 @@ class CrossFuseConfig(LayerConfig):
             )
 
     def validate_special_tokens(self):
-        for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
+        for name in SPECIAL_TOKENS:
             tokens = getattr(self, name)
             for token in tokens if isinstance(tokens, list) else [tokens]:
                 if token is not None and not 0 <= token < self.vocab_size:
@@ -392,13 +398,12 @@ class CrossFuseConfig(LayerConfig):
         """`problem_type` and, where there is none, what transformers' loss takes it for, given classes as labels."""
         return self.problem_type or ("regression" if self.num_labels == 1 else "single_label_classification")
 
-    @property
-    def vocab_size(self) -> int:
-        return self.decoder.vocab_size
-
-    @vocab_size.setter
-    def vocab_size(self, value: int):
-        self.decoder.vocab_size = value
+    vocab_size = _of_decoder("vocab_size")
+    use_cache = _of_decoder("use_cache")
+    pad_token_id = _of_decoder("pad_token_id")
+    bos_token_id = _of_decoder("bos_token_id")
+    eos_token_id = _of_decoder("eos_token_id")
+    decoder_start_token_id = _of_decoder("decoder_start_token_id")
 
     @property
     def num_frames(self) -> int:
@@ -406,46 +411,6 @@ class CrossFuseConfig(LayerConfig):
         for name in self.modalities.names_of_kind("video"):
             return self.modalities[name].num_frames
         raise AttributeError("this CrossFuse model has no modality of kind 'video', so its config has no `num_frames`")
-
-    @property
-    def pad_token_id(self) -> int | None:
-        return self.decoder.pad_token_id
-
-    @pad_token_id.setter
-    def pad_token_id(self, value: int | None):
-        self.decoder.pad_token_id = value
-
-    @property
-    def bos_token_id(self) -> int | None:
-        return self.decoder.bos_token_id
-
-    @bos_token_id.setter
-    def bos_token_id(self, value: int | None):
-        self.decoder.bos_token_id = value
-
-    @property
-    def eos_token_id(self) -> int | list[int] | None:
-        return self.decoder.eos_token_id
-
-    @eos_token_id.setter
-    def eos_token_id(self, value: int | list[int] | None):
-        self.decoder.eos_token_id = value
-
-    @property
-    def decoder_start_token_id(self) -> int | None:
-        return self.decoder.decoder_start_token_id
-
-    @decoder_start_token_id.setter
-    def decoder_start_token_id(self, value: int | None):
-        self.decoder.decoder_start_token_id = value
-
-    @property
-    def use_cache(self) -> bool:
-        return self.decoder.use_cache
-
-    @use_cache.setter
-    def use_cache(self, value: bool):
-        self.decoder.use_cache = value
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """
@@ -470,17 +435,15 @@ class CrossFuseConfig(LayerConfig):
         return loaded
 
     def to_dict(self) -> dict[str, Any]:
-        return {**super().to_dict(), **{name: getattr(self, name) for name in SPECIAL_TOKENS}}
+        output = {**super().to_dict(), **{name: getattr(self, name) for name in SPECIAL_TOKENS}}
+        output.pop("auto_map", None)  # goes with the code: see `save_code`
+        return output
 
     def to_diff_dict(self) -> dict[str, Any]:
         # The base class would leave out of each part what equals the part's own default; a public format says it all.
         base = PreTrainedConfig().to_dict()
         output = self.to_dict()
-        for key in (
-            "_name_or_path",  # where it was loaded from, which is nobody else's business
-            "auto_map",  # goes with the code: see `save_code`
-        ):
-            output.pop(key, None)
+        output.pop("_name_or_path", None)  # where it was loaded from is nobody else's business
         kept = {key: value for key, value in output.items() if key not in base or value != base[key]}
         return {**kept, "transformers_version": output["transformers_version"]}
 

@@ -22,7 +22,7 @@ from .layers import (
     CrossFuseRotaryEmbedding,
     CrossFuseTokenEmbedding,
     as_bias,
-    attention_layout,
+    close_up,
     make_attention_mask,
     make_norm,
     sinusoidal_positions,
@@ -152,9 +152,9 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
         memory_packing = None if has_memory(cache) else Packing.of(encoder_attention_mask)
         # With a cache of another kind, the masks of later tokens come from outside, with all places of the memory.
         closes_up = cache is None or is_shareable(cache)
-        memory_layout = attention_layout(self.config, memory_packing) if closes_up else memory_packing
+        memory_closed = close_up(self.config, memory_packing) if closes_up else memory_packing
         encoder_attention_mask = self._mask_memory(
-            inputs_embeds, encoder_hidden_states, encoder_attention_mask, memory_layout, cache
+            inputs_embeds, encoder_hidden_states, encoder_attention_mask, memory_closed, cache
         )
         added, position_embeddings = self.embed_positions(position_ids, inputs_embeds.dtype)
         hidden_states = self.dropout(inputs_embeds if added is None else inputs_embeds + added)
@@ -171,7 +171,7 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
                 position_embeddings=position_embeddings,
                 cache=cache,
                 packing=packing,
-                memory_packing=memory_layout,
+                memory_packing=memory_closed,
                 **kwargs,
             )
         hidden_states = unpack(hidden_states, packing)

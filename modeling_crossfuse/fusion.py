@@ -13,7 +13,7 @@ from .layers import (
     CrossFuseLatents,
     CrossFuseLayer,
     CrossFuseLayers,
-    attention_layout,
+    close_up,
     crop,
     make_attention_mask,
     make_norm,
@@ -151,9 +151,9 @@ class _Branch:
         ones = stream.attention_mask.new_ones(latents.shape[:2])
         mask = pack_samples(torch.cat([stream.attention_mask, ones], dim=1), self.samples)
         self.packing = Packing.of(mask) if skip_padding else None
-        self.layout = attention_layout(config, self.packing)
-        joined = crop(self._join(latents), self.layout)
-        self.mask = make_attention_mask(config, joined, joined, mask, self.layout)
+        self.closed = close_up(config, self.packing)
+        joined = crop(self._join(latents), self.closed)
+        self.mask = make_attention_mask(config, joined, joined, mask, self.closed)
 
     def _join(self, latents: torch.Tensor) -> torch.Tensor:
         return torch.cat([self.states, pack_samples(latents, self.samples)], dim=1)
@@ -161,7 +161,7 @@ class _Branch:
     def run(self, layer: CrossFuseLayer, latents: torch.Tensor, **kwargs) -> torch.Tensor:
         """Takes the modality and the shared positions through a layer, and gives what becomes of these."""
         joined = pack(self._join(latents), self.packing)
-        joined = unpack(layer(joined, self.mask, packing=self.layout, **kwargs), self.packing).to(latents.device)
+        joined = unpack(layer(joined, self.mask, packing=self.closed, **kwargs), self.packing).to(latents.device)
         self.states, view = joined.split([self.states.shape[1], latents.shape[1]], dim=1)
         return unpack_samples(view, self.samples)
 

@@ -7,9 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-
-# The dimensions that masks run along.
-_LENGTHS = {"length", "images", "frames", "samples", "steps"}
+from .configuration_modalities import TensorSpec
 
 
 class ModalityInputs(NamedTuple):
@@ -31,8 +29,8 @@ class ModalityInputs(NamedTuple):
     name: str
 
 
-def says_nothing(name: str, mask: Any) -> bool:
-    """Whether it is a mask that `generate` and feature extractors give, of ones, whatever the input is."""
+def is_default_mask(name: str, mask: Any) -> bool:
+    """Whether it is the `attention_mask` of ones that `generate` and feature extractors add to any input."""
     if name != "attention_mask" or not isinstance(mask, torch.Tensor):
         return False
     return torch.compiler.is_compiling() or bool((mask != 0).all())
@@ -40,98 +38,76 @@ def says_nothing(name: str, mask: Any) -> bool:
 
 def refuse_no_modality(modalities):
     """Raises the `ValueError` for a batch without any modality."""
-    raise ValueError(
-        "no modality is given; expected at least one of "
-        + ", ".join(f"`{modalities.value_name(name)}`" for name in modalities)
-    )
+    names = ", ".join(f"`{modalities.value_name(name)}`" for name in modalities)
+    raise ValueError(f"no modality is given; expected at least one of {names}")
 
 
 def read_inputs(tensors: dict[str, torch.Tensor | None], modalities) -> dict[str, ModalityInputs]:
     """Values and mask of each given modality, checked; images with a dimension for several per sample."""
     inputs = {}
-    for name in modalities:
-        given, mask_name = _given_values(tensors, name, modalities)
-        if given is not None:
-            inputs[name] = _read_modality(given, tensors[given], tensors[mask_name], mask_name, name, modalities)
-        _refuse_other_masks(tensors, given, mask_name, name, modalities)
+    for name, specs in modalities.tensor_specs.items():
+        given = [spec for spec in specs if tensors.get(spec.name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"You cannot specify both `{given[0].name}` and `{given[1].name}` at the same time")
+        for spec in specs:
+            mask = tensors.get(spec.mask_name)
+            is_read = mask is None or (given and spec.mask_name == given[0].mask_name)
+            if not is_read and not is_default_mask(spec.mask_name, mask):
+                raise ValueError(f"`{spec.mask_name}` is given without `{spec.name}`")
+        if given:
+            inputs[name] = _read_modality(tensors, given[0], modalities[name])
     if not inputs:
         refuse_no_modality(modalities)
-    sizes = {modalities.value_name(name): given.values.shape[0] for name, given in inputs.items()}
-    if any(before != after for before, after in pairwise(sizes.values())):  # a set would fix an exported batch's size
+    # Neighbours are compared: a set of the sizes would fix the batch size of an exported graph.
+    if any(one.mask.shape[0] != other.mask.shape[0] for one, other in pairwise(inputs.values())):
+        sizes = {modalities.value_name(name): given.values.shape[0] for name, given in inputs.items()}
         raise ValueError(f"the modalities have different batch sizes: {sizes}")
     return inputs
 
 
-def _given_values(tensors: dict[str, torch.Tensor | None], name: str, modalities) -> tuple[str | None, str]:
-    """Which of the tensors that can give a modality is given, if any, and the name of its mask."""
-    encoded_name = modalities.hidden_states_name(name)
-    possible = [modalities.value_name(name), modalities.embeds_name(name), encoded_name]
-    given = [key for key in possible if tensors.get(key) is not None]
-    if len(given) > 1:
-        raise ValueError(f"You cannot specify both `{given[0]}` and `{given[1]}` at the same time")
-    mask_name = f"{encoded_name}_mask" if given == [encoded_name] else modalities.mask_name(name)
-    return given[0] if given else None, mask_name
-
-
-def _refuse_other_masks(tensors: dict[str, Any], given: str | None, mask_name: str, name: str, modalities):
-    """Raises a `ValueError` for a mask of what is not given."""
-    owners = {
-        modalities.mask_name(name): modalities.value_name(name),
-        f"{modalities.hidden_states_name(name)}_mask": modalities.hidden_states_name(name),
-    }
-    for key, owner in owners.items():
-        mask = tensors[key]
-        if mask is None or (given is not None and key == mask_name) or says_nothing(key, mask):
-            continue
-        raise ValueError(f"`{key}` is given without `{owner}`")
-
-
-def _read_modality(given: str, values: Any, mask, mask_name: str, name: str, modalities) -> ModalityInputs:
-    part = modalities[name]
+def _read_modality(tensors: dict[str, Any], spec: TensorSpec, part) -> ModalityInputs:
+    values, mask = tensors[spec.name], tensors.get(spec.mask_name)
     if not isinstance(values, torch.Tensor):
-        raise TypeError(f"`{given}` is {type(values).__name__}; expected a torch.Tensor")
-    is_encoded = given == modalities.hidden_states_name(name)
-    layout = part.layout
-    if is_encoded or given == modalities.embeds_name(name):
-        # A wrapped encoder's embeddings may be narrower than its hidden states.
-        layout = ("length", "embedding_size" if part.is_wrapped and not is_encoded else "hidden_size")
-    if part.kind == "image" and values.dim() == 4:
+        raise TypeError(f"`{spec.name}` is {type(values).__name__}; expected a torch.Tensor")
+    if spec.layout[0] == "images" and values.dim() == len(spec.layout):  # one image a sample
         values = values.unsqueeze(1)
-    _check_values(given, values, part, layout)
-    axis = 1 + next((place for place, dimension in enumerate(layout) if dimension in _LENGTHS), 0)
-    return ModalityInputs(values, _read_mask(mask, mask_name, values, given, axis), axis, is_encoded, given)
-
-
-def _read_mask(mask: torch.Tensor | None, mask_name: str, values: torch.Tensor, value_name: str, axis: int):
-    shape = (values.shape[0], values.shape[axis])
+    _check_values(values, spec, part)
     if mask is None:
-        return torch.ones(shape, dtype=torch.long, device=values.device)
+        shape = (values.shape[0], values.shape[spec.mask_axis])
+        mask = torch.ones(shape, dtype=torch.long, device=values.device)
+    else:
+        mask = _check_mask(mask, values, spec)
+    return ModalityInputs(values, mask, spec.mask_axis, spec.is_encoded, spec.name)
+
+
+def _check_mask(mask: torch.Tensor, values: torch.Tensor, spec: TensorSpec) -> torch.LongTensor:
+    shape = (values.shape[0], values.shape[spec.mask_axis])
     if mask.shape != shape:
         raise ValueError(
-            f"`{mask_name}` has shape {tuple(mask.shape)}; `{value_name}` of shape {tuple(values.shape)} needs {shape}"
+            f"`{spec.mask_name}` has shape {tuple(mask.shape)}; `{spec.name}` of shape {tuple(values.shape)} needs "
+            f"{shape}"
         )
     if mask.is_floating_point() and not torch.compiler.is_compiling() and ((mask != 0) & (mask != 1)).any():
-        raise ValueError(f"`{mask_name}` has values other than 1, to keep, and 0")
+        raise ValueError(f"`{spec.mask_name}` has values other than 1, to keep, and 0")
     return (mask != 0).long()
 
 
-def _check_values(value_name: str, values: torch.Tensor, part, layout: tuple[str, ...]):
-    is_tokens = part.kind == "text" and layout == part.layout
-    if values.is_floating_point() == is_tokens:
-        expected = "integers, the ids of tokens" if is_tokens else "floating point numbers"
-        raise ValueError(f"`{value_name}` has dtype {values.dtype}; expected {expected}")
-    dims = 1 + len(layout)
+def _check_values(values: torch.Tensor, spec: TensorSpec, part):
+    if values.is_floating_point() == spec.is_tokens:
+        expected = "integers, the ids of tokens" if spec.is_tokens else "floating point numbers"
+        raise ValueError(f"`{spec.name}` has dtype {values.dtype}; expected {expected}")
+    dims = 1 + len(spec.layout)
     if values.dim() != dims:
         raise ValueError(
-            f"`{value_name}` has shape {tuple(values.shape)}; expected {dims} dimensions for {part.kind!r}"
+            f"`{spec.name}` has shape {tuple(values.shape)}; expected {dims} dimensions for {part.kind!r}"
         )
     if 0 in values.shape:
-        raise ValueError(f"`{value_name}` has shape {tuple(values.shape)}; expected no empty dimension")
-    for axis, field in enumerate(layout, start=1):
-        size = getattr(part, field, None)
+        raise ValueError(f"`{spec.name}` has shape {tuple(values.shape)}; expected no empty dimension")
+    for axis, dimension in enumerate(spec.layout, start=1):
+        size = getattr(part, dimension, None)
         if isinstance(size, int) and values.shape[axis] != size:
             raise ValueError(
-                f"`{value_name}` has shape {tuple(values.shape)}; expected `{field}={size}` in dimension {axis}"
+                f"`{spec.name}` has shape {tuple(values.shape)}; expected `{dimension}={size}` in dimension {axis}"
             )
 
 
@@ -164,10 +140,10 @@ def _check_samples(inputs: dict[str, ModalityInputs], present: torch.Tensor, mod
         raise ValueError(
             f"sample {without[0]} of the batch has no modality; expected at least one of {', '.join(modalities)}"
         )
-    for name, (values, mask, axis, _, given) in inputs.items():
-        if values.is_meta:
+    for name, rows in zip(modalities, present.unbind(1)):
+        if name not in inputs or inputs[name].values.is_meta:
             continue
-        rows = present[:, list(modalities).index(name)]
+        values, mask, axis, _, given = inputs[name]
         kept = mask.bool() & rows[:, None]
         if not values.is_floating_point():
             _check_tokens(given, values, kept, modalities[name].vocab_size)

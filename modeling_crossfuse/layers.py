@@ -73,18 +73,13 @@ class CrossFuseRotaryEmbedding(nn.Module):
     @torch.no_grad()
     def forward(self, position_ids: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        `position_ids` `(batch, length, axes)` to cosines and sines `(batch, length, head_dim)` for [`apply_rotary`],
-        the first half of the sines negated.
+        `position_ids` `(batch, length, axes)` to cosines and sines `(batch, length, head_dim)`. The first half of the
+        sines is negated: a head turns by its cosines, and by its sines with each channel that lies half a head away.
         """
         angles = (position_ids[..., None].float() * self.inv_freq.float()).flatten(-2)
         angles = nn.functional.pad(angles, (0, self.head_dim // 2 - angles.shape[-1]))
         cos, sin = angles.cos(), angles.sin()
         return torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
-
-
-def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turns `x` `(batch, heads, length, head_dim)` by its positions, each channel with that half a head away."""
-    return x * cos.unsqueeze(1) + x.roll(x.shape[-1] // 2, -1) * sin.unsqueeze(1)
 
 
 class CrossFuseTokenEmbedding(nn.Embedding):
@@ -104,20 +99,29 @@ class CrossFuseLatents(nn.Embedding):
 
 class CrossFuseLinear(nn.Linear):
     """
-    `nn.Linear`, which multiplies few rows by a large weight the other way about: in float32 on a CPU, weights times
-    columns reads memory up to six times as fast as rows times weights, and a single column as a batch of products
-    shares the work among the cores.
+    `nn.Linear` for a large weight, which it multiplies by few rows the other way about: in float32 on a CPU, weights
+    times columns reads memory up to six times as fast as rows times weights, and a single column as a batch of
+    products shares the work among the cores.
     """
 
-    most_rows, least_weights = 32, 2**16
+    most_rows = 32
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """States `(..., in_features)` to `(..., out_features)`."""
         weight, bias = self.weight, self.bias
-        rows = states.numel() // self.in_features
-        # In this order: a graph that asked for the number of rows would be for a few alone.
-        if not self._takes_columns(weight, states) or not 0 < rows <= self.most_rows:
+        # The weight has to be a plain one of float32 on a CPU, neither quantised nor distributed. The number of rows
+        # comes last: a graph that asked for it would be for a few rows alone.
+        takes_columns = (
+            not torch.is_grad_enabled()
+            and weight.is_cpu
+            and weight.dtype == states.dtype == torch.float32
+            and type(weight) is nn.Parameter
+            and not torch.compiler.is_compiling()
+            and 0 < states.numel() <= self.most_rows * self.in_features
+        )
+        if not takes_columns:
             return nn.functional.linear(states, weight, bias)
+        rows = states.numel() // self.in_features
         columns = states.reshape(rows, -1).T
         if rows == 1:
             parts = math.gcd(self.out_features, 8)
@@ -129,16 +133,19 @@ class CrossFuseLinear(nn.Linear):
             product = product.T
         return product.view(*states.shape[:-1], -1)
 
-    def _takes_columns(self, weight: torch.Tensor, states: torch.Tensor) -> bool:
-        """Whether it pays: both plain tensors of float32 on a CPU, the weight neither quantised nor distributed."""
-        return (
-            self.in_features * self.out_features >= self.least_weights
-            and not torch.is_grad_enabled()
-            and weight.is_cpu
-            and weight.dtype == states.dtype == torch.float32
-            and type(weight) is nn.Parameter
-            and not torch.compiler.is_compiling()
-        )
+
+# Weights of this size and above are faster by a [`CrossFuseLinear`].
+LARGE_WEIGHT = 2**16
+
+
+def linear_class(in_features: int, out_features: int) -> type[nn.Linear]:
+    """The class of linear layers that is the faster one for a size."""
+    return CrossFuseLinear if in_features * out_features >= LARGE_WEIGHT else nn.Linear
+
+
+def make_linear(in_features: int, out_features: int, bias: bool = False) -> nn.Linear:
+    """A linear layer, without a bias unless told otherwise."""
+    return linear_class(in_features, out_features)(in_features, out_features, bias=bias)
 
 
 class CrossFuseRMSNorm(nn.RMSNorm):
@@ -192,10 +199,10 @@ class CrossFuseAttention(nn.Module):
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling, self.dropout = self.head_dim**-0.5, config.attention_dropout
         width, key_value_width = config.hidden_size, config.num_key_value_heads * self.head_dim
-        self.q_proj = CrossFuseLinear(width, width, bias=False)
-        self.k_proj = CrossFuseLinear(width, key_value_width, bias=False)
-        self.v_proj = CrossFuseLinear(width, key_value_width, bias=False)
-        self.o_proj = CrossFuseLinear(width, width, bias=False)
+        self.q_proj = make_linear(width, width)
+        self.k_proj = make_linear(width, key_value_width)
+        self.v_proj = make_linear(width, key_value_width)
+        self.o_proj = make_linear(width, width)
 
     def _project(
         self,
@@ -207,7 +214,8 @@ class CrossFuseAttention(nn.Module):
         """Heads `(batch, heads, length, head_dim)` of the states; padded, with a packing."""
         heads = projection(states).view(*states.shape[:2], -1, self.head_dim).transpose(1, 2)
         if position_embeddings is not None:
-            heads = apply_rotary(heads, *position_embeddings)
+            cos, sin = position_embeddings
+            heads = heads * cos.unsqueeze(1) + heads.roll(self.head_dim // 2, -1) * sin.unsqueeze(1)
         return heads if packing is None else unpack(heads.transpose(1, 2), packing).transpose(1, 2)
 
     def keys_values(
@@ -220,12 +228,10 @@ class CrossFuseAttention(nn.Module):
         keys = self._project(self.k_proj, states, packing, position_embeddings)
         return keys, self._project(self.v_proj, states, packing)
 
-    def _cached_keys_values(self, states, packing, position_embeddings, cache, is_cross_attention):
-        if cache is None:
-            return self.keys_values(states, position_embeddings, packing)
-        if not is_cross_attention:
-            keys, values = self.keys_values(states, position_embeddings, packing)
-            return cache.self_attention_cache.update(keys, values, self.layer_idx)
+    def _cached_memory(
+        self, states: torch.Tensor, packing: Packing | None, cache: EncoderDecoderCache
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The memory's keys and values, computed for the first token of an answer alone."""
         memory = cache.cross_attention_cache
         if cache.is_updated.get(self.layer_idx, False):
             return memory.layers[self.layer_idx].keys, memory.layers[self.layer_idx].values
@@ -247,25 +253,28 @@ class CrossFuseAttention(nn.Module):
         if not is_cross_attention:
             key_value_states, key_value_packing = hidden_states, packing
         implementation = self.config._attn_implementation
-        # Flash attention takes samples side by side, other implementations and caches have them padded.
-        stays_packed = is_flash_attention_requested(requested_attention_implementation=implementation) and (
+        # Flash attention takes samples side by side; other implementations, and caches, take them padded.
+        side_by_side = is_flash_attention_requested(requested_attention_implementation=implementation) and (
             is_cross_attention or (cache is None and attention_mask is None)
         )
-        unpacked = None if stays_packed else packing
-        keys_unpacked = None if stays_packed and cache is None else key_value_packing
-        queries = self._project(self.q_proj, hidden_states, unpacked, position_embeddings)
-        keys, values = self._cached_keys_values(
-            key_value_states, keys_unpacked, position_embeddings, cache, is_cross_attention
-        )
-        if stays_packed:
+        query_padding = None if side_by_side else packing
+        key_padding = None if side_by_side and cache is None else key_value_packing
+        queries = self._project(self.q_proj, hidden_states, query_padding, position_embeddings)
+        if is_cross_attention and cache is not None:
+            keys, values = self._cached_memory(key_value_states, key_padding, cache)
+        else:
+            keys, values = self.keys_values(key_value_states, position_embeddings, key_padding)
+            if cache is not None:
+                keys, values = cache.self_attention_cache.update(keys, values, self.layer_idx)
+        if side_by_side:
             if key_value_packing is None and attention_mask is not None:
-                key_value_packing = keys_unpacked = Packing(attention_mask)
-            keys, values = (pack(heads.transpose(1, 2), keys_unpacked).transpose(1, 2) for heads in (keys, values))
+                key_value_packing = key_padding = Packing(attention_mask)
+            keys, values = (pack(heads.transpose(1, 2), key_padding).transpose(1, 2) for heads in (keys, values))
             attention_mask = None
             kwargs.update(flash_bounds(queries, packing, keys, key_value_packing))
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         batch, rows = queries.shape[0], keys.shape[0]
-        are_beams = rows != batch and not stays_packed
+        are_beams = rows != batch and not side_by_side
         if are_beams:  # those of a sample are queries of the same memory
             queries = join_beams(queries, rows)
         if queries.stride(-1) != 1:  # columns: PyTorch's fused attention wants rows
@@ -284,7 +293,7 @@ class CrossFuseAttention(nn.Module):
         if are_beams and weights is not None:
             weights = weights.unflatten(2, (batch // rows, -1)).transpose(1, 2).flatten(0, 1)
         output = output.reshape(batch, -1, self.o_proj.in_features)
-        return self.o_proj(output if unpacked is None else pack(output, unpacked)), weights
+        return self.o_proj(output if query_padding is None else pack(output, query_padding)), weights
 
 
 def join_beams(queries: torch.Tensor, rows: int) -> torch.Tensor:
@@ -298,9 +307,9 @@ class CrossFuseMLP(nn.Module):
     def __init__(self, config):
         super().__init__()
         gated = config.mlp_type == "swiglu"
-        self.gate_proj = CrossFuseLinear(config.hidden_size, config.intermediate_size, bias=False) if gated else None
-        self.up_proj = CrossFuseLinear(config.hidden_size, config.intermediate_size, bias=not gated)
-        self.down_proj = CrossFuseLinear(config.intermediate_size, config.hidden_size, bias=not gated)
+        self.gate_proj = make_linear(config.hidden_size, config.intermediate_size) if gated else None
+        self.up_proj = make_linear(config.hidden_size, config.intermediate_size, bias=not gated)
+        self.down_proj = make_linear(config.intermediate_size, config.hidden_size, bias=not gated)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if self.gate_proj is None:
@@ -370,12 +379,14 @@ class CrossFuseLayer(GradientCheckpointingLayer):
         return hidden_states + (self.dropout(update) if self.training else update)
 
 
-def attention_layout(config, packing: Packing | None) -> Packing | None:
+def close_up(config, packing: Packing | None) -> Packing | None:
     """
-    How attention finds packed positions. With SDPA, which gives no weights that would show it, a sample's positions
-    close up, and the batch is only as long as its longest sample.
+    The packing by which attention pads what is packed. With SDPA, which gives no weights that would show it, a
+    sample's positions close up, and the batch is only as long as its longest sample.
     """
-    return packing and (packing.without_gaps if config._attn_implementation == "sdpa" else packing)
+    if packing is None or config._attn_implementation != "sdpa":
+        return packing
+    return packing.without_gaps
 
 
 def make_attention_mask(
@@ -443,17 +454,18 @@ class CrossFuseLayers(nn.Module):
         `hidden_states` `(batch, length, hidden_size)` with a mask `(batch, length)` to the same shape. With
         `skip_padding`, padding gives zeros, and what the layers record of hidden states is without it.
         """
-        packing = Packing.of(attention_mask) if skip_padding else None
-        memory_packing = Packing.of(encoder_attention_mask) if skip_padding else None
-        layout, memory_layout = (attention_layout(self.config, found) for found in (packing, memory_packing))
-        queries = crop(hidden_states, layout)
-        mask = make_attention_mask(self.config, queries, queries, attention_mask, layout)
+        packing = memory_packing = None
+        if skip_padding:
+            packing, memory_packing = Packing.of(attention_mask), Packing.of(encoder_attention_mask)
+        closed, memory_closed = close_up(self.config, packing), close_up(self.config, memory_packing)
+        queries = crop(hidden_states, closed)
+        mask = make_attention_mask(self.config, queries, queries, attention_mask, closed)
         if encoder_hidden_states is not None:
             encoder_attention_mask = make_attention_mask(
-                self.config, queries, encoder_hidden_states, encoder_attention_mask, memory_layout
+                self.config, queries, encoder_hidden_states, encoder_attention_mask, memory_closed
             )
+            encoder_hidden_states = pack(encoder_hidden_states, memory_packing)
         hidden_states = pack(hidden_states, packing)
-        encoder_hidden_states = pack(encoder_hidden_states, memory_packing)
         position_embeddings = pack_positions(position_embeddings, packing)
         for layer in self.layers:
             hidden_states = layer(
@@ -462,8 +474,8 @@ class CrossFuseLayers(nn.Module):
                 encoder_hidden_states,
                 encoder_attention_mask,
                 position_embeddings=position_embeddings,
-                packing=layout,
-                memory_packing=memory_layout,
+                packing=closed,
+                memory_packing=memory_closed,
                 **kwargs,
             )
         return unpack(self.norm(hidden_states), packing)

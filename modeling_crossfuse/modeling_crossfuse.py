@@ -2,15 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """CrossFuse models: the encoders and their fusion, with and without a decoder, and the model that generates text."""
 
-from typing import Any
-
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
-from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
 
 from .arguments import (
     PASSED,
@@ -24,19 +20,16 @@ from .composition import EncodersMixin
 from .configuration_crossfuse import CrossFuseConfig
 from .decoder import CrossFuseDecoder
 from .decoder_cache import CACHE, takes_cache
-from .encoders import CrossFuseEncoders
-from .fusion import FUSIONS, Stream
 from .generation_crossfuse import CrossFuseGenerationMixin
-from .inputs import ModalityInputs, check_labels, find_present, read_inputs
-from .layers import RECORDED, CrossFuseLinear, make_norm
+from .inputs import check_labels
+from .layers import linear_class, make_linear, make_norm
+from .multimodal_encoder import CrossFuseMultimodalEncoder, records_layers
 from .outputs import (
     CrossFuseEncoderOutput,
     CrossFuseModelOutput,
     CrossFuseSeq2SeqLMOutput,
     as_encoder_output,
-    selects_hidden_states,
 )
-from .packing import Packing, pack_samples, unpack_samples
 from .pretrained import CrossFusePreTrainedModel
 
 
@@ -60,205 +53,6 @@ def mean_cross_entropy(
     """
     total = nn.functional.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=label_smoothing)
     return total / ((labels != -100).sum().clamp(min=1) if num_items is None else num_items)
-
-
-class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
-    """
-    One encoder per modality, a projection of each to `d_model`, and the fusion of the streams into the memory.
-
-    ```
-    values --(samples that have the modality)--> encoder --> projection + modality embedding = stream --\
-    values --(samples that have the modality)--> encoder --> projection + modality embedding = stream ---> fusion
-    ```
-
-    Args:
-        config ([`CrossFuseConfig`]): the whole model's config.
-    """
-
-    _can_record_outputs = RECORDED
-
-    def __init__(self, config: CrossFuseConfig):
-        super().__init__(config)
-        modalities = config.modalities
-        self.known_arguments = known_arguments(config)
-        self.encoders = CrossFuseEncoders(modalities)
-        self.projections = nn.ModuleDict(
-            {
-                name: nn.Linear(part.hidden_size, config.d_model)
-                for name, part in modalities.items()
-                if part.hidden_size != config.d_model
-            }
-        )
-        self.modality_embeddings = nn.Embedding(len(modalities), config.d_model)
-        self.fusion = FUSIONS[config.fusion.type](config.fusion, len(modalities))
-        self.post_init()
-
-    def _text_encoder(self) -> CrossFusePreTrainedModel:
-        names = self.config.modalities.names_of_kind("text")
-        if not names:
-            raise NotImplementedError(
-                "this CrossFuse model has no modality of kind 'text', so its encoder has no token embedding"
-            )
-        return self.encoders[names[0]]
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The token embedding of the first modality of kind `text`."""
-        return self._text_encoder().get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module):
-        self._text_encoder().set_input_embeddings(value)
-
-    def resize_token_embeddings(self, *args, **kwargs) -> nn.Module:
-        """Resizes the vocabulary of the first text encoder, and leaves the decoder's as it is."""
-        return self._text_encoder().resize_token_embeddings(*args, **kwargs)
-
-    @selects_hidden_states
-    @merge_with_config_defaults
-    @capture_outputs
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        modality_mask: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> CrossFuseEncoderOutput:
-        r"""
-        Args:
-            input_ids (`torch.LongTensor` of shape `(batch, length)`): values of the modality `text`, if there is one.
-            modality_mask (`torch.Tensor` of shape `(batch, num_modalities)`): 1 where a sample has a modality, in the
-                config's order. Without it, a modality is present where its values are given and its mask keeps
-                anything.
-            output_hidden_states (`bool` or `list[int]`, *optional*): whether to give what each layer makes, or of
-                which places of the hidden states of [`CrossFuseEncoderOutput`]; the others are `None` then. Negative
-                places count from the end, and those that there are none of give nothing.
-            kwargs: values and masks of the other modalities, named as `config.modalities.tensor_names` says.
-
-        Raises:
-            ValueError: if no modality is given, a sample has none, an argument is unknown, a tensor has the wrong
-                shape, or values are not finite.
-        """
-        given = {"input_ids": input_ids, **kwargs}
-        refuse_unknown(given, self.known_arguments, type(self).forward)
-        tensors = {name: given.pop(name, None) for name in self.config.modalities.tensor_names}
-        inputs = read_inputs(tensors, self.config.modalities)
-        present = find_present(inputs, modality_mask, self.config.modalities)
-        present = self._drop_modalities(present)
-        given["skip_padding"] = not _records_layers(self.config, given)
-        streams = self._streams(inputs, present, **_layer_kwargs(given))
-        memory = self.fusion(streams, **_layer_kwargs(given))
-        return CrossFuseEncoderOutput(
-            last_hidden_state=memory.hidden_states,
-            attention_mask=memory.attention_mask,
-            modality_ids=memory.modality_ids.to(present.device).expand(memory.attention_mask.shape[0], -1),
-        )
-
-    def _drop_modalities(self, present: torch.Tensor) -> torch.Tensor:
-        """In training, leaves out modalities at random, but never a sample's last one."""
-        rates = [part.modality_dropout for part in self.config.modalities.values()]
-        if not self.training or not any(rates):
-            return present
-        rates = torch.tensor(rates, device=present.device)
-        keep = present & (torch.rand(present.shape, device=present.device) >= rates)
-        spared = (torch.rand(present.shape, device=present.device) * present).argmax(1, keepdim=True)
-        return keep | (~keep.any(1, keepdim=True) & torch.zeros_like(keep).scatter(1, spared, True))
-
-    def _streams(self, inputs: dict[str, ModalityInputs], present: torch.Tensor, **kwargs) -> list[Stream]:
-        # The samples that lack a modality are left out of its encoder. A graph of fixed shapes can't do that: compiled
-        # or exported, all samples pass through and those that lack it are masked, with the same result.
-        fixed_shapes = torch.compiler.is_compiling()
-        counts = None if fixed_shapes else present.sum(0).tolist()
-        streams = []
-        for index, name in enumerate(self.config.modalities):
-            if name not in inputs or (counts is not None and counts[index] == 0):
-                streams.extend(self._unused_stream(index, name, present))
-                continue
-            if fixed_shapes or counts[index] == present.shape[0]:
-                hidden_states, mask = self._encode_all(name, inputs[name], present[:, index], **kwargs)
-            else:
-                hidden_states, mask = self._encode_present(name, inputs[name], present[:, index], **kwargs)
-            if name in self.projections:
-                hidden_states = self.projections[name](hidden_states)
-            embedding = self.modality_embeddings(present.new_full((), index, dtype=torch.long))
-            # Encoders may lie on several devices; the streams meet here.
-            hidden_states, mask = hidden_states.to(embedding.device) + embedding, mask.to(embedding.device)
-            if self._needs_touch and self.config.modalities[name].is_wrapped:
-                hidden_states = hidden_states + self._touch(index, name)  # it may have parts that give nothing here
-            hidden_states = hidden_states.masked_fill((mask == 0).unsqueeze(-1), 0.0)
-            streams.append(Stream(index, hidden_states, mask))
-        return streams
-
-    def encode_modality(
-        self, name: str, values: torch.Tensor, mask: torch.Tensor, **kwargs
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Runs the encoder of one modality, without projection and fusion.
-
-        Args:
-            name (`str`): the modality.
-            values (`torch.Tensor` of shape `(batch, ...)`): its values, as `forward` takes them; images of shape
-                `(batch, images, channels, height, width)`.
-            mask (`torch.Tensor` of shape `(batch, length)`): their mask.
-
-        Returns:
-            `tuple[torch.Tensor, torch.Tensor]`: hidden states `(batch, length, hidden_size)` and their mask
-            `(batch, length)`. `forward` takes them as `<name>_hidden_states` and `<name>_hidden_states_mask`.
-        """
-        encoder = self.encoders[name]
-        if values.is_floating_point():  # processors give float32, whatever the model's dtype is
-            dtypes = (parameter.dtype for parameter in encoder.parameters() if parameter.is_floating_point())
-            # The replicas of DataParallel have no parameters.
-            values = values.to(next(dtypes, self.modality_embeddings.weight.dtype))
-        return encoder(values, mask, **kwargs)
-
-    def _encode(self, name: str, given: ModalityInputs, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
-        if given.is_encoded:
-            return given.values.to(self.modality_embeddings.weight.dtype), given.mask
-        return self.encode_modality(name, given.values, given.mask, **kwargs)
-
-    def _encode_all(self, name: str, given: ModalityInputs, rows, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = rows.unsqueeze(1)
-        # A sample without the modality gets a mask of ones here, since attention over nothing has no defined result.
-        values = given.values.masked_fill(~rows.view(-1, *[1] * (given.values.dim() - 1)), 0)
-        given = given._replace(values=values, mask=given.mask.masked_fill(~rows, 1))
-        hidden_states, encoded_mask = self._encode(name, given, **kwargs)
-        return hidden_states, encoded_mask.masked_fill(~rows, 0)
-
-    def _encode_present(self, name: str, given: ModalityInputs, rows, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
-        samples = Packing(rows.unsqueeze(1))
-        values, mask = pack_samples(given.values, samples), pack_samples(given.mask, samples)
-        hidden_states, mask = self._encode(name, given._replace(values=values, mask=mask), **kwargs)
-        return unpack_samples(hidden_states, samples), unpack_samples(mask, samples)
-
-    @property
-    def _needs_touch(self) -> bool:
-        """Whether ranks have to agree on which parameters get a gradient."""
-        return self.training and torch.distributed.is_available() and torch.distributed.is_initialized()
-
-    def _touch(self, index: int, name: str) -> torch.Tensor:
-        """Zero, that depends on all parameters of a modality."""
-        parameters = [p for p in self.encoders[name].parameters() if p.requires_grad]
-        if name in self.projections:
-            parameters += list(self.projections[name].parameters())
-        return sum((p.sum() for p in parameters), self.modality_embeddings.weight[index].sum()) * 0.0
-
-    def _unused_stream(self, index: int, name: str, present: torch.Tensor) -> list[Stream]:
-        """Nothing, but under distributed training an empty stream that depends on the encoder's parameters."""
-        if not self._needs_touch:
-            return []
-        hidden_states = self.modality_embeddings.weight.new_zeros(present.shape[0], 1, self.config.d_model)
-        hidden_states = hidden_states + self._touch(index, name)
-        return [Stream(index, hidden_states, torch.zeros_like(present[:, :1], dtype=torch.long))]
-
-
-def _records_layers(config: CrossFuseConfig, kwargs: dict[str, Any]) -> bool:
-    """Whether what each layer makes of the batch is part of the output."""
-    return any(
-        kwargs.get(flag, getattr(config, flag, False)) for flag in ("output_attentions", "output_hidden_states")
-    )
-
-
-def _layer_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """What layers pass on to the attention implementation: nothing that steers the whole model."""
-    return {key: value for key, value in kwargs.items() if key in ("output_attentions", "skip_padding")}
 
 
 class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
@@ -494,7 +288,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
     ...     decoder={"vocab_size": 60},
     ... )
     >>> model = CrossFuseForConditionalGeneration(config).eval()
-    >>> # the second sample has no picture
+    >>> # the second sample has no image
     >>> answers = model.generate(
     ...     input_ids=torch.tensor([[3, 4, 5], [6, 7, 8]]),
     ...     pixel_values=torch.zeros(2, 3, 16, 16),
@@ -519,7 +313,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         self.known_arguments = self.model.known_arguments
         if self.main_input_name not in config.modalities.tensor_names:
             self.main_input_name = next(iter(config.modalities.tensor_names))
-        self.lm_head = CrossFuseLinear(config.d_model, config.decoder.vocab_size, bias=False)
+        self.lm_head = make_linear(config.d_model, config.decoder.vocab_size)
         self.answer_head = CrossFuseAnswerHead(config) if config.num_answers else None
         self.post_init()
 
@@ -532,7 +326,8 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
 
     def set_output_embeddings(self, new_embeddings: nn.Module):
         if type(new_embeddings) is nn.Linear:  # as transformers makes it, and marks it, when the vocabulary is resized
-            new_embeddings.__class__ = CrossFuseLinear  # has no state of its own
+            # Neither class has a state of its own.
+            new_embeddings.__class__ = linear_class(new_embeddings.in_features, new_embeddings.out_features)
         self.lm_head = new_embeddings
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
@@ -593,7 +388,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         shift_labels, scored, needed = loss_kwargs.pop("shift_labels", labels), None, None
         if skip_logits and labels is not None and not torch.compiler.is_compiling():  # a graph has fixed shapes
             scored = shift_labels != -100
-            if not _records_layers(self.config, kwargs):
+            if not records_layers(self.config, kwargs):
                 needed = scored.flip(1).cumsum(1).flip(1) > 0  # up to the last label
         outputs = self.model(
             input_ids=input_ids,
@@ -650,8 +445,8 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
 
 class CrossFuseForSpeechSeq2Seq(CrossFuseForConditionalGeneration):
     """
-    [`CrossFuseForConditionalGeneration`] whose main input is sound: what the pipeline `automatic-speech-recognition`
-    loads from a checkpoint of it, and hands `input_features` `(batch, num_mel_bins, frames)`.
+    [`CrossFuseForConditionalGeneration`] whose main input is audio. The pipeline `automatic-speech-recognition` loads
+    it from a checkpoint, and hands it `input_features` `(batch, num_mel_bins, frames)`.
 
     Args:
         config ([`CrossFuseConfig`]): the config, with a modality `audio`.

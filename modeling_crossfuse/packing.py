@@ -109,7 +109,10 @@ def pack_positions(
     position_embeddings: tuple[torch.Tensor, torch.Tensor] | None, packing: Packing | None
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Cosines and sines `(batch or 1, length, head_dim)` for states that are packed."""
-    return position_embeddings and tuple(pack(waves, packing) for waves in position_embeddings)
+    if position_embeddings is None or packing is None:
+        return position_embeddings
+    cos, sin = position_embeddings
+    return pack(cos, packing), pack(sin, packing)
 
 
 def flash_bounds(

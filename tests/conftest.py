@@ -2,17 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every test finds the registered fusions and the logging of transformers as they were."""
 
+import gc
+import importlib
 import os
 
-import huggingface_hub
 import pytest
-import torch
-from huggingface_hub import constants
-from huggingface_hub.utils import logging as hub_logging
-from transformers.utils import logging
-
-from modeling_crossfuse.configuration_crossfuse import FUSION_TYPES
-from modeling_crossfuse.fusion import FUSIONS
 
 from .hub_server import TOKEN, serve
 
@@ -21,8 +15,30 @@ from .hub_server import TOKEN, serve
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
 
+def pytest_collectstart():
+    """
+    Imports the package before any test's file imports transformers, which then keeps quiet. The process that only
+    hands tests to others collects none, and starts without it.
+    """
+    importlib.import_module("modeling_crossfuse")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def freeze_what_is_imported():
+    """Leaves modules out of the search for garbage: each Trainer starts one, which takes a third of a second else."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def restore_global_state():
+    import torch
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
+    from modeling_crossfuse.configuration_crossfuse import FUSION_TYPES
+    from modeling_crossfuse.fusion import FUSIONS
+
     fusions, types = dict(FUSIONS), list(FUSION_TYPES)
     verbosity, hub_verbosity = logging.get_verbosity(), hub_logging.get_verbosity()
     threads = torch.get_num_threads()  # with others, sums come in another order
@@ -38,6 +54,9 @@ def restore_global_state():
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A Hub of its own for a test, which is logged in; its cache is empty."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
     with serve() as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
         monkeypatch.setattr(

@@ -42,7 +42,16 @@ def tiny_config(*modalities: str, fusion: str | dict = "concat", **settings) -> 
     """A config of about 10,000 parameters per part. `modalities` are names in `MODALITIES`, `text` by default."""
     chosen = {name: MODALITIES[name] for name in modalities or ("text",)}
     fusion = {"num_layers": 1, "num_latents": 3, **({"type": fusion} if isinstance(fusion, str) else fusion)}
-    return CrossFuseConfig(**{**TINY, "modalities": chosen, "fusion": fusion, **settings})
+    settings = {**TINY, "modalities": chosen, "fusion": fusion, **settings}
+    if any(isinstance(part, dict) and "encoder" in part for part in settings["modalities"].values()):
+        return composed_config(settings.pop("modalities"), **settings)
+    return CrossFuseConfig(**settings)
+
+
+def composed_config(encoders: dict, **settings) -> CrossFuseConfig:
+    """A config with encoders of transformers, complete, as a saved model has it."""
+    model = CrossFuseForConditionalGeneration.from_encoders(encoders, **settings)
+    return CrossFuseConfig.from_dict(model.config.to_dict())
 
 
 def tiny_model(config: CrossFuseConfig, model_class=CrossFuseForConditionalGeneration, seed: int = 0):

@@ -139,9 +139,9 @@ def test_what_is_given_is_answered_and_explained(loaded, fill, given):
         ({}, "Nothing is given; expected at least one of text, image, video, audio, wrist"),
         ({"text": " \n"}, "Nothing is given"),
         ({"text": "a" * 1001}, "text has 1,001 letters; expected 1,000 at most"),
-        ({"image": "broken.png"}, "(broken.png) is not a readable picture"),
-        ({"audio": "<b>.wav"}, "(&lt;b&gt;.wav) is not a readable sound file"),
-        ({"audio": "wrist.npy"}, "(wrist.npy) is not a readable sound file"),
+        ({"image": "broken.png"}, "(broken.png) is not a readable image"),
+        ({"audio": "<b>.wav"}, "(&lt;b&gt;.wav) is not a readable audio file"),
+        ({"audio": "wrist.npy"}, "(wrist.npy) is not a readable audio file"),
         ({"audio": "long.wav"}, "audio has 61 seconds; expected 60 at most"),
         ({"video": "broken.png"}, "(broken.png) has no frame"),
         ({"wrist": "words.csv"}, "words.csv is not a table of numbers"),
@@ -256,7 +256,7 @@ def test_a_server_answers_several_at_once(loaded, files):
         video, series = (gradio_client.handle_file(files[name]) for name in ("video.gif", "wrist.csv"))
         assert client.predict(None, None, video, None, series, api_name="/answer")[0]
         broken = gradio_client.handle_file(files["broken.png"])
-        with pytest.raises(gradio_client.exceptions.AppError, match="not a readable picture"):
+        with pytest.raises(gradio_client.exceptions.AppError, match="not a readable image"):
             client.predict("", broken, None, None, None, api_name="/answer")
         with pytest.raises(Exception, match=r"413|size|large"):  # more than `max_file_size`
             client.predict("", None, None, None, gradio_client.handle_file(files["long.npy"]), api_name="/answer")

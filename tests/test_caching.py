@@ -233,13 +233,13 @@ def test_rows_have_what_the_encoders_give(parts, tmp_path, batch_size):
         assert torch.equal(*answers)
 
 
-def test_several_pictures_in_one_sample(tmp_path):
+def test_several_images_in_one_sample(tmp_path):
     config = tiny_config("image", "text")
     model, processor = tiny_model(config), CrossFuseProcessor.from_config(config)
     model.freeze_modalities("image")
-    pictures = [[Image.new("RGB", (8, 8), name) for name in NAMES[:count]] for count in (2, 1, 3)]
+    images = [[Image.new("RGB", (8, 8), name) for name in NAMES[:count]] for count in (2, 1, 3)]
     rows = datasets.Dataset.from_dict(
-        {"photos": [*pictures, None]}, features=datasets.Features({"photos": datasets.List(datasets.Image())})
+        {"photos": [*images, None]}, features=datasets.Features({"photos": datasets.List(datasets.Image())})
     )
     encoded = EncodedInputs(rows, model, processor, {"image": "photos"}, tmp_path)
     lengths = [encoded[index][TENSORS].get("image_hidden_states", torch.zeros(1, 0)).shape[1] for index in range(4)]

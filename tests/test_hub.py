@@ -346,7 +346,6 @@ def make_trainer(trainer_class, model, processor, folder, **settings):
 def test_trainer_pushes(trainer_class, hub, model, processor, tmp_path, monkeypatch):
     """With checkpoints, from which a training elsewhere goes on as if it had never ended."""
     monkeypatch.delenv("HF_TOKEN")
-    processor.saves_code = trainer_class is Seq2SeqTrainer  # CrossFuseTrainer sees to that itself
     trainer = make_trainer(trainer_class, model, processor, tmp_path / "first")
     trainer.train()
     trainer.push_to_hub()

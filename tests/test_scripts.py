@@ -21,9 +21,11 @@ from crossfuse.main import main, run
 from crossfuse.recipe import RecipeArguments
 from modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseProcessor
 from modeling_crossfuse.data.rows import load_rows
+from modeling_crossfuse.evaluation.attention import modality_shares
 from modeling_crossfuse.evaluation.degradation import Degradation
-from modeling_crossfuse.evaluation.evaluation import evaluate_rows, modality_shares, predict
 from modeling_crossfuse.evaluation.plots import plot_answers, plot_bars, plot_curves
+from modeling_crossfuse.evaluation.prediction import predict
+from modeling_crossfuse.evaluation.scores import evaluate_rows
 from modeling_crossfuse.training import train_tokenizer
 
 from .helpers import FUSIONS, load_script, tiny_config, tiny_inputs, tiny_model
@@ -300,7 +302,7 @@ def test_predict_a_data_set(folder, tmp_path):
     ("argv", "message"),
     [
         (["--inputs", "image={folder}/no.png"], "there is no file"),
-        (["--inputs", "image={folder}/red.wav"], "is not a readable picture"),
+        (["--inputs", "image={folder}/red.wav"], "is not a readable image"),
         (["--inputs", "pic={folder}/red.png"], "unknown modality 'pic'"),
         (["--inputs", "wrist={folder}/broken.csv"], "is not a table of numbers"),
         (["--inputs", "wrist={folder}/red.png"], "expected a .npy or .csv file"),
@@ -378,7 +380,7 @@ def test_demo_trains_in_two_processes(folder, tmp_path, capfd):
     assert "error: there is no data set at /nowhere" in capfd.readouterr().err
 
 
-SAMPLE = {"picture": Image.new("RGB", (8, 8)), "answer": "a $5 bill", "truth": "b", "shares": {"image": 0.5}}
+SAMPLE = {"image": Image.new("RGB", (8, 8)), "answer": "a $5 bill", "truth": "b", "shares": {"image": 0.5}}
 
 
 def test_plot_answers(tmp_path):

@@ -13,8 +13,8 @@ import pytest
 from transformers import ProgressCallback, TrainerCallback
 
 from crossfuse.training_arguments import parse_recipe
-from modeling_crossfuse.training import trainer as training
-from modeling_crossfuse.training.trainer import TimeBudget
+from modeling_crossfuse.training import time_budget
+from modeling_crossfuse.training.time_budget import TimeBudget
 
 from .test_training import SCRIPT, argv_of, assert_equal_weights, folder, make_trainer, train  # noqa: F401
 
@@ -43,7 +43,7 @@ def run(tmp_path, monkeypatch):
 
     def run(seconds, max_minutes=1, stop_after=None, resume=None, **arguments):
         clock = Clock(seconds, stop_after)
-        monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=clock.monotonic))
+        monkeypatch.setattr(time_budget, "time", SimpleNamespace(monotonic=clock.monotonic))
         settings = {"max_steps": 200, "lr_scheduler_type": "linear", "warmup_steps": 20, **arguments}
         trainer = make_trainer(tmp_path, callbacks=[clock], **settings)
         if max_minutes is not None:

@@ -60,7 +60,7 @@ FEATURES = datasets.Features(
 
 
 def make_clip(seed: int) -> bytes:
-    """A tenth of a second of sound at 16 kHz, as a WAV file."""
+    """A tenth of a second of audio at 16 kHz, as a WAV file."""
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(1)
@@ -71,7 +71,7 @@ def make_clip(seed: int) -> bytes:
 
 
 def make_rows(complete: bool = True) -> list[dict]:
-    """A row for each name. Unless `complete`, each lacks something; the last two have but a picture, and but text."""
+    """A row for each name. Unless `complete`, each lacks something; the last two have one modality."""
     generator = np.random.default_rng(0)
     rows = [
         {
@@ -107,7 +107,7 @@ def write_data(folder: Path):
 
 
 def write_encoders(folder: Path) -> dict[str, str]:
-    """A BERT for texts and a ViT for pictures, saved with what processes their inputs; their folders."""
+    """A BERT for texts and a ViT for images, saved with what processes their inputs; their folders."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 37}
     bert = BertModel(BertConfig(vocab_size=300, **sizes, initializer_range=0.2))
@@ -557,7 +557,7 @@ LORA = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"], "init_
 
 
 def wrapped_model(fusion: str = "joint") -> CrossFuseForConditionalGeneration:
-    """A text encoder of transformers, frozen, and a built-in one for pictures; the same weights on every call."""
+    """A text encoder of transformers, frozen, and a built-in one for images; the same weights on every call."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 37}
     settings = {"d_model": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "initializer_range": 0.2}

@@ -7,7 +7,7 @@ import itertools
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import datasets
 import torch
@@ -25,11 +25,7 @@ from ..processing_crossfuse import CrossFuseProcessor
 from .tokenizer import train_tokenizer
 
 
-if TYPE_CHECKING:
-    from crossfuse.recipe import RecipeArguments
-
-
-def recipe_texts(recipe: "RecipeArguments", rows: datasets.Dataset) -> Iterable[str]:
+def recipe_texts(recipe, rows: datasets.Dataset) -> Iterable[str]:
     """
     Every text of the training rows that a tokenizer has to know: questions, their answers, targets, text inputs. The
     target comes as often, beside the answer to one question, as training asks for it: what is frequent gets tokens.
@@ -58,7 +54,7 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in merged.items() if key not in changes or value is not None}
 
 
-def number_labels(recipe: "RecipeArguments", rows: datasets.Dataset) -> dict[str, int] | None:
+def number_labels(recipe, rows: datasets.Dataset) -> dict[str, int] | None:
     """The distinct labels in the column of the targets to their numbers, where a recipe needs them."""
     if recipe.target is None:
         raise ValueError("`target` is missing; give the column of the text to generate, or of the labels")
@@ -69,7 +65,7 @@ def number_labels(recipe: "RecipeArguments", rows: datasets.Dataset) -> dict[str
     return {label: number for number, label in enumerate(label_names(rows, recipe.target))}
 
 
-def _problem_type(recipe: "RecipeArguments", rows: datasets.Dataset) -> str:
+def _problem_type(recipe, rows: datasets.Dataset) -> str:
     """What the targets of a classification are: as `model_overrides` say, or as the column looks."""
     chosen = (recipe.model_overrides or {}).get("problem_type")
     if chosen is None:
@@ -89,9 +85,7 @@ def _feature(features: dict[str, Any], column: str) -> Any:
     return _feature(features[head], rest)
 
 
-def _label_settings(
-    recipe: "RecipeArguments", rows: datasets.Dataset, labels: dict[str, int] | None
-) -> dict[str, Any]:
+def _label_settings(recipe, rows: datasets.Dataset, labels: dict[str, int] | None) -> dict[str, Any]:
     """What a config says of the labels of a classification."""
     problem_type = _problem_type(recipe, rows)
     if problem_type == "regression":
@@ -101,7 +95,7 @@ def _label_settings(
     return {"problem_type": problem_type, "id2label": names, "label2id": dict(labels)}
 
 
-def build_model(recipe: "RecipeArguments", rows: datasets.Dataset, labels: dict[str, int] | None = None):
+def build_model(recipe, rows: datasets.Dataset, labels: dict[str, int] | None = None):
     """
     The model and processor of a recipe: those saved in a folder or on the Hub, or new ones from a config, and from
     encoders if the recipe has any, with a tokenizer and series statistics fitted on the training rows.
@@ -143,7 +137,7 @@ def build_model(recipe: "RecipeArguments", rows: datasets.Dataset, labels: dict[
     return model, processor
 
 
-def _new_model(recipe: "RecipeArguments", config: CrossFuseConfig, tokenizer: PreTrainedTokenizerFast):
+def _new_model(recipe, config: CrossFuseConfig, tokenizer: PreTrainedTokenizerFast):
     model_class = HEADS[recipe.task]
     config.vocab_size = len(tokenizer)
     for part in config.modalities.values():
@@ -219,7 +213,7 @@ def add_lora(model: CrossFusePreTrainedModel, settings: dict[str, Any]):
 
 
 def make_collators(
-    recipe: "RecipeArguments",
+    recipe,
     model,
     processor: CrossFuseProcessor,
     labels: dict[str, int] | None = None,
@@ -267,7 +261,7 @@ def make_collators(
 
 
 def cache_rows(
-    recipe: "RecipeArguments", rows: datasets.Dataset, model, processor: CrossFuseProcessor, folder: str | Path
+    recipe, rows: datasets.Dataset, model, processor: CrossFuseProcessor, folder: str | Path
 ) -> torch.utils.data.Dataset:
     """
     The rows of a split as the collators of [`make_collators`] expect them: as they are, with their inputs decoded, or

@@ -49,7 +49,7 @@ from crossfuse.flags import Parser, above_zero, file_to_write
 from crossfuse.loading import silence_transformers
 from crossfuse.tables import format_table
 from modeling_crossfuse import CrossFuseForConditionalGeneration
-from modeling_crossfuse.encoder_probe import DecoderError, made_up_values
+from modeling_crossfuse.encoder_probe import DecoderError, values_that_fit
 from modeling_crossfuse.encoder_search import VALUES_ARGUMENTS, JointError
 from modeling_crossfuse.files import write_whole
 
@@ -118,7 +118,7 @@ def try_encoder(model: PreTrainedModel, kind: str) -> str:
     )
     modalities = crossfuse.config.modalities
     part, encoder = modalities[kind], crossfuse.get_encoder().encoders[kind].model.eval()
-    values = made_up_values(encoder, part)
+    values = values_that_fit(encoder, part)
     inputs = {modalities.value_name(kind): values, "wrist_values": torch.randn(2, 3, 2)}
     if kind in ("text", "audio"):  # the second sample is shorter
         axis = 1 + next(i for i, name in enumerate(part.layout) if name in ("length", "frames", "samples"))
@@ -166,14 +166,14 @@ def check_saving(crossfuse: CrossFuseForConditionalGeneration, inputs: dict[str,
 
 
 def kinds_of(model: PreTrainedModel) -> list[str]:
-    """The kinds of values that a model, or a part of it, takes; videos where it says so, and not for every image."""
+    """The kinds of values that a model, or a part of it, takes; videos only where it says so."""
     parts = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
     arguments = [set(inspect.signature(part.forward).parameters) for part in parts]
-    takes_videos = any("video" in part.input_modalities for part in parts) or any(
+    videos = any("video" in part.input_modalities for part in parts) or any(
         "pixel_values_videos" in names for names in arguments
     )
     only_videos = all("video" in part.input_modalities and "image" not in part.input_modalities for part in parts)
-    left_out = {"video"} if not takes_videos else {"image"} if only_videos else set()
+    left_out = {"video"} if not videos else {"image"} if only_videos else set()
     return [
         kind
         for kind, names in VALUES_ARGUMENTS.items()
@@ -315,7 +315,7 @@ TABLE_HEADER = ["type", "kind", "result", "encoder, or reason"]
 
 
 def to_markdown(rows: list[tuple[str, str, str, str]]) -> str:
-    """The page that the README links."""
+    """The page `docs/encoders.md`."""
 
     def table(header, lines):
         # Messages may name files of this machine.
@@ -324,14 +324,19 @@ def to_markdown(rows: list[tuple[str, str, str, str]]) -> str:
 
     return f"""# Encoders of transformers {transformers.__version__} as encoders of modalities
 
-Made by `python scripts/research/check_encoders.py --output docs/encoders.md`: each type of model that `AutoModel` can
-make, with a tiny random config and as the encoder of a modality beside a series, in forward, backward, generate, with
-a missing sample, saved and loaded again. *Decoder only* models read text from left to right to continue it; they are
-refused with an error, and are not counted. *No own encoder* says that a model takes the values of a kind only
-together with those of another, in one stream, and that no part of it takes them alone: these are refused, too, and not
-counted. *Not built* are types of which no model could be made, for want of a
-package or because the default config does not fit the model. *Out of memory* says nothing of the encoder but that it
-could not be tried within the limit of memory; it is not counted.
+`python scripts/research/check_encoders.py --output docs/encoders.md` made this page. For each type of model that
+`AutoModel` can make, the program builds a model from a tiny config with random weights and uses it as the encoder of a
+modality beside a series. It runs forward, backward and generate, leaves the modality out of a sample, and saves and
+loads the model. A type *works* if all of this does. The other results are:
+
+- *fails*: one of the checks failed; the table has the reason.
+- *decoder only*: the model reads text from left to right to continue it. CrossFuse refuses such a model with an error.
+  It is not counted.
+- *no own encoder*: the model takes the values of this kind only in one stream with those of another kind, and no part
+  of it takes them alone. CrossFuse refuses such a model, too. It is not counted.
+- *not built*: the program could not make a model of this type, because a package is missing or the default config does
+  not fit the model.
+- *out of memory*: the program could not try the encoder within its limit of memory. It is not counted.
 
 {table(SUMMARY_HEADER, summary(rows))}
 

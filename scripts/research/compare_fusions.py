@@ -43,14 +43,14 @@ from crossfuse.loading import silence_transformers
 from crossfuse.tables import format_table
 from modeling_crossfuse import CrossFuseConfig, CrossFuseForSequenceClassification
 from modeling_crossfuse.data.rows import load_rows
-from modeling_crossfuse.evaluation.evaluation import subsets
 from modeling_crossfuse.evaluation.plots import plot_curves
+from modeling_crossfuse.evaluation.scores import subsets
 from modeling_crossfuse.files import write_whole
 
 
 EPILOG = """
 examples:
-  the README's figures, in a quarter of an hour on one core:
+  the figures of docs/results.md, in a quarter of an hour on one core:
     python scripts/research/prepare_digits.py
     python scripts/research/compare_fusions.py --output digits.json
   one fusion, quickly:

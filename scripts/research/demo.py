@@ -36,8 +36,9 @@ from crossfuse.tables import format_table
 from crossfuse.train import card_settings
 from crossfuse.training_arguments import parse_recipe
 from modeling_crossfuse.data.rows import get_column, load_rows
-from modeling_crossfuse.evaluation.evaluation import evaluate_rows, subsets, text_modality
 from modeling_crossfuse.evaluation.plots import plot_answers
+from modeling_crossfuse.evaluation.prediction import text_modality
+from modeling_crossfuse.evaluation.scores import evaluate_rows, subsets
 from modeling_crossfuse.explanation.explanation import explain
 from modeling_crossfuse.training.model_card import write_model_card
 
@@ -150,7 +151,7 @@ def ask_some(model, processor, rows, recipe: RecipeArguments, count: int = 12) -
         inputs = {image: recipe.inputs[image]} if index % 4 in (1, 2) else recipe.inputs
         truth = get_column(row, recipe.target if question is None else recipe.questions[question])
         answer = ask(model, processor, row, inputs, question)
-        samples.append({**answer, "truth": truth, "picture": get_column(row, recipe.inputs[image])})
+        samples.append({**answer, "truth": truth, "image": get_column(row, recipe.inputs[image])})
     return samples
 
 
