@@ -25,8 +25,6 @@ examples:
   a Space on the Hub, which starts by itself after the upload:
     crossfuse app me/my-model --write_space my-space
     hf upload me/my-space my-space . --repo-type space
-
-exit codes: 0 done, 2 a wrong argument, file or model (one line on standard error says which)
 """
 
 # In a Space, the model lies beside app.py; see `write_space`.
@@ -68,12 +66,8 @@ def parse_args(parser: Parser, argv: list[str]) -> argparse.Namespace:
 
 def write_space(folder: Path, model, processor, data: str | None = None):
     """
-    Writes a Space: this program, the packages, the model, and what the Hub has to know about them.
-
-    Args:
-        folder (`Path`): must not exist, or be empty.
-        model, processor: as [`load_model`] gives them.
-        data (`str`, *optional*): the demo's data, whole: its README and licences belong to the images.
+    Writes a Space: this program, the packages, the model, and what the Hub has to know about them. If the demo's data
+    is given, all of it goes along, since its README and licences belong to the images.
     """
     import modeling_crossfuse
 

@@ -30,7 +30,7 @@ def ends_in_one_line(program: str, extra: str | None = None) -> Iterator[None]:
 
 
 def _message(program: str, error: Exception, extra: str | None) -> str:
-    if not isinstance(error, ModuleNotFoundError) or extra is None:
+    if not isinstance(error, ModuleNotFoundError) or error.name is None or extra is None:
         return one_line(error)
     from modeling_crossfuse.extras import needs
 

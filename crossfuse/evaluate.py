@@ -41,8 +41,6 @@ examples:
   ask a question; its answers stand in a column inside a struct:
     crossfuse evaluate checkpoints/emoji --dataset data/emoji --inputs image=picture \\
         --question "name in French" --target names.fr
-
-exit codes: 0 done, 2 a wrong argument, model or data set (one line on standard error says which)
 """
 
 

@@ -104,13 +104,7 @@ def add_dataset_arguments(
     parser.add_argument("--dataset", required=required, help="data set: its folder, or its id on the Hub")
     parser.add_argument("--dataset_config", metavar="NAME", help="configuration of the data set, if it has several")
     parser.add_argument("--split", default="test", help="split of the data set (default: test)")
-    parser.add_argument(
-        "--inputs",
-        nargs="+",
-        required=required,
-        metavar="MODALITY=COLUMN",
-        help=inputs,
-    )
+    parser.add_argument("--inputs", nargs="+", required=required, metavar="MODALITY=COLUMN", help=inputs)
     if has_target:
         parser.add_argument(
             "--target", required=required, metavar="COLUMN", help="column of the right answers, such as names.fr"

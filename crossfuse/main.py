@@ -26,20 +26,22 @@ programs:
 {programs}
 
 `crossfuse PROGRAM --help` has the flags and examples of each.
-
-exit codes: 0 done, 2 a wrong argument, file, model or data set (one line on standard error says which)
 """
+
+EXIT_CODES = "\nexit codes: 0 done, 2 something is wrong (one line on standard error says what), 130 interrupted\n"
 
 
 def run(argv: list[str]) -> Any:
     """Runs the program that `argv` begins with, and returns what it made, such as its answers. Errors are raised."""
     programs = "\n".join(f"  {name:<10}{does}" for name, (does, _) in PROGRAMS.items())
-    parser = Parser("crossfuse", "Models that fuse any mix of modalities.", EPILOG.format(programs=programs))
+    parser = Parser(
+        "crossfuse", "Models that fuse any mix of modalities.", EPILOG.format(programs=programs) + EXIT_CODES
+    )
     parser.add_argument("program", metavar="PROGRAM", choices=PROGRAMS, help="one of those below")
     parser.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="of the program")
     args = parser.parse_args(argv or ["--help"])
     program = importlib.import_module(f".{args.program}", __package__)
-    parser = Parser(f"crossfuse {args.program}", program.__doc__, program.EPILOG)
+    parser = Parser(f"crossfuse {args.program}", program.__doc__, program.EPILOG + EXIT_CODES)
     args = program.parse_args(parser, args.arguments)
     importlib.import_module("modeling_crossfuse")  # before transformers: it keeps other libraries' messages back
     return program.run(args)

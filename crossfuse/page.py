@@ -108,17 +108,8 @@ def draw(explanation, sample: dict[str, Any], processor) -> Image.Image:
 
 def respond(model, processor, *values: str | None) -> Iterator[tuple[Any, dict[str, float], Image.Image | None]]:
     """
-    Answers; the drawing of the explanation takes longer and comes second.
-
-    Args:
-        model, processor: as [`load_model`] gives them.
-        values (`str`, *optional*): of each modality, in the config's order: a text or a path.
-
-    Yields:
-        The answer, the share of each modality that was given, and the drawing or None.
-
-    Raises:
-        gr.Error: if nothing is given, or a value is not what the model takes.
+    Yields the answer, the share of each modality that was given, and None; then, which takes longer, the same with the
+    drawing of the explanation. `values` are those of the modalities in the config's order: texts and paths.
     """
     try:
         sample = read_sample(model.config, values)
@@ -151,18 +142,7 @@ def answer_component(model):
 
 
 def build_page(model, processor, examples: Sequence[Sequence[str | None]] = ()) -> "gr.Blocks":
-    """
-    The page of a model.
-
-    Args:
-        model ([`CrossFuseForConditionalGeneration`] or [`CrossFuseForSequenceClassification`]): the model.
-        processor ([`CrossFuseProcessor`]): the model's.
-        examples (`Sequence[Sequence[str | None]]`, *optional*): samples to click on: texts and paths, in the order of
-            the model's modalities.
-
-    Returns:
-        `gr.Blocks`: to be launched.
-    """
+    """The page of a model. `examples` are samples to click on: texts and paths, in the order of its modalities."""
     modalities = model.config.modalities
     # Uploads and drawings are deleted after an hour.
     with gr.Blocks(title="CrossFuse", analytics_enabled=False, delete_cache=(3600, 3600)) as page:

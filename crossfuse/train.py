@@ -40,8 +40,6 @@ examples:
     accelerate launch -m crossfuse train emoji
   going on after an interruption:
     crossfuse train emoji --resume_from_checkpoint last
-
-exit codes: 0 done, 2 a wrong argument, recipe, model or data set (one line on standard error says which)
 """
 
 # What of `TrainingArguments` a reader of a model card wants to know.
