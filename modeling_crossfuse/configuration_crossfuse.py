@@ -3,6 +3,7 @@
 """CrossFuse configuration: one sub-config per modality, one for the fusion, one for the decoder."""
 
 import copy
+from pathlib import Path
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -113,6 +114,20 @@ def _of_decoder(name: str) -> property:
     return property(
         lambda config: getattr(config.decoder, name), lambda config, value: setattr(config.decoder, name, value)
     )
+
+
+def ready_config(name_or_path: str) -> str:
+    """
+    The folder of a ready configuration, such as `"tiny"` or `"configuration/tiny"`; any other name, and a folder, stay
+    as they are. The configurations lie in the package where it is installed, and beside it in a clone.
+    """
+    package, name = Path(__file__).resolve().parent, str(name_or_path).removeprefix("configuration/")
+    if Path(name_or_path).is_dir() or not name.isidentifier():
+        return name_or_path
+    for folder in (package, package.parent):
+        if (folder / "configuration" / name / "config.json").is_file():
+            return str(folder / "configuration" / name)
+    return name_or_path
 
 
 @strict
@@ -408,6 +423,11 @@ class CrossFuseConfig(LayerConfig):
         return self.decoder
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in every transformers config, and the name of a ready configuration, such as `"tiny"`, will do, too."""
+        return super().from_pretrained(ready_config(pretrained_model_name_or_path), *args, **kwargs)
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         loaded = super().from_dict(config_dict, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -415,17 +435,15 @@ class CrossFuseConfig(LayerConfig):
         return loaded
 
     def to_dict(self) -> dict[str, Any]:
-        return {**super().to_dict(), **{name: getattr(self, name) for name in SPECIAL_TOKENS}}
+        output = {**super().to_dict(), **{name: getattr(self, name) for name in SPECIAL_TOKENS}}
+        output.pop("auto_map", None)  # goes with the code: see `save_code`
+        return output
 
     def to_diff_dict(self) -> dict[str, Any]:
         # The base class would leave out of each part what equals the part's own default; a public format says it all.
         base = PreTrainedConfig().to_dict()
         output = self.to_dict()
-        for key in (
-            "_name_or_path",  # where it was loaded from, which is nobody else's business
-            "auto_map",  # goes with the code: see `save_code`
-        ):
-            output.pop(key, None)
+        output.pop("_name_or_path", None)  # where it was loaded from is nobody else's business
         kept = {key: value for key, value in output.items() if key not in base or value != base[key]}
         return {**kept, "transformers_version": output["transformers_version"]}
 

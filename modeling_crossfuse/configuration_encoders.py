@@ -78,8 +78,8 @@ class CrossFuseImageConfig(CrossFuseBuiltInEncoderConfig):
         patch_size (`int`, defaults to 16): pixels per side that become one position of the stream.
         num_channels (`int`, defaults to 3): colour channels.
         stem_type (`str`, defaults to `"patch"`): `"patch"` is one linear projection of a patch (Dosovitskiy et al.,
-            2021); `"conv"` is stages of residual convolutions that each halve the picture (Xiao et al., 2021, *Early
-            Convolutions Help Transformers See Better*): it learns from far fewer pictures. `patch_size` must be a
+            2021); `"conv"` is stages of residual convolutions that each halve the image (Xiao et al., 2021, *Early
+            Convolutions Help Transformers See Better*): it learns from far fewer images. `patch_size` must be a
             power of two, and at least 2, then.
         stem_depth (`int`, defaults to 1): residual blocks in each stage of the `"conv"` stem, none in its first.
         stem_width (`int`, *optional*): channels of the first stage of the `"conv"` stem, doubled at each stage up to
@@ -190,8 +190,9 @@ _ENCODER_KEYS = {
 @strict
 class CrossFuseWrappedEncoderConfig(PreTrainedConfig):
     """
-    Configuration of a modality whose encoder is a model of transformers. `from_encoders` fills in all of it; by hand,
-    `encoder` is enough, and building the model finds out the rest.
+    Configuration of a modality whose encoder is a model of transformers. `from_encoders` fills in all of it, given a
+    model or its config. Of one written by hand, a model can be built once it has `architecture`, `values_argument`,
+    `encoder_layout` and `hidden_size`.
 
     Args:
         kind (`str`): `"text"`, `"image"`, `"video"` or `"audio"`.
@@ -199,12 +200,12 @@ class CrossFuseWrappedEncoderConfig(PreTrainedConfig):
         architecture (`str`, *optional*): name of the encoder's class, such as `"WhisperEncoder"`.
         values_argument, mask_argument (`str`, *optional*): what the encoder's `forward` calls the values and, where it
             takes one, the mask.
-        grid_arguments (`list[str]`, *optional*): arguments by which an encoder that takes pictures as patches learns
+        grid_arguments (`list[str]`, *optional*): arguments by which an encoder that takes images as patches learns
             how many there are.
         constant_arguments (`list[str]`, *optional*): arguments that the encoder gets the same for all values of a
             size, since a modality has nothing of the kind.
         patch_layout (`list[str]`, *optional*): the axes of the patches that an encoder takes. Without it, they are the
-            usual ones for `grid_arguments` or, without these either, the encoder takes whole pictures.
+            usual ones for `grid_arguments` or, without these either, the encoder takes whole images.
         one_by_one (`bool`, defaults to `False`): whether the encoder gets the samples of a batch one by one, since it
             would give them back packed, each without its padding.
         encoder_layout (`list[str]`, *optional*): what the dimensions of the encoder's values are, after the batch.
@@ -255,25 +256,26 @@ class CrossFuseWrappedEncoderConfig(PreTrainedConfig):
             self.encoder.dtype = value
 
     @property
-    def is_complete(self) -> bool:
-        """Whether all is known that running the encoder needs."""
-        return None not in (self.architecture, self.values_argument, self.encoder_layout, self.hidden_size)
+    def missing_settings(self) -> list[str]:
+        """What has to be known before the encoder can be built and called, but is not."""
+        needed = ("architecture", "values_argument", "encoder_layout", "hidden_size")
+        return [name for name in needed if getattr(self, name) is None]
 
     @property
     def layout(self) -> tuple[str, ...]:
         """What the dimensions of the modality's values are, after the batch."""
-        if self.kind in ("image", "video"):
-            return ENCODER_CONFIGS[self.kind].layout
-        return tuple(self.encoder_layout or ())
+        if self.kind == "audio":
+            return tuple(self.encoder_layout or ())
+        return ENCODER_CONFIGS[self.kind].layout
 
     @property
     def encodes_images(self) -> bool:
-        """Whether each picture is encoded by itself; an encoder of kind `video` then gets each frame so."""
+        """Whether each image is encoded by itself; an encoder of kind `video` then gets each frame so."""
         return self.kind == "image" or (self.kind == "video" and "frames" not in self.encoder_layout)
 
     @property
     def takes_patches(self) -> bool:
-        """Whether the encoder takes pictures cut into patches."""
+        """Whether the encoder takes images cut into patches."""
         return self.patch_layout is not None or bool(self.grid_arguments)
 
     def _read(self, field: str) -> Any:

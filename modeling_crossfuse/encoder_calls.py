@@ -5,7 +5,7 @@
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from torch import nn
 from transformers.utils import ModelOutput
 
 from .configuration_encoders import CrossFuseWrappedEncoderConfig
@@ -15,34 +15,25 @@ from .encoder_patches import patch_arguments
 # Where outputs carry hidden states, what fits better first.
 _OUTPUT_FIELDS = ("last_hidden_state", "encoder_last_hidden_state", "feature_maps", "hidden_states")
 
-# Arguments by which encoders of packed sounds, one after the other, take the number of frames of each.
+# Arguments by which encoders of packed audio, one clip after the other, take the number of frames of each.
 LENGTHS_ARGUMENTS = ("feature_lens",)
 # Arguments that encoders get the same for all values of a size.
 CONSTANT_ARGUMENTS = ("bbox", "noise")
 
 
 def call_encoder(
-    encoder: PreTrainedModel, config: CrossFuseWrappedEncoderConfig, values: torch.Tensor, mask: torch.Tensor
+    encoder: nn.Module, config: CrossFuseWrappedEncoderConfig, values: torch.Tensor, mask: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Runs an encoder on values, as `config` says.
-
-    Args:
-        encoder (`PreTrainedModel`): the encoder.
-        config ([`CrossFuseWrappedEncoderConfig`]): how it is called.
-        values (`torch.Tensor` of shape `(batch, ...)`): the modality's values; one picture per row.
-        mask (`torch.Tensor` of shape `(batch, length)`): their mask.
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: hidden states `(batch, length, hidden_size)` and their mask
-        `(batch, length)`.
+    Calls an encoder as `config` says, with the values `(batch, ...)` of a modality, one image per row, and their mask
+    `(batch, length)`. Gives hidden states `(batch, length, hidden_size)` and their mask `(batch, length)`.
     """
     if config.one_by_one:
         return _call_one_by_one(encoder, config, values, mask)
     argument, arguments = config.values_argument, {}
     if config.kind == "text" and values.is_floating_point():
         argument = "inputs_embeds"
-    elif config.kind == "text":  # what stands in the padding may be no token; positions may be counted by what is none
+    elif config.kind == "text":  # padding may hold anything, and some models count positions by their pad token
         values = values.masked_fill(mask == 0, getattr(config.encoder, "pad_token_id", None) or 0)
     elif "frames" in config.encoder_layout and config.kind == "video":
         values, mask = _fill_frames(values, mask, config.num_frames or 0)
@@ -64,8 +55,8 @@ def call_encoder(
 
 def _constant_arguments(values: torch.Tensor, config: CrossFuseWrappedEncoderConfig) -> dict[str, torch.Tensor]:
     """
-    `bbox`, where each token lies on a page, of a text that is on none; and `noise`, by which encoders that are trained
-    on pictures with patches left out sort the patches, such that these stay in their order.
+    `bbox`, the place of each token on a page, is zero for a text that is on none. Encoders that are trained on images
+    with patches left out sort the patches by `noise`; an ascending one keeps them in their order.
     """
     arguments, device = {}, values.device
     if "bbox" in config.constant_arguments:
@@ -77,20 +68,20 @@ def _constant_arguments(values: torch.Tensor, config: CrossFuseWrappedEncoderCon
 
 
 def _call_one_by_one(
-    encoder: PreTrainedModel, config: CrossFuseWrappedEncoderConfig, values: torch.Tensor, mask: torch.Tensor
+    encoder: nn.Module, config: CrossFuseWrappedEncoderConfig, values: torch.Tensor, mask: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As [`call_encoder`], for sounds that an encoder gives back packed, without their padding."""
+    """As [`call_encoder`], for audio that an encoder gives back packed, without its padding."""
     encoded = []
-    for sound, kept in zip(values, mask):
+    for clip, kept in zip(values, mask):
         if config.mask_argument in LENGTHS_ARGUMENTS:
             length = kept.sum()
-            sound = sound.narrow(config.encoder_layout.index("frames"), 0, int(length))
-            arguments = {config.values_argument: sound, config.mask_argument: length[None]}
+            clip = clip.narrow(config.encoder_layout.index("frames"), 0, int(length))
+            arguments = {config.values_argument: clip, config.mask_argument: length[None]}
         else:
-            arguments = {config.values_argument: sound[None], config.mask_argument: kept[None]}
+            arguments = {config.values_argument: clip[None], config.mask_argument: kept[None]}
         encoded.append(hidden_states_of(encoder(**arguments), 1)[0])
     lengths = torch.tensor([len(states) for states in encoded], device=mask.device)
-    hidden_states = torch.nn.utils.rnn.pad_sequence(encoded, batch_first=True)
+    hidden_states = nn.utils.rnn.pad_sequence(encoded, batch_first=True)
     return hidden_states, _mask_of_lengths(lengths, hidden_states.shape[1])
 
 
@@ -100,36 +91,31 @@ def _mask_of_lengths(lengths: torch.Tensor, length: int) -> torch.Tensor:
 
 def _fill_frames(values: torch.Tensor, mask: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Films `(batch, frames, ...)` and their mask, each of at least `number` frames: the last frame that is kept stands
-    in for those that are not, since encoders of films take no mask.
+    Videos `(batch, frames, ...)` and their mask, each of at least `number` frames. Encoders of videos take no mask, so
+    the last frame that is kept stands in for those that are not.
     """
-    mask = torch.nn.functional.pad(mask, (0, max(number - mask.shape[1], 0)))
+    mask = nn.functional.pad(mask, (0, max(number - mask.shape[1], 0)))
     places = torch.arange(mask.shape[1], device=mask.device).where(mask != 0, 0).cummax(1).values
     return values[torch.arange(values.shape[0], device=mask.device)[:, None], places], mask
 
 
 def hidden_states_of(outputs: Any, batch_size: int, padded: bool = False) -> torch.Tensor:
     """
-    The hidden states `(batch, length, width)` among an encoder's outputs. Feature maps `(batch, width, height, ...)`
-    become a sequence; where samples of equal length come packed one after the other, they are taken apart, which can't
-    be done with those of any length that are `padded`.
-
-    Raises:
-        ValueError: if there are none.
+    The hidden states `(batch, length, width)` among an encoder's outputs, or a `ValueError`. Feature maps
+    `(batch, width, height, ...)` become a sequence. Samples that come packed, one after the other, are taken apart,
+    which needs samples of the same length and so no `padded` ones.
     """
     found = next((value for value in _tensors(outputs) if value.is_floating_point() and value.dim() > 1), None)
     if found is None:
         raise ValueError("its outputs have no hidden states")
     if found.dim() > 3:
         found = found.flatten(2).transpose(1, 2)
-    if found.dim() == 2 and found.shape[0] == batch_size:
-        return found.unsqueeze(1)
-    if found.dim() == 2 or found.shape[0] != batch_size:
-        packed = found.flatten(0, -2)
-        if len(packed) % batch_size or padded:
-            raise ValueError(f"its hidden states of shape {tuple(found.shape)} are not those of {batch_size} samples")
-        return packed.unflatten(0, (batch_size, -1))
-    return found
+    if found.shape[0] == batch_size:
+        return found.unsqueeze(1) if found.dim() == 2 else found
+    packed = found.flatten(0, -2)
+    if padded or len(packed) % batch_size:
+        raise ValueError(f"its hidden states of shape {tuple(found.shape)} are not those of {batch_size} samples")
+    return packed.unflatten(0, (batch_size, -1))
 
 
 def _tensors(outputs: Any) -> list[torch.Tensor]:
@@ -144,7 +130,9 @@ def _tensors(outputs: Any) -> list[torch.Tensor]:
     return [value for value in values if isinstance(value, torch.Tensor)]
 
 
-def _mask_of(encoder, config, outputs: Any, mask: torch.Tensor, length: int) -> torch.Tensor:
+def _mask_of(
+    encoder: nn.Module, config: CrossFuseWrappedEncoderConfig, outputs: Any, mask: torch.Tensor, length: int
+) -> torch.Tensor:
     """The mask `(batch, length)` of an encoder's hidden states, of which there may be fewer than values."""
     if config.encodes_images:
         return mask.new_ones(mask.shape[0], length)
@@ -159,5 +147,4 @@ def _mask_of(encoder, config, outputs: Any, mask: torch.Tensor, length: int) -> 
             lengths = lengths[-1] if isinstance(lengths, tuple) else lengths
             return _mask_of_lengths(lengths.clamp(min=1), length)
     # The encoder does not say: each position stands for its share of the values.
-    places = torch.arange(length, device=mask.device) * mask.shape[1] // length
-    return mask[:, places]
+    return mask[:, torch.arange(length, device=mask.device) * mask.shape[1] // length]

@@ -24,9 +24,10 @@ from transformers import (
 )
 from transformers.utils import cached_file, is_torchvision_available
 
-from .composition import SUB_PROCESSORS, EncoderSource, check_tokenizer, explain_loading
 from .configuration_encoders import CrossFuseWrappedEncoderConfig
 from .encoder_search import infer_kind
+from .encoder_sources import SUB_PROCESSORS, EncoderSource, check_tokenizer
+from .loading import explain_loading
 
 
 _TOKENIZER_FILES = (
@@ -44,11 +45,7 @@ _NO_LIMIT = 1_000_000
 
 def is_same(first: Any, second: Any) -> bool:
     """Whether two sub-processors do the same."""
-    if first is second:
-        return True
-    if type(first) is not type(second):
-        return False
-    return describe(first) == describe(second)
+    return first is second or (type(first) is type(second) and describe(first) == describe(second))
 
 
 def pixel_values(output: Any) -> Any:
@@ -73,40 +70,30 @@ def load_processor(
     source: EncoderSource, tokenizer: PreTrainedTokenizerBase | None, hub: dict[str, Any]
 ) -> dict[str, Any]:
     """
-    The settings of a modality in a processor, its sub-processor among them.
-
-    Args:
-        source ([`EncoderSource`]): the modality and its encoder.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): for a text encoder that comes without one.
-        hub (`dict`): arguments for loading.
+    The settings of a modality in a processor, its sub-processor among them. `tokenizer` is for a text encoder that
+    comes without one, and `hub` has the arguments for loading.
 
     Raises:
         OSError: if nothing can be loaded.
-        ValueError: if a tokenizer does not fit the encoder.
+        ValueError: if a sub-processor does not fit the encoder.
     """
     hub = {**hub, "revision": source.revision or "main"}
     config = _load_config(source, hub)
-    kind = source.kind or infer_kind(_model_class(source, config), source.where)
+    kind = source.kind or infer_kind(_model_or_class(source, config), source.where)
     kinds = ("image", "video") if kind == "video" else (kind,)
     for part in source.processors:
         if SUB_PROCESSORS[part] not in kinds:
             raise ValueError(f"`encoders[{source.name!r}]` has a `{part}`, which is not for values of kind {kind!r}")
-    settings = {"kind": kind, **source.processors}
     if kind == "text":
-        return settings | _load_tokenizer(source, config, tokenizer, hub)
-    load = {"image": _load_image_processor, "video": _load_video_processor, "audio": _load_feature_extractor}[kind]
-    return {**load(source, config, hub), **settings}
+        found = _load_tokenizer(source, config, tokenizer, hub)
+    else:
+        load = {"image": _load_image_processor, "video": _load_video_processor, "audio": _load_feature_extractor}[kind]
+        found = load(source, config, hub)
+    return {"kind": kind, **found, **source.processors}
 
 
-def _model_class(source: EncoderSource, config: PreTrainedConfig) -> Any:
-    if isinstance(source.encoder, PreTrainedModel):
-        return source.encoder
-    classes = MODEL_MAPPING.get(type(config), None)
-    if classes is None:
-        raise ValueError(
-            f"{source.where} does not say what kind of values it is for; give "
-            '`{"kind": ..., "encoder": ...}` with one of text, image, video, audio'
-        )
+def _model_or_class(source: EncoderSource, config: PreTrainedConfig) -> Any:
+    classes = source.encoder if isinstance(source.encoder, PreTrainedModel) else MODEL_MAPPING.get(type(config), None)
     return classes[0] if isinstance(classes, tuple) else classes
 
 
@@ -127,52 +114,39 @@ def _load_tokenizer(
     if own is None:
         raise ValueError(f"{source.where} comes without a tokenizer; give one as `tokenizer`")
     text_config = getattr(config, "text_config", None) or config.get_text_config(encoder=True)
-    _check_vocabulary(own, getattr(text_config, "vocab_size", None), source.where)
-    return {"tokenizer": own, **_length_limit(own)}
-
-
-def _has_file(source: EncoderSource, name: str, hub: dict[str, Any]) -> bool:
-    own = {key: value for key, value in hub.items() if key != "trust_remote_code"}
-    return cached_file(source.name_or_path, name, _raise_exceptions_for_missing_entries=False, **own) is not None
+    vocab_size = getattr(text_config, "vocab_size", None)
+    if vocab_size is not None and len(own) > vocab_size:
+        raise ValueError(
+            f"`tokenizer` has {len(own)} tokens, and {source.where} knows only `vocab_size={vocab_size}`; expected "
+            "the tokenizer that the encoder was trained with"
+        )
+    # Longer texts are cut, as pipelines do, since the encoder has no positions for more.
+    limit = {"max_length": own.model_max_length} if own.model_max_length < _NO_LIMIT else {}
+    return {"tokenizer": own, **limit}
 
 
 def _find_tokenizer(source: EncoderSource, hub: dict[str, Any]) -> PreTrainedTokenizerBase | None:
-    if source.name_or_path is None or not any(_has_file(source, name, hub) for name in _TOKENIZER_FILES):
+    name, files = source.name_or_path, {key: value for key, value in hub.items() if key != "trust_remote_code"}
+    files["_raise_exceptions_for_missing_entries"] = False
+    if name is None or not any(cached_file(name, file, **files) for file in _TOKENIZER_FILES):
         return None  # without its files, some classes are made with an empty vocabulary
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.name_or_path, **hub)
+        tokenizer = AutoTokenizer.from_pretrained(name, **hub)
     except (OSError, ValueError) as error:
         raise explain_loading(error, f"the tokenizer of {source.where}") from error
-    _complete_special_tokens(tokenizer)
-    return tokenizer
-
-
-def _length_limit(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Longer texts are cut, as pipelines do, since the encoder has no positions for more."""
-    return {"max_length": tokenizer.model_max_length} if tokenizer.model_max_length < _NO_LIMIT else {}
-
-
-def _complete_special_tokens(tokenizer: PreTrainedTokenizerBase):
-    """What answers need: some tokenizers end texts with a separator, or pad with the end."""
+    # Answers need both: some tokenizers end texts with a separator, or pad with the end.
     if tokenizer.eos_token is None and tokenizer.sep_token is not None:
         tokenizer.eos_token = tokenizer.sep_token
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
-
-
-def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int | None, where: str):
-    if vocab_size is not None and len(tokenizer) > vocab_size:
-        raise ValueError(
-            f"`tokenizer` has {len(tokenizer)} tokens, and {where} knows only `vocab_size={vocab_size}`; expected the "
-            "tokenizer that the encoder was trained with"
-        )
+    return tokenizer
 
 
 def _load_image_processor(source: EncoderSource, config: PreTrainedConfig, hub: dict[str, Any]) -> dict[str, Any]:
-    # The same pictures give the same numbers whether torchvision is there or not.
-    own = _load(AutoImageProcessor, IMAGE_PROCESSOR_MAPPING, source, config, {**hub, "backend": "pil"})
-    if not _gives_pictures(own):
-        return {"image_processor": _of_pictures(own, config)}
+    # The same images give the same numbers whether torchvision is there or not.
+    own = _load("image_processor", AutoImageProcessor, source, config, {**hub, "backend": "pil"})
+    if np.ndim(pixel_values(own(Image.new("RGB", (64, 64)), return_tensors="np"))[0]) < 3:  # cut into patches
+        return {"image_processor": _without_patches(own, config)}
     size = getattr(getattr(config, "vision_config", config), "image_size", None)
     if source.name_or_path is not None or not isinstance(size, int):
         return {"image_processor": own}
@@ -180,21 +154,8 @@ def _load_image_processor(source: EncoderSource, config: PreTrainedConfig, hub: 
     return {"image_processor": own, **{name: {"height": size, "width": size} for name in sizes}}
 
 
-def _gives_pictures(image_processor: Any) -> bool:
-    """Whether it leaves pictures whole; some cut them into patches, which is for the model here."""
-    pixels = pixel_values(image_processor(Image.new("RGB", (64, 64)), return_tensors="np"))
-    return np.ndim(pixels[0]) >= 3
-
-
-def _gives_frames(video_processor: Any) -> bool:
-    """Whether it leaves frames whole; some cut them into patches, which is for the model here."""
-    frames = np.zeros((4, 3, 64, 64), dtype=np.uint8)
-    pixels = pixel_values(video_processor([frames], do_sample_frames=False, return_tensors="pt"))
-    return pixels[0].ndim == 4
-
-
-def _of_pictures(image_processor: Any, config: PreTrainedConfig) -> ViTImageProcessorPil:
-    """One that gives square pictures, with the same statistics, to an encoder that takes pictures of any size."""
+def _without_patches(image_processor: Any, config: PreTrainedConfig) -> ViTImageProcessorPil:
+    """One that gives whole square images with the same statistics, since here the model cuts them into patches."""
     vision = CrossFuseWrappedEncoderConfig(
         kind="image", encoder=copy.deepcopy(getattr(config, "vision_config", config))
     )
@@ -210,8 +171,10 @@ def _load_video_processor(source: EncoderSource, config: PreTrainedConfig, hub: 
     number = next((getattr(config, name) for name in ("num_frames", "frames_per_clip") if hasattr(config, name)), None)
     frames = {} if number is None else {"num_frames": number}
     own = _find_video_processor(source, hub)
-    if own is not None and _gives_frames(own):
-        return {"video_processor": own, **frames}
+    if own is not None:
+        video = np.zeros((4, 3, 64, 64), dtype=np.uint8)
+        if pixel_values(own([video], do_sample_frames=False, return_tensors="pt"))[0].ndim == 4:  # not patches
+            return {"video_processor": own, **frames}
     return {**_load_image_processor(source, config, hub), **frames}
 
 
@@ -220,36 +183,35 @@ def _find_video_processor(source: EncoderSource, hub: dict[str, Any]) -> Any:
         return None
     try:
         return AutoVideoProcessor.from_pretrained(source.name_or_path, **hub)
-    except (OSError, ValueError):  # an encoder of pictures, or an older one: its image processor does for frames
+    except (OSError, ValueError):  # an encoder of images, or an older one: its image processor does for frames
         return None
 
 
 def _load_feature_extractor(source: EncoderSource, config: PreTrainedConfig, hub: dict[str, Any]) -> dict[str, Any]:
-    own = _load(AutoFeatureExtractor, FEATURE_EXTRACTOR_MAPPING, source, config, hub)
+    own = _load("feature_extractor", AutoFeatureExtractor, source, config, hub)
     bins = getattr(config, "num_mel_bins", None)
     if source.name_or_path is not None or bins is None or getattr(own, "feature_size", 1) in (1, bins):
         return {"feature_extractor": own}
     return {"feature_extractor": type(own)(**{**own.to_dict(), "feature_size": bins})}
 
 
-def _load(auto_class, mapping, source: EncoderSource, config: PreTrainedConfig, options: dict[str, Any]) -> Any:
-    """What was saved with the encoder or, for one that has not been saved, the default of its type."""
+def _load(name: str, auto_class: Any, source: EncoderSource, config: PreTrainedConfig, hub: dict[str, Any]) -> Any:
+    """The given one, what was saved with the encoder or, for one that has not been saved, the default of its type."""
+    if source.processors.get(name) is not None:
+        return source.processors[name]
     if source.name_or_path is not None:
         try:
-            return auto_class.from_pretrained(source.name_or_path, **options)
+            return auto_class.from_pretrained(source.name_or_path, **hub)
         except (OSError, ValueError) as error:
-            raise OSError(f"{source.where}: no {auto_class.__name__[4:]} can be loaded: {_one_line(error)}") from error
+            reason = " ".join(str(error).split())
+            raise OSError(f"{source.where}: no {auto_class.__name__[4:]} can be loaded: {reason}") from error
+    mapping = IMAGE_PROCESSOR_MAPPING if name == "image_processor" else FEATURE_EXTRACTOR_MAPPING
     classes = mapping.get(type(config), None)
     if isinstance(classes, dict):  # of several backends
         classes = classes.get("pil") or classes.get("torchvision")
     if classes is None:
-        name = "image_processor" if auto_class is AutoImageProcessor else "feature_extractor"
         raise ValueError(
             f"{source.where} comes without a processor, and its type has no default; give one as `{name}` in "
             f"`encoders[{source.name!r}]`"
         )
     return classes()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -2,18 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encoders: built-in ones, a stem per kind in front of the one Transformer layer, and any that transformers has."""
 
-import copy
 from itertools import pairwise
 
 import torch
 from torch import nn
-from transformers import AutoModel
 
 from .arguments import refuse_unknown
 from .configuration_encoders import CrossFuseBuiltInEncoderConfig, CrossFuseWrappedEncoderConfig
 from .configuration_modalities import CrossFuseModalitiesConfig
 from .encoder_calls import call_encoder
-from .encoder_search import build_encoder, complete, take_weights
+from .encoder_search import build_encoder
 from .layers import RECORDED, CrossFuseLayers, CrossFuseRotaryEmbedding, CrossFuseTokenEmbedding, sinusoidal_positions
 from .packing import Packing, pack, unpack
 from .pretrained import CrossFusePreTrainedModel
@@ -286,20 +284,22 @@ class CrossFuseWrappedEncoder(CrossFuseEncoderBase):
     sample's processor left it; nothing is ever read of a sample that lacks the modality.
 
     Args:
-        config ([`CrossFuseWrappedEncoderConfig`]): how the encoder is built and called. What it does not say is found
-            out here, and filled in.
+        config ([`CrossFuseWrappedEncoderConfig`]): how the encoder is built and called, as `from_encoders` finds out.
 
     Raises:
-        ValueError: if `config.encoder` is that of a model without an encoder of the kind.
+        ValueError: if the config does not say all of it.
     """
 
     config: CrossFuseWrappedEncoderConfig
 
     def __init__(self, config: CrossFuseWrappedEncoderConfig):
         super().__init__(config)
-        if not config.is_complete:
-            with torch.device("cpu"):  # also where this model is to be on the meta device, on which nothing can be run
-                complete(config, AutoModel.from_config(copy.deepcopy(config.encoder)), "`encoder`")
+        if config.missing_settings:
+            raise ValueError(
+                f"the config does not say how to call the encoder of its {type(config.encoder).__name__}: it lacks "
+                f"{', '.join(f'`{name}`' for name in config.missing_settings)}. To find these out, build the model by "
+                "`CrossFuseForConditionalGeneration.from_encoders({name: encoder config}, ...)`"
+            )
         self.model = build_encoder(config.encoder, config.architecture)
         self.encodes_images = config.encodes_images
         self.post_init()
@@ -309,12 +309,6 @@ class CrossFuseWrappedEncoder(CrossFuseEncoderBase):
 
     def set_input_embeddings(self, value: nn.Module):
         self.model.set_input_embeddings(value)
-
-    def take_weights(self, source: nn.Module, dtype: torch.dtype, copied: bool):
-        """Takes the weights of an encoder of the same class, as [`take_weights`] does."""
-        take_weights(self.model, source, dtype, copied)
-        self.note_trainable()
-        self.apply_frozen()
 
     def _encode(self, values: torch.Tensor, mask: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
         if torch.compiler.is_compiling():

@@ -1,12 +1,14 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Sound to log-mel frames."""
+"""Audio to log-mel frames."""
 
+import math
 from functools import lru_cache
 from numbers import Number
 
 import numpy as np
 import torch
+from torch import nn
 from transformers.audio_utils import mel_filter_bank
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature
@@ -31,21 +33,21 @@ def _mel_filters(num_mel_bins: int, n_fft: int, sampling_rate: int) -> torch.Ten
     return torch.from_numpy(filters).float()
 
 
-def _padded_length(lengths: list[int], padding, max_length: int | None, pad_to_multiple_of: int | None) -> int:
-    """The length that a batch of sequences of these lengths is padded to."""
-    length = max(lengths)
+def _padded_length(length: int, padding, max_length: int | None, pad_to_multiple_of: int | None) -> int:
+    """The length that a batch whose longest clip has `length` frames is padded to."""
     if not padding:
         raise ValueError(f"`padding={padding!r}`; clips become one tensor: expected True, 'longest' or 'max_length'")
     if padding == "max_length":
         if max_length is None:
             raise ValueError("`padding='max_length'` needs `max_length`")
         length = max(length, max_length)
-    return -(-length // (pad_to_multiple_of or 1)) * (pad_to_multiple_of or 1)
+    multiple = pad_to_multiple_of or 1
+    return math.ceil(length / multiple) * multiple
 
 
 class CrossFuseFeatureExtractor(SequenceFeatureExtractor):
     r"""
-    Sound to log-mel frames, scaled as Whisper's (Radford et al., 2022) but of any length.
+    Audio to log-mel frames, scaled as Whisper's (Radford et al., 2022) but of any length.
 
     Each clip's frames are computed before it is padded, so that a clip gives the same features alone and in any batch.
 
@@ -54,7 +56,7 @@ class CrossFuseFeatureExtractor(SequenceFeatureExtractor):
         sampling_rate (`int`, defaults to 16000): samples per second, in hertz.
         n_fft (`int`, defaults to 400): samples per frame (25 ms).
         hop_length (`int`, defaults to 160): samples from one frame to the next (10 ms).
-        padding_value (`float`, defaults to 0.0): what stands in the padding.
+        padding_value (`float`, defaults to 0.0): the value of the padding.
 
     Example:
 
@@ -89,7 +91,7 @@ class CrossFuseFeatureExtractor(SequenceFeatureExtractor):
     def _log_mel(self, clip: torch.Tensor) -> torch.Tensor:
         """Log-mel frames `(feature_size, 1 + samples // hop_length)` of one clip `(samples,)`."""
         window = torch.hann_window(self.n_fft)
-        # Around the clip is silence; a reflection would need a clip longer than half a frame.
+        # The clip is padded with silence; to be reflected, it would have to be longer than half a frame.
         spectrum = torch.stft(
             clip, self.n_fft, self.hop_length, window=window, pad_mode="constant", return_complex=True
         )
@@ -110,15 +112,13 @@ class CrossFuseFeatureExtractor(SequenceFeatureExtractor):
     ) -> BatchFeature:
         """
         Args:
-            raw_speech (`np.ndarray`, `torch.Tensor` of shape `(samples,)`, or a list of these): one or more clips, one
-                channel each.
+            raw_speech (`np.ndarray` or `torch.Tensor` of shape `(samples,)`, or a list of these): one or more clips.
             sampling_rate (`int`, *optional*): of the clips, in hertz; checked against the extractor's.
             padding (`bool` or `str`, defaults to `True`): to the longest of the batch, or to `"max_length"`.
             max_length (`int`, *optional*): frames to keep of a clip.
             truncation (`bool`, *optional*): whether longer clips are cut; `True` where `max_length` is given.
             pad_to_multiple_of (`int`, *optional*): pads the number of frames to a multiple.
-            return_attention_mask (`bool`, *optional*): whether to return the mask; the extractor's own setting, `True`
-                unless it was made with another, by default.
+            return_attention_mask (`bool`, *optional*): whether to return the mask; the extractor's setting by default.
             return_tensors (`str`, *optional*): `"pt"`, or NumPy arrays otherwise.
 
         Returns:
@@ -129,7 +129,7 @@ class CrossFuseFeatureExtractor(SequenceFeatureExtractor):
             ValueError: if a clip is empty, has more than one channel or another sampling rate.
         """
         if sampling_rate is None:
-            logger.warning_once(f"No `sampling_rate` is given: the sound is taken to have {self.sampling_rate} Hz.")
+            logger.warning_once(f"No `sampling_rate` is given: the audio is taken to have {self.sampling_rate} Hz.")
         elif sampling_rate != self.sampling_rate:
             raise ValueError(f"`sampling_rate={sampling_rate}`; this extractor expects {self.sampling_rate} Hz")
         is_batch = isinstance(raw_speech, (list, tuple)) and not all(isinstance(value, Number) for value in raw_speech)
@@ -141,15 +141,12 @@ class CrossFuseFeatureExtractor(SequenceFeatureExtractor):
             frames = [self._log_mel(clip) for clip in clips]
         if max_length is not None and truncation is not False:
             frames = [clip[:, :max_length] for clip in frames]
-        length = _padded_length([clip.shape[1] for clip in frames], padding, max_length, pad_to_multiple_of)
-        features = torch.full((len(frames), self.feature_size, length), self.padding_value)
-        mask = torch.zeros(len(frames), length, dtype=torch.long)
-        for row, clip in enumerate(frames):
-            features[row, :, : clip.shape[1]] = clip
-            mask[row, : clip.shape[1]] = 1
-        tensors = {"input_features": features}
+        lengths = torch.tensor([clip.shape[1] for clip in frames])
+        length = _padded_length(int(lengths.max()), padding, max_length, pad_to_multiple_of)
+        padded = [nn.functional.pad(clip, (0, length - clip.shape[1]), value=self.padding_value) for clip in frames]
+        tensors = {"input_features": torch.stack(padded)}
         if self.return_attention_mask if return_attention_mask is None else return_attention_mask:
-            tensors["attention_mask"] = mask
+            tensors["attention_mask"] = (torch.arange(length) < lengths[:, None]).long()
         return BatchFeature(tensors if return_tensors == "pt" else {key: x.numpy() for key, x in tensors.items()})
 
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a model takes to the Hub beside its weights: a card, and the code that loads it without CrossFuse installed."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -37,7 +38,9 @@ def _reference(classes: list[type], architectures: list[str]) -> str:
 
 
 def _describe_model_code(settings: dict[str, Any]):
-    """Puts what leads to the code into the settings of a model."""
+    """Puts what leads to the code into the settings of a model, where the code of models is here."""
+    if not AUTO_CLASSES:
+        return
     architectures = settings.get("architectures") or []
     models = {name: _reference(classes, architectures) for name, classes in AUTO_CLASSES.items()}
     settings["auto_map"] = {"AutoConfig": "configuration_crossfuse.CrossFuseConfig", **models}
@@ -60,6 +63,7 @@ _SAVED = {
 }
 
 
+@functools.cache
 def _code_files() -> set[Path]:
     """The files of the code, as far as they are here: a model that came from the Hub came without the processor's."""
     here = Path(__file__).parent
@@ -72,8 +76,7 @@ def save_code(folder: str | Path):
     Copies the code of CrossFuse into the folder of a saved model, processor or both, and writes into their files what
     of it each Auto class needs. `trust_remote_code=True` then loads them where CrossFuse is not installed.
 
-    `push_to_hub` does so by itself, and so does `save_pretrained` of a class after `register_for_auto_class`, and of a
-    model or a processor whose `saves_code` is true.
+    `save_pretrained` and `push_to_hub` of models and processors do so by themselves.
 
     Args:
         folder (`str` or `Path`): the folder. One that holds neither, as that of an adapter, is left as it is.
@@ -83,14 +86,16 @@ def save_code(folder: str | Path):
     ```python
     >>> import tempfile
     >>> from pathlib import Path
-    >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseModel
-    >>> from modeling_crossfuse.hub import save_code
+    >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseModel, save_code
 
     >>> model = CrossFuseModel(CrossFuseConfig(d_model=32, num_hidden_layers=1, src_vocab_size=50, tgt_vocab_size=60))
+    >>> model.saves_code = False
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     model.save_pretrained(folder)
+    ...     print(Path(folder, "modeling_crossfuse.py").exists())
     ...     save_code(folder)
-    ...     Path(folder, "modeling_crossfuse.py").exists()
+    ...     print(Path(folder, "modeling_crossfuse.py").exists())
+    False
     True
     ```
     """
@@ -117,13 +122,13 @@ def warn_of_other_version(config):
 
 class CodeToHubMixin:
     """
-    Makes `push_to_hub` of a model or a processor take the code along, in the same commit.
+    Makes `save_pretrained` and `push_to_hub` of a model or a processor take the code along.
 
     Args:
-        saves_code (`bool`, defaults to `False`): whether `save_pretrained` takes it along, too.
+        saves_code (`bool`, defaults to `True`): whether `save_pretrained` does so. A folder may be uploaded by hand.
     """
 
-    saves_code: bool = False
+    saves_code: bool = True
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         saved = super().save_pretrained(save_directory, *args, **kwargs)

@@ -8,7 +8,7 @@ from transformers.feature_extraction_utils import BatchFeature
 
 class CrossFuseVideoImageProcessor(ViTImageProcessorPil):
     r"""
-    The image processor of a model with videos and without images: it takes pictures for the frames of one video. The
+    The image processor of a model with videos and without images: it takes images for the frames of one video. The
     pipeline `video-classification` loads it, where transformers' video processors would need torchvision.
 
     The arguments are those of [`ViTImageProcessor`].
@@ -30,7 +30,7 @@ class CrossFuseVideoImageProcessor(ViTImageProcessorPil):
     def preprocess(self, images, *args, **kwargs) -> BatchFeature:
         """
         Args:
-            images (list of pictures): the frames; anything that an image processor takes.
+            images (list of images): the frames; anything that an image processor takes.
             kwargs: options, those of [`ViTImageProcessor`].
 
         Returns:

@@ -134,14 +134,18 @@ class CrossFuseLinear(nn.Linear):
         return product.view(*states.shape[:-1], -1)
 
 
-# Weights from which on the order of a product matters.
-_LARGE_WEIGHT = 2**16
+# Weights of this size and above are faster by a [`CrossFuseLinear`].
+LARGE_WEIGHT = 2**16
+
+
+def linear_class(in_features: int, out_features: int) -> type[nn.Linear]:
+    """The class of linear layers that is the faster one for a size."""
+    return CrossFuseLinear if in_features * out_features >= LARGE_WEIGHT else nn.Linear
 
 
 def make_linear(in_features: int, out_features: int, bias: bool = False) -> nn.Linear:
-    """A linear layer of the class that is the faster one for its size."""
-    is_large = in_features * out_features >= _LARGE_WEIGHT
-    return (CrossFuseLinear if is_large else nn.Linear)(in_features, out_features, bias=bias)
+    """A linear layer, without a bias unless told otherwise."""
+    return linear_class(in_features, out_features)(in_features, out_features, bias=bias)
 
 
 class CrossFuseRMSNorm(nn.RMSNorm):

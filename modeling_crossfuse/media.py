@@ -1,6 +1,6 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Raw samples, as users and data sets give them, to pictures, sound, frames and series of one form."""
+"""Raw samples, as users and data sets give them, to images, frames, audio and series in one form."""
 
 import io
 import os
@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from .extras import needs
+
 
 def to_array(where: str, value: Any) -> np.ndarray:
-    """Numbers of any container as a NumPy array, or an error that says where they are wrong."""
+    """The numbers in any container as a NumPy array. Errors begin with `where`."""
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
         value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()  # NumPy has no bfloat16
@@ -32,7 +34,7 @@ def to_array(where: str, value: Any) -> np.ndarray:
 
 
 def _open_file(where: str, sample: Any) -> io.BytesIO | str:
-    """A path, bytes, or a dict of either as `datasets` gives it, to what the readers of files take."""
+    """What readers of files take, from a path, bytes, or a dict of either, as `datasets` gives it."""
     if isinstance(sample, dict):
         if not {"bytes", "path"} & set(sample):
             raise TypeError(f"{where} is a dict of {', '.join(map(str, sample))}; expected `bytes` or `path`")
@@ -47,12 +49,12 @@ def _open_file(where: str, sample: Any) -> io.BytesIO | str:
     return path
 
 
-def _named_file(file: io.BytesIO | str) -> str:
-    return f" ({file})" if file and isinstance(file, str) else ""
+def _path_in_brackets(file: Any) -> str:
+    return f" ({file})" if isinstance(file, str) else ""
 
 
 def is_list(sample: Any) -> bool:
-    """Whether it is a list of things rather than a text or bytes."""
+    """Whether a sample is a list, rather than a text or bytes."""
     return isinstance(sample, Sequence) and not isinstance(sample, (str, bytes, bytearray))
 
 
@@ -61,7 +63,7 @@ def _is_file(sample: Any) -> bool:
 
 
 def as_batch(name: str, kind: str, value: Any) -> list[Any]:
-    """A list of samples from what the user gave for a modality of that name and kind."""
+    """The list of samples that a modality of this name and kind is given."""
     if isinstance(value, (np.ndarray, torch.Tensor)):
         sample_axes = {"image": 3, "video": 4, "audio": 1, "series": 2}.get(kind, 0)
         if kind == "audio" and value.ndim == 2:
@@ -82,21 +84,22 @@ def as_batch(name: str, kind: str, value: Any) -> list[Any]:
     return samples
 
 
-def load_picture(where: str, sample: Any, num_channels: int, do_rescale: bool) -> Image.Image | np.ndarray:
-    """A picture in `num_channels` channels: a PIL image, or an array `(channels, height, width)` of 0 to 255."""
+def load_image(where: str, sample: Any, num_channels: int, do_rescale: bool) -> Image.Image | np.ndarray:
+    """An image in `num_channels` channels: a PIL image, or an array `(channels, height, width)` of 0 to 255."""
     if not _is_file(sample) and not isinstance(sample, Image.Image):
         return _read_pixels(where, to_array(where, sample), num_channels, do_rescale)
-    file = "" if isinstance(sample, Image.Image) else _open_file(where, sample)
+    file = _open_file(where, sample) if _is_file(sample) else None
     try:
-        image = ImageOps.exif_transpose(Image.open(file) if file else sample)
+        image = ImageOps.exif_transpose(sample if file is None else Image.open(file))
         image.load()
     except Exception as error:  # corrupt files make Pillow's decoders fail in many ways
-        raise ValueError(f"{where}{_named_file(file)} is not a readable picture: {error}") from error
-    image = _convert_picture(where, image, num_channels)
+        raise ValueError(f"{where}{_path_in_brackets(file)} is not a readable image: {error}") from error
+    image = _convert_image(where, image, num_channels)
     return _read_pixels(where, image, num_channels, do_rescale) if isinstance(image, np.ndarray) else image
 
 
-def _convert_picture(where: str, image: Image.Image, num_channels: int) -> Image.Image | np.ndarray:
+def _convert_image(where: str, image: Image.Image, num_channels: int) -> Image.Image | np.ndarray:
+    """The image in the mode of `num_channels`, or an array where its values would not fit into 8 bits."""
     if 0 in image.size:
         raise ValueError(f"{where} is empty (size {image.size})")
     if image.mode.startswith("I;16"):  # Pillow would cut 16 bits off at 255
@@ -105,7 +108,7 @@ def _convert_picture(where: str, image: Image.Image, num_channels: int) -> Image
         return np.asarray(image)
     modes = {1: "L", 3: "RGB", 4: "RGBA"}
     if num_channels not in modes:
-        raise ValueError(f"{where} is a picture of mode {image.mode}; `num_channels={num_channels}` needs an array")
+        raise ValueError(f"{where} is an image of mode {image.mode}; `num_channels={num_channels}` needs an array")
     if num_channels != 4 and image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert(modes[num_channels])
@@ -116,7 +119,8 @@ def _read_pixels(where: str, array: np.ndarray, num_channels: int, do_rescale: b
     shape = array.shape
     if array.ndim == 2:
         array = array[None]
-    # The axis of `num_channels` is the channels', the first of two; failing that, one of size 1: a picture in grey.
+    # The first axis of the size `num_channels` has the channels. If there is none, an axis of size 1 has them, and the
+    # image is grey.
     axes = [axis for size in (num_channels, 1) for axis in (0, -1) if array.ndim == 3 and array.shape[axis] == size]
     if not axes:
         raise ValueError(
@@ -131,7 +135,8 @@ def _read_pixels(where: str, array: np.ndarray, num_channels: int, do_rescale: b
     low, high = array.min(), array.max()
     if low < 0 or high > 255:
         raise ValueError(f"{where} has pixels from {low:g} to {high:g}; expected 0 to 255, or floats from 0 to 1")
-    if 1 < high <= 2 and array.dtype.kind == "f" and (array % 1).any():  # overshot 1, rather than all but black
+    # They are more likely floats that went beyond 1 than an image that is nearly black.
+    if 1 < high <= 2 and array.dtype.kind == "f" and (array % 1).any():
         raise ValueError(f"{where} has pixels up to {high:g}; clip floats to 0 to 1, or give 0 to 255")
     return array.astype(np.float32) * (255 if array.dtype.kind == "f" and high <= 1 else 1)
 
@@ -144,37 +149,36 @@ def target_size(size: Any) -> tuple[int, int] | None:
     return (height, width) if height and width else None
 
 
-def picture_size(picture: Image.Image | np.ndarray) -> tuple[int, int]:
-    """Height and width of what [`load_picture`] gives."""
-    return picture.shape[-2:] if isinstance(picture, np.ndarray) else (picture.height, picture.width)
+def image_size(image: Image.Image | np.ndarray) -> tuple[int, int]:
+    """Height and width of what [`load_image`] gives."""
+    return image.shape[-2:] if isinstance(image, np.ndarray) else (image.height, image.width)
 
 
-def fit_array(picture: Image.Image | np.ndarray, size: tuple[int, int]) -> Image.Image | np.ndarray:
-    """
-    Resizes a picture that Pillow, with which image processors resize, can't hold: floats in colour, or six channels.
-    Any other is left to the image processor.
-    """
-    is_beyond_pillow = isinstance(picture, np.ndarray) and (picture.dtype != np.uint8 or len(picture) not in (1, 3))
-    if not is_beyond_pillow or picture_size(picture) == size:
-        return picture
-    values = torch.from_numpy(np.array(picture, dtype=np.float32))[None]
+def fits_pillow(image: Image.Image | np.ndarray) -> bool:
+    """Whether Pillow, by which image processors resize, can hold an image: it has no floats in colour, for example."""
+    return not isinstance(image, np.ndarray) or (image.dtype == np.uint8 and len(image) in (1, 3))
+
+
+def resize_array(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes an image `(channels, height, width)` of any numbers, as Pillow does other images."""
+    values = torch.from_numpy(np.array(image, dtype=np.float32))[None]
     return torch.nn.functional.interpolate(values, size, mode="bilinear", antialias=True)[0].numpy()
 
 
-# What counts as 1.0 in sound of integers; that of uint8 is centred at 128.
+# The integer that stands for 1.0 in audio; uint8 is centred at 128.
 _FULL_SCALE = {np.dtype(np.int16): 2.0**15, np.dtype(np.int32): 2.0**31, np.dtype(np.uint8): 2.0**7}
 
 
-def load_sound(where: str, sample: Any) -> tuple[np.ndarray, int | None]:
-    """Sound as floats `(samples,)`, and its sampling rate where it says one."""
+def load_audio(where: str, sample: Any) -> tuple[np.ndarray, int | None]:
+    """Audio as floats `(samples,)`, and its sampling rate if the sample says it."""
     rate = None
     if isinstance(sample, dict) and sample.get("array") is not None:
         sample, rate = sample["array"], sample.get("sampling_rate")
-    elif hasattr(sample, "get_all_samples"):  # a torchcodec decoder, as `datasets` gives where torchcodec is installed
+    elif hasattr(sample, "get_all_samples"):  # the decoder that `datasets` gives where torchcodec is installed
         decoded = sample.get_all_samples()
         sample, rate = decoded.data, decoded.sample_rate
     elif _is_file(sample):
-        sample, rate = _read_sound_file(where, _open_file(where, sample))
+        sample, rate = _read_audio_file(where, _open_file(where, sample))
     array = to_array(where, sample)
     if array.dtype in _FULL_SCALE:
         array = array / _FULL_SCALE[array.dtype] - (array.dtype == np.uint8)
@@ -184,42 +188,42 @@ def load_sound(where: str, sample: Any) -> tuple[np.ndarray, int | None]:
         array = array.mean(int(np.argmin(array.shape)))
     if array.ndim != 1:
         raise ValueError(f"{where} has shape {array.shape}; expected `(samples,)`, or two axes for several channels")
-    if np.abs(array).max() > 10:  # overdriven sound stays far below
+    if np.abs(array).max() > 10:  # overdriven audio stays far below that
         raise ValueError(f"{where} has floats up to {np.abs(array).max():g}; expected -1 to 1, or integers")
     return array.astype(np.float32, copy=False), rate
 
 
-def _read_sound_file(where: str, file: io.BytesIO | str) -> tuple[np.ndarray, int]:
+def _read_audio_file(where: str, file: io.BytesIO | str) -> tuple[np.ndarray, int]:
     try:
         import soundfile
     except ImportError as error:
-        raise ImportError("reading sound files needs soundfile: `pip install crossfuse[audio]`") from error
+        raise needs("reading audio files needs soundfile", "audio") from error
     try:
         return soundfile.read(file, dtype="float32")
     except (soundfile.LibsndfileError, ValueError) as error:
-        raise ValueError(f"{where}{_named_file(file)} is not a readable sound file: {error}") from error
+        raise ValueError(f"{where}{_path_in_brackets(file)} is not a readable audio file: {error}") from error
 
 
-def resample(where: str, sound: np.ndarray, rate: int, target: int) -> np.ndarray:
-    """Sound `(samples,)` of one sampling rate at another."""
+def resample(where: str, audio: np.ndarray, rate: int, target: int) -> np.ndarray:
+    """Resamples audio `(samples,)` from one sampling rate to another."""
     if not isinstance(rate, Number) or not 0 < rate < 1e7:
         raise ValueError(f"{where} has `sampling_rate={rate!r}`; expected hertz, above 0 and below 10 million")
     if rate == target:
-        return sound
+        return audio
     try:
         import soxr
     except ImportError as error:
-        raise ImportError(
-            f"{where} has {rate} Hz where {target} Hz are expected; to resample, `pip install crossfuse[audio]`"
+        raise needs(
+            f"{where} has {rate} Hz where {target} Hz are expected, and resampling needs soxr", "audio"
         ) from error
-    sound = soxr.resample(sound, rate, target)
-    if len(sound) == 0:
+    audio = soxr.resample(audio, rate, target)
+    if len(audio) == 0:
         raise ValueError(f"{where} is too short: no sample is left at {target} Hz")
-    return sound
+    return audio
 
 
 def load_frames(where: str, sample: Any, num_frames: int | None) -> list[Any]:
-    """Frames of a video, `num_frames` of them at equal distances where it has more."""
+    """The frames of a video; if it has more than `num_frames`, so many at equal distances."""
     if _is_file(sample):
         return _read_video_file(where, _open_file(where, sample), num_frames)
     frames = sample if is_list(sample) else to_array(where, sample)
@@ -240,7 +244,7 @@ def _read_video_file(where: str, file: io.BytesIO | str, num_frames: int | None)
     try:
         import av
     except ImportError as error:
-        raise ImportError("reading video files needs PyAV: `pip install crossfuse[video]`") from error
+        raise needs("reading video files needs PyAV", "video") from error
 
     def decode(container):
         container.seek(0)
@@ -248,13 +252,13 @@ def _read_video_file(where: str, file: io.BytesIO | str, num_frames: int | None)
 
     try:
         with av.open(file) as container:
-            # Counted by decoding: what a header says is often missing or wrong.
+            # Frames are counted by decoding, since headers often say nothing or the wrong number.
             wanted = set(_uniform_indices(sum(1 for _ in decode(container)), num_frames))
             frames = [frame.to_image() for i, frame in enumerate(decode(container)) if i in wanted]
     except (av.FFmpegError, IndexError) as error:
-        raise ValueError(f"{where}{_named_file(file)} is not a readable video: {error}") from error
+        raise ValueError(f"{where}{_path_in_brackets(file)} is not a readable video: {error}") from error
     if not frames:
-        raise ValueError(f"{where}{_named_file(file)} has no frame")
+        raise ValueError(f"{where}{_path_in_brackets(file)} has no frame")
     return frames
 
 
@@ -268,31 +272,3 @@ def load_series(where: str, sample: Any, num_channels: int) -> np.ndarray:
     if array.ndim != 2 or array.shape[1] != num_channels:
         raise ValueError(f"{where} has shape {np.shape(sample)}; expected `(steps, {num_channels})`")
     return array.astype(np.float64)
-
-
-def pad_rows(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Arrays `(steps, ...)` to one array `(rows, longest, ...)` and its mask `(rows, longest)`."""
-    length = max(map(len, rows))
-    values = np.zeros((len(rows), length, *rows[0].shape[1:]), dtype=rows[0].dtype)
-    mask = np.zeros((len(rows), length), dtype=np.int64)
-    for index, row in enumerate(rows):
-        values[index, : len(row)] = row
-        mask[index, : len(row)] = 1
-    return values, mask
-
-
-def spread_rows(values: Any, rows: list[int], batch_size: int, fill: int) -> Any:
-    """Values of the samples that have a modality, to all samples of the batch."""
-    if isinstance(values, list):
-        lengths = {len(row) for row in values}
-        if len(lengths) > 1:  # tokens without padding
-            spread = [[] for _ in range(batch_size)]
-            for row, value in zip(rows, values):
-                spread[row] = value
-            return spread
-        values = np.array(values, dtype=np.int64)
-    if len(rows) == batch_size:
-        return values
-    spread = np.full((batch_size, *values.shape[1:]), fill, dtype=values.dtype)
-    spread[rows] = values
-    return spread

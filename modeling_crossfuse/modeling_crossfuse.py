@@ -22,7 +22,7 @@ from .decoder import CrossFuseDecoder
 from .decoder_cache import CACHE, takes_cache
 from .generation_crossfuse import CrossFuseGenerationMixin
 from .inputs import check_labels
-from .layers import CrossFuseLinear, make_norm
+from .layers import linear_class, make_linear, make_norm
 from .multimodal_encoder import CrossFuseMultimodalEncoder, records_layers
 from .outputs import (
     CrossFuseEncoderOutput,
@@ -313,7 +313,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         self.known_arguments = self.model.known_arguments
         if self.main_input_name not in config.modalities.tensor_names:
             self.main_input_name = next(iter(config.modalities.tensor_names))
-        self.lm_head = CrossFuseLinear(config.d_model, config.decoder.vocab_size, bias=False)
+        self.lm_head = make_linear(config.d_model, config.decoder.vocab_size)
         self.answer_head = CrossFuseAnswerHead(config) if config.num_answers else None
         self.post_init()
 
@@ -326,7 +326,8 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
 
     def set_output_embeddings(self, new_embeddings: nn.Module):
         if type(new_embeddings) is nn.Linear:  # as transformers makes it, and marks it, when the vocabulary is resized
-            new_embeddings.__class__ = CrossFuseLinear  # has no state of its own
+            # Neither class has a state of its own.
+            new_embeddings.__class__ = linear_class(new_embeddings.in_features, new_embeddings.out_features)
         self.lm_head = new_embeddings
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The base class of every CrossFuse model."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
@@ -16,20 +15,7 @@ from transformers.modeling_utils import PreTrainedModel
 from .configuration_crossfuse import CrossFuseConfig
 from .hub import CodeToHubMixin
 from .layers import CrossFuseLayer, CrossFuseRotaryEmbedding
-
-
-def refuse_missing_weights(model: PreTrainedModel, checkpoint_files: list[str] | None):
-    """
-    Raises a `ValueError` if a model is large and next to none of it can be in the files, before memory is taken for
-    what they lack: a config that came with them may ask for anything.
-    """
-    wanted = sum(parameter.numel() for parameter in model.parameters())
-    stored = sum(os.path.getsize(file) for file in checkpoint_files or ())
-    if checkpoint_files and wanted > max(2**26, 16 * stored):
-        raise ValueError(
-            f"the config asks for {wanted:,} weights, but the files with weights have {stored:,} bytes; they are not "
-            "this model's. To begin with random weights, build the model from its config"
-        )
+from .loading import refuse_missing_weights
 
 
 class CrossFusePreTrainedModel(CodeToHubMixin, PreTrainedModel):

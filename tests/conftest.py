@@ -33,18 +33,21 @@ def freeze_what_is_imported():
 @pytest.fixture(autouse=True)
 def restore_global_state():
     import torch
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
     from modeling_crossfuse.configuration_crossfuse import FUSION_TYPES
     from modeling_crossfuse.fusion import FUSIONS
 
-    fusions, types, verbosity = dict(FUSIONS), list(FUSION_TYPES), logging.get_verbosity()
+    fusions, types = dict(FUSIONS), list(FUSION_TYPES)
+    verbosity, hub_verbosity = logging.get_verbosity(), hub_logging.get_verbosity()
     threads = torch.get_num_threads()  # with others, sums come in another order
     yield
     FUSIONS.clear()
     FUSIONS.update(fusions)
     FUSION_TYPES[:] = types
     logging.set_verbosity(verbosity)
+    hub_logging.set_verbosity(hub_verbosity)
     torch.set_num_threads(threads)
 
 

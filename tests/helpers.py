@@ -42,7 +42,16 @@ def tiny_config(*modalities: str, fusion: str | dict = "concat", **settings) -> 
     """A config of about 10,000 parameters per part. `modalities` are names in `MODALITIES`, `text` by default."""
     chosen = {name: MODALITIES[name] for name in modalities or ("text",)}
     fusion = {"num_layers": 1, "num_latents": 3, **({"type": fusion} if isinstance(fusion, str) else fusion)}
-    return CrossFuseConfig(**{**TINY, "modalities": chosen, "fusion": fusion, **settings})
+    settings = {**TINY, "modalities": chosen, "fusion": fusion, **settings}
+    if any(isinstance(part, dict) and "encoder" in part for part in settings["modalities"].values()):
+        return composed_config(settings.pop("modalities"), **settings)
+    return CrossFuseConfig(**settings)
+
+
+def composed_config(encoders: dict, **settings) -> CrossFuseConfig:
+    """A config with encoders of transformers, complete, as a saved model has it."""
+    model = CrossFuseForConditionalGeneration.from_encoders(encoders, **settings)
+    return CrossFuseConfig.from_dict(model.config.to_dict())
 
 
 def tiny_model(config: CrossFuseConfig, model_class=CrossFuseForConditionalGeneration, seed: int = 0):
@@ -77,8 +86,8 @@ def tiny_labels(batch_size: int = 2, length: int = 4, seed: int = 0, vocab_size:
 
 
 def load_script(name: str):
-    """A script as a module, without its folder on the path."""
-    path = Path(__file__).resolve().parent.parent / "scripts" / f"{name}.py"
+    """A script of benchmarks or research as a module, without its folder on the path."""
+    (path,) = (Path(__file__).resolve().parent.parent / "scripts").glob(f"*/{name}.py")
     spec = importlib.util.spec_from_file_location(f"crossfuse_script_{name}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -91,7 +100,7 @@ import sys
 
 class Hidden:
     def find_spec(name, path=None, target=None):
-        if name.partition(".")[0] == "modeling_crossfuse":
+        if name.partition(".")[0] in ("crossfuse", "modeling_crossfuse"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Hidden)

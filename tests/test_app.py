@@ -3,6 +3,7 @@
 """The web page: its fields, what it answers and refuses, its server, the Space that it writes, and a browser."""
 
 import contextlib
+import importlib
 import json
 import os
 import socket
@@ -20,6 +21,10 @@ import yaml
 from packaging.requirements import Requirement
 from PIL import Image
 
+from crossfuse import app
+from crossfuse.flags import Parser
+from crossfuse.loading import load_model
+from crossfuse.main import main
 from modeling_crossfuse import (
     CrossFuseForConditionalGeneration,
     CrossFuseForSequenceClassification,
@@ -27,14 +32,14 @@ from modeling_crossfuse import (
 )
 from modeling_crossfuse.training import train_tokenizer
 
-from .helpers import load_script, tiny_config, tiny_model
+from .helpers import tiny_config, tiny_model
 
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 gradio = pytest.importorskip("gradio", reason="the web page needs gradio")
 gradio_client = pytest.importorskip("gradio_client")
 httpx = pytest.importorskip("httpx")
-app = load_script("app")
+page = importlib.import_module("crossfuse.page")
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("text", "image", "video", "audio", "wrist")
@@ -86,7 +91,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def loaded(folder):
-    return app.load_model(str(folder))
+    return load_model(str(folder))
 
 
 @pytest.fixture
@@ -100,8 +105,8 @@ def fill(loaded, files):
 
 
 def test_a_field_for_each_modality_by_its_kind(loaded):
-    page = app.build_page(*loaded)
-    inputs = next(iter(page.fns.values())).inputs
+    blocks = page.build_page(*loaded)
+    inputs = next(iter(blocks.fns.values())).inputs
     labels = [field.label.split(" (")[0] for field in inputs]
     expected = [gradio.Textbox, gradio.Image, gradio.Video, gradio.Audio, gradio.File]
     assert labels == list(KINDS)
@@ -119,7 +124,7 @@ def test_a_field_for_each_modality_by_its_kind(loaded):
     ],
 )
 def test_what_is_given_is_answered_and_explained(loaded, fill, given):
-    early, whole = app.respond(*loaded, *fill(**given))
+    early, whole = page.respond(*loaded, *fill(**given))
     assert early == (*whole[:2], None)
     answer, shares, picture = whole
     assert isinstance(answer, str) and answer
@@ -134,9 +139,9 @@ def test_what_is_given_is_answered_and_explained(loaded, fill, given):
         ({}, "Nothing is given; expected at least one of text, image, video, audio, wrist"),
         ({"text": " \n"}, "Nothing is given"),
         ({"text": "a" * 1001}, "text has 1,001 letters; expected 1,000 at most"),
-        ({"image": "broken.png"}, "(broken.png) is not a readable picture"),
-        ({"audio": "<b>.wav"}, "(&lt;b&gt;.wav) is not a readable sound file"),
-        ({"audio": "wrist.npy"}, "(wrist.npy) is not a readable sound file"),
+        ({"image": "broken.png"}, "(broken.png) is not a readable image"),
+        ({"audio": "<b>.wav"}, "(&lt;b&gt;.wav) is not a readable audio file"),
+        ({"audio": "wrist.npy"}, "(wrist.npy) is not a readable audio file"),
         ({"audio": "long.wav"}, "audio has 61 seconds; expected 60 at most"),
         ({"video": "broken.png"}, "(broken.png) has no frame"),
         ({"wrist": "words.csv"}, "words.csv is not a table of numbers"),
@@ -149,7 +154,7 @@ def test_what_is_given_is_answered_and_explained(loaded, fill, given):
 )
 def test_wrong_values_are_refused_in_words(loaded, fill, given, message):
     with pytest.raises(gradio.Error) as error:
-        list(app.respond(*loaded, *fill(**given)))
+        list(page.respond(*loaded, *fill(**given)))
     assert message in error.value.message and "/" not in error.value.message.replace("/b", "")
     assert not error.value.print_exception
 
@@ -164,22 +169,22 @@ def test_wrong_values_are_refused_in_words(loaded, fill, given, message):
 )
 def test_classifiers_show_their_classes(tmp_path, files, settings, total):
     folder = save_model(tmp_path, "image", "wrist", model_class=CrossFuseForSequenceClassification, **settings)
-    model, processor = app.load_model(str(folder))
-    _, (answer, shares, picture) = app.respond(model, processor, files["red.png"], None)
+    model, processor = load_model(str(folder))
+    _, (answer, shares, picture) = page.respond(model, processor, files["red.png"], None)
     assert list(shares) == ["image"] and picture.width > 1000
     if settings.get("problem_type") == "regression":
         assert answer.startswith("weight: ") and float(answer.removeprefix("weight: "))
-        assert isinstance(app.answer_component(model), gradio.Textbox)
+        assert isinstance(page.answer_component(model), gradio.Textbox)
         return
     assert list(answer) == list(settings["id2label"].values()) and all(0 < score < 1 for score in answer.values())
     assert total is None or sum(answer.values()) == pytest.approx(total)
-    assert isinstance(app.answer_component(model), gradio.Label)
+    assert isinstance(page.answer_component(model), gradio.Label)
 
 
 def test_the_demo_has_examples(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
-    examples = app.demo_examples(["text", "image", "audio"], tmp_path)
-    assert len(examples) == len(app.EXAMPLES)
+    examples = page.demo_examples(app.DEMO_DATA, ["text", "image", "audio"], tmp_path)
+    assert len(examples) == len(page.EXAMPLES)
     assert examples[0][0] == "name in French" and all(Path(path).is_file() for path in examples[0][1:])
 
 
@@ -189,22 +194,23 @@ def test_the_demo_has_examples(monkeypatch, tmp_path):
 )
 def test_wrong_arguments_are_refused(capsys, folder, argv, message):
     with pytest.raises(SystemExit) as stopped:
-        app.main([argument.format(model=folder) for argument in argv])
+        main(["app", *(argument.format(model=folder) for argument in argv)])
     assert stopped.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_a_full_folder_is_no_place_for_a_space(capsys, folder):
     with pytest.raises(SystemExit):
-        app.main([str(folder), "--write_space", str(folder)])
+        main(["app", str(folder), "--write_space", str(folder)])
     assert "is not empty" in capsys.readouterr().err
 
 
 def test_without_gradio_it_says_what_to_install(tmp_path):
-    (tmp_path / "gradio.py").write_text("raise ImportError('no gradio')")
+    (tmp_path / "gradio.py").write_text("raise ModuleNotFoundError('no gradio', name='gradio')")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     command = [sys.executable, str(ROOT / "scripts" / "app.py")]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert run.returncode != 0 and "pip install crossfuse[app]" in run.stderr and "Traceback" not in run.stderr
+    assert run.returncode == 2 and len(run.stderr.splitlines()) == 1
+    assert "crossfuse app: error: `crossfuse app` needs the module gradio; install it with: pip install" in run.stderr
 
 
 @contextlib.contextmanager
@@ -231,8 +237,8 @@ def served(folder: Path, program: str, log_file: Path, **environment: str):
 
 
 def test_a_server_answers_several_at_once(loaded, files):
-    page = app.build_page(*loaded)
-    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, max_file_size="100kb", show_error=True)
+    blocks = page.build_page(*loaded)
+    _, address, _ = blocks.launch(prevent_thread_lock=True, quiet=True, max_file_size="100kb", show_error=True)
     try:
         client = gradio_client.Client(address, verbose=False)
         samples = [("name", None), ("name in French", files["red.png"]), (None, files["red.png"])]
@@ -242,7 +248,7 @@ def test_a_server_answers_several_at_once(loaded, files):
         ]
         for (text, image), job in zip(samples, jobs):
             answer, shares, picture = job.result(timeout=120)
-            *_, (expected, expected_shares, _) = app.respond(*loaded, text, image, None, None, None)
+            *_, (expected, expected_shares, _) = page.respond(*loaded, text, image, None, None, None)
             assert answer == expected and Path(picture).is_file()
             assert {entry["label"] for entry in shares["confidences"]} == set(expected_shares)
         with pytest.raises(gradio_client.exceptions.AppError, match="Nothing is given"):
@@ -250,7 +256,7 @@ def test_a_server_answers_several_at_once(loaded, files):
         video, series = (gradio_client.handle_file(files[name]) for name in ("video.gif", "wrist.csv"))
         assert client.predict(None, None, video, None, series, api_name="/answer")[0]
         broken = gradio_client.handle_file(files["broken.png"])
-        with pytest.raises(gradio_client.exceptions.AppError, match="not a readable picture"):
+        with pytest.raises(gradio_client.exceptions.AppError, match="not a readable image"):
             client.predict("", broken, None, None, None, api_name="/answer")
         with pytest.raises(Exception, match=r"413|size|large"):  # more than `max_file_size`
             client.predict("", None, None, None, gradio_client.handle_file(files["long.npy"]), api_name="/answer")
@@ -259,14 +265,14 @@ def test_a_server_answers_several_at_once(loaded, files):
         event = httpx.post(call, json={"data": [None, secret, None, None, None]}).json()["event_id"]
         assert "was not uploaded by a user" in httpx.get(f"{call}/{event}", timeout=60).text
     finally:
-        page.close()
+        blocks.close()
 
 
 @pytest.mark.slow
 def test_the_space_that_it_writes_starts_by_itself(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(ROOT)
     space = tmp_path / "space"
-    app.main([app.DEMO_MODEL, "--write_space", str(space)])
+    main(["app", app.DEMO_MODEL, "--write_space", str(space)])
     assert f"hf upload NAME/SPACE {space} . --repo-type space" in capsys.readouterr().out
     settings = yaml.safe_load((space / "README.md").read_text(encoding="utf-8").split("---\n")[1])
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -274,7 +280,7 @@ def test_the_space_that_it_writes_starts_by_itself(monkeypatch, tmp_path, capsys
     assert settings["sdk_version"] == gradio.__version__ and settings["python_version"] == python
     required = [Requirement(line) for line in (space / "requirements.txt").read_text().splitlines()]
     assert all(requirement.specifier.contains(version(requirement.name)) for requirement in required)
-    rocket = app.demo_examples(["image", "audio"], tmp_path)[0]
+    rocket = page.demo_examples(app.DEMO_DATA, ["image", "audio"], tmp_path)[0]
     with served(space, "app.py", tmp_path / "server.log", PYTHONPATH="") as address:
         client = gradio_client.Client(address, verbose=False)
         files = [gradio_client.handle_file(path) for path in rocket]
@@ -285,11 +291,11 @@ def test_the_space_that_it_writes_starts_by_itself(monkeypatch, tmp_path, capsys
 
 def test_a_space_of_another_model_has_no_examples(monkeypatch, folder, tmp_path):
     monkeypatch.chdir(ROOT)
-    app.main([str(folder), "--write_space", str(tmp_path / "space")])
+    main(["app", str(folder), "--write_space", str(tmp_path / "space")])
     written = {path.name for path in (tmp_path / "space").iterdir()}
-    assert written == {"app.py", "README.md", "requirements.txt", "modeling_crossfuse", "model"}
+    assert written == {"app.py", "README.md", "requirements.txt", "crossfuse", "modeling_crossfuse", "model"}
     monkeypatch.chdir(tmp_path / "space")
-    assert app.parse_args([]).model == "model"
+    assert app.parse_args(Parser("app", ""), []).model == "model"
 
 
 @pytest.mark.slow

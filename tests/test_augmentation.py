@@ -1,6 +1,6 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Augmentation of pictures and sound: what may change and what may not."""
+"""Augmentation of images and audio: what may change and what may not."""
 
 import sys
 
@@ -23,7 +23,7 @@ STEPS = [
 ]
 
 
-def make_pictures(*shape: int) -> torch.Tensor:
+def make_images(*shape: int) -> torch.Tensor:
     pixels = torch.rand(*shape, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     return (pixels - torch.tensor(MEAN).view(-1, 1, 1)) / torch.tensor(STD).view(-1, 1, 1)
 
@@ -36,44 +36,44 @@ def power_of(features: torch.Tensor) -> torch.Tensor:
     return 10 ** (4 * features - 4)
 
 
-# Pictures
+# Images
 
 
 @pytest.mark.parametrize("shape", [(2,), (2, 3)])
-def test_pictures_keep_shape_and_range(shape):
-    pictures = make_pictures(*shape)
-    before = pictures.clone()
+def test_images_keep_shape_and_range(shape):
+    images = make_images(*shape)
+    before = images.clone()
     torch.manual_seed(0)
-    changed = ImageAugmentation(STEPS, MEAN, STD)(pictures)
-    assert changed.shape == pictures.shape and changed.dtype == pictures.dtype
-    assert torch.equal(pictures, before) and not torch.allclose(changed, pictures, atol=0.1)
+    changed = ImageAugmentation(STEPS, MEAN, STD)(images)
+    assert changed.shape == images.shape and changed.dtype == images.dtype
+    assert torch.equal(images, before) and not torch.allclose(changed, images, atol=0.1)
     pixels = changed * torch.tensor(STD).view(-1, 1, 1) + torch.tensor(MEAN).view(-1, 1, 1)
     assert pixels.min() > -1e-5 and pixels.max() < 1 + 1e-5
 
 
-def test_pictures_without_steps():
-    pictures = make_pictures(2)
-    assert_same(ImageAugmentation([], MEAN, STD)(pictures), pictures)
+def test_images_without_steps():
+    images = make_images(2)
+    assert_same(ImageAugmentation([], MEAN, STD)(images), images)
 
 
-def test_each_picture_is_drawn_anew_and_seeds_repeat():
+def test_each_image_is_drawn_anew_and_seeds_repeat():
     step = ImageAugmentation([{"RandomAffine": {"degrees": 90, "p": 1.0}}], MEAN, STD)
-    pictures = make_pictures(1).repeat(2, 1, 1, 1)
+    images = make_images(1).repeat(2, 1, 1, 1)
     torch.manual_seed(1)
-    first = step(pictures)
-    second = step(pictures)
+    first = step(images)
+    second = step(images)
     torch.manual_seed(1)
-    assert torch.equal(step(pictures), first)
+    assert torch.equal(step(images), first)
     assert not torch.allclose(first[0], first[1]) and not torch.allclose(first, second)
 
 
-def test_probability_is_a_share_of_the_pictures():
-    pictures = make_pictures(400)
+def test_probability_is_a_share_of_the_images():
+    images = make_images(400)
     torch.manual_seed(0)
-    changed = ImageAugmentation([{"RandomHorizontalFlip": {"p": 0.25}}], MEAN, STD)(pictures)
-    flipped = (changed - pictures).abs().flatten(1).amax(1) > 1e-4
+    changed = ImageAugmentation([{"RandomHorizontalFlip": {"p": 0.25}}], MEAN, STD)(images)
+    flipped = (changed - images).abs().flatten(1).amax(1) > 1e-4
     assert 0.17 < flipped.float().mean() < 0.33
-    assert_same(changed[flipped], pictures[flipped].flip(-1))
+    assert_same(changed[flipped], images[flipped].flip(-1))
 
 
 @pytest.mark.parametrize(
@@ -93,21 +93,21 @@ def test_steps_that_are_refused(steps, message):
 def test_without_kornia(monkeypatch):
     monkeypatch.setitem(sys.modules, "kornia", None)
     monkeypatch.setitem(sys.modules, "kornia.augmentation", None)
-    with pytest.raises(ImportError, match=r"pip install crossfuse\[train\]"):
+    with pytest.raises(ImportError, match=r"pip install .crossfuse\[train\]"):
         ImageAugmentation(STEPS, MEAN, STD)
 
 
-# Sound
+# Audio
 
 QUIET = {"noise_probability": 0.0, "gain_db": 0.0, "max_time_mask": 0.0, "max_band_mask": 0.0}
 
 
-def test_sound_that_nothing_changes():
+def test_audio_that_nothing_changes():
     features, mask = torch.randn(3, 8, 20), torch.ones(3, 20)
     assert_same(AudioAugmentation(**QUIET)(features, mask), features)
 
 
-def test_sound_keeps_shape_and_seeds_repeat():
+def test_audio_keeps_shape_and_seeds_repeat():
     features, mask = torch.randn(3, 8, 20), torch.ones(3, 20)
     before, step = features.clone(), AudioAugmentation()
     torch.manual_seed(0)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow  # models are built and exported or trained in mos
 def script():
     """The program; its modules are found beside it while the tests run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPTS))
+        patch.syspath_prepend(str(SCRIPTS / "benchmarks"))
         yield load_script("benchmark")
 
 
@@ -351,7 +351,7 @@ def test_the_program(script, frozen, monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["frozen", "--repeats", "0"], "--repeats is 0; expected more than 0"),
+        (["frozen", "--repeats", "0"], "--repeats: 0 is not above 0"),
         (["frozen", "--output", "nowhere/figures.json"], "--output: there is no folder nowhere"),
         (["peers", "--plot", "nowhere/peers.png"], "--plot: there is no folder nowhere"),
         (["peers", "--plot", "."], "--plot: . is a folder; expected a file"),

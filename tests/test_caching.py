@@ -15,6 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import BertModel
 
+from crossfuse.main import run
+from crossfuse.training_arguments import parse_recipe
 from modeling_crossfuse.data.caching import (
     TENSORS,
     CachedInputs,
@@ -25,9 +27,9 @@ from modeling_crossfuse.data.caching import (
 from modeling_crossfuse.data.collator import CrossFuseDataCollator
 from modeling_crossfuse.modeling_crossfuse import CrossFuseMultimodalEncoder
 from modeling_crossfuse.processing_crossfuse import CrossFuseProcessor
-from modeling_crossfuse.training.recipes import add_lora, build_model, parse_recipe
+from modeling_crossfuse.training.building import add_lora, build_model
 
-from .helpers import assert_same, load_script, tiny_config, tiny_model
+from .helpers import assert_same, tiny_config, tiny_model
 from .test_training import (
     INPUTS,
     NAMES,
@@ -160,7 +162,7 @@ def test_the_file_is_used_again(data, encoders, tmp_path, calls):
 def parts(data, encoders):
     """A model with two frozen encoders, and its processor."""
     flags = {"encoders": encoders, "freeze": ["text", "image"]}
-    recipe, _ = parse_recipe(argv_of(data, data / "out", **flags), "")
+    recipe, _ = parse_recipe(argv_of(data, data / "out", **flags))
     return build_model(recipe, make_dataset())
 
 
@@ -231,13 +233,13 @@ def test_rows_have_what_the_encoders_give(parts, tmp_path, batch_size):
         assert torch.equal(*answers)
 
 
-def test_several_pictures_in_one_sample(tmp_path):
+def test_several_images_in_one_sample(tmp_path):
     config = tiny_config("image", "text")
     model, processor = tiny_model(config), CrossFuseProcessor.from_config(config)
     model.freeze_modalities("image")
-    pictures = [[Image.new("RGB", (8, 8), name) for name in NAMES[:count]] for count in (2, 1, 3)]
+    images = [[Image.new("RGB", (8, 8), name) for name in NAMES[:count]] for count in (2, 1, 3)]
     rows = datasets.Dataset.from_dict(
-        {"photos": [*pictures, None]}, features=datasets.Features({"photos": datasets.List(datasets.Image())})
+        {"photos": [*images, None]}, features=datasets.Features({"photos": datasets.List(datasets.Image())})
     )
     encoded = EncodedInputs(rows, model, processor, {"image": "photos"}, tmp_path)
     lengths = [encoded[index][TENSORS].get("image_hidden_states", torch.zeros(1, 0)).shape[1] for index in range(4)]
@@ -292,7 +294,7 @@ def test_weights_of_half_precision(parts, tmp_path):
 def test_what_is_refused(data, encoders, tmp_path, flags, message):
     flags = flags_of(data, encoders, cache_encoder_outputs=True) | flags
     with pytest.raises(ValueError, match=message):
-        load_script("train").main(argv_of(data, tmp_path / "out", **flags))
+        run(["train", *argv_of(data, tmp_path / "out", **flags)])
 
 
 def test_an_encoder_with_adapters_is_not_constant(parts):

@@ -20,11 +20,11 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "encoders.md"
 @pytest.fixture(scope="module")
 def script():
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPTS))
+        patch.syspath_prepend(str(SCRIPTS / "research"))
         yield load_script("check_encoders")
 
 
-# One of each sort: towers, encoders of encoder-decoders, feature maps, patches, films, waves, decoders.
+# One of each sort: towers, encoders of encoder-decoders, feature maps, patches, videos, waves, decoders.
 EXPECTED = {
     "bert": {("text", "works", "BertModel")},
     "clip": {("text", "works", "CLIPTextModel"), ("image", "works", "CLIPVisionModel")},
@@ -96,7 +96,7 @@ def test_the_page_in_the_repository_covers_every_type(script):
 @pytest.mark.slow
 def test_the_program(tmp_path):
     rows = tmp_path / "rows.json"
-    command = [sys.executable, SCRIPTS / "check_encoders.py", "resnet", "bert", "--output", rows]
+    command = [sys.executable, SCRIPTS / "research" / "check_encoders.py", "resnet", "bert", "--output", rows]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     expected = [["resnet", "image", "works", "ResNetModel"], ["bert", "text", "works", "BertModel"]]
@@ -109,7 +109,7 @@ def test_the_program(tmp_path):
     [
         (["berd"], "'berd' is no model type"),
         (["bert", "--output", "nowhere/page.md"], "--output: there is no folder nowhere"),
-        (["bert", "--processes", "0"], "--processes is 0; expected more than 0"),
+        (["bert", "--processes", "0"], "--processes: 0 is not above 0"),
     ],
 )
 def test_wrong_arguments(script, capsys, arguments, message):

@@ -9,10 +9,10 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
+from crossfuse.training_arguments import parse_recipe
 from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration
 from modeling_crossfuse.data.augmentation import BatchAugmentation
 from modeling_crossfuse.processing_crossfuse import CrossFuseProcessor
-from modeling_crossfuse.training.recipes import parse_recipe
 
 from .helpers import tiny_inputs
 
@@ -64,7 +64,7 @@ def test_tiny_runs():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe(path):
-    recipe, arguments = parse_recipe([str(path), "--use_cpu"], "")
+    recipe, arguments = parse_recipe([str(path), "--use_cpu"])
     config = AutoConfig.from_pretrained(CONFIGURATION.parent / recipe.model)
     assert set(recipe.inputs) <= set(config.modalities) and recipe.target
     assert arguments.output_dir == yaml.safe_load(path.read_text())["output_dir"]

@@ -14,7 +14,7 @@ from .helpers import MODALITIES, tiny_config
 
 GENERATOR = np.random.default_rng(0)
 SAMPLES = {
-    "text": "what is on the picture?",
+    "text": "what is on the image?",
     "image": Image.fromarray(GENERATOR.integers(0, 200, (8, 10, 3), dtype=np.uint8)),
     "video": GENERATOR.integers(0, 200, (3, 8, 10, 3), dtype=np.uint8),
     "audio": np.sin(np.arange(4000) / 7).astype(np.float32),
@@ -79,13 +79,13 @@ def test_level_out_of_range(modalities, level):
             degrade()
 
 
-def test_cover_hides_the_right_half_and_leaves_the_picture_alone():
-    picture = Image.new("RGB", (10, 4), "red")
-    pixels = np.asarray(cover(picture, 0.5))
+def test_cover_hides_the_right_half_and_leaves_the_image_alone():
+    image = Image.new("RGB", (10, 4), "red")
+    pixels = np.asarray(cover(image, 0.5))
     assert (pixels[:, 5:] == 255).all() and (pixels[:, :5] == (255, 0, 0)).all()
-    assert np.asarray(picture)[0, 9].tolist() == [255, 0, 0]
-    assert (np.asarray(cover(picture, 0)) == np.asarray(picture)).all()
-    assert (np.asarray(cover(picture, 1)) == 255).all()
+    assert np.asarray(image)[0, 9].tolist() == [255, 0, 0]
+    assert (np.asarray(cover(image, 0)) == np.asarray(image)).all()
+    assert (np.asarray(cover(image, 1)) == 255).all()
 
 
 @pytest.mark.parametrize("level", [0.1, 0.5, 0.9])
@@ -105,6 +105,6 @@ def test_noise_of_a_series_has_the_scale_of_its_channels(modalities):
     np.testing.assert_allclose(noise.std(0), modalities["wrist"]["std"], rtol=0.1)
 
 
-def test_several_pictures(modalities):
-    pictures = Degradation(modalities, 1)("image", [SAMPLES["image"], SAMPLES["image"]])
-    assert len(pictures) == 2 and all((np.asarray(picture) == 255).all() for picture in pictures)
+def test_several_images(modalities):
+    images = Degradation(modalities, 1)("image", [SAMPLES["image"], SAMPLES["image"]])
+    assert len(images) == 2 and all((np.asarray(image) == 255).all() for image in images)

@@ -119,7 +119,7 @@ def test_the_machine_gets_the_training_mean_for_what_is_missing():
     ("argv", "message"),
     [
         (["--folds", "1"], "--folds is 1; expected at least 2"),
-        (["--epochs", "0"], "--epochs is 0"),
+        (["--epochs", "0"], "--epochs: 0 is not above 0"),
         (["--dataset", "/nowhere/digits"], "there is no data set at"),
         (["--output", "/nowhere/r.json"], "there is no folder /nowhere"),
     ],

@@ -22,8 +22,8 @@ class MarkdownParser(doctest.DocTestParser):
 
 def collect() -> list[doctest.DocTest]:
     finder = doctest.DocTestFinder(parser=MarkdownParser(), exclude_empty=True)
-    names = [module.name for module in pkgutil.iter_modules(modeling_crossfuse.__path__)]
-    modules = [importlib.import_module(f"modeling_crossfuse.{name}") for name in sorted(names)]
+    found = pkgutil.walk_packages(modeling_crossfuse.__path__, "modeling_crossfuse.")
+    modules = [importlib.import_module(name) for name in sorted(module.name for module in found)]
     return [test for module in modules for test in finder.find(module) if test.examples]
 
 

@@ -86,7 +86,7 @@ def folders(tmp_path):
         ),
         "audio": save(tmp_path / "whisper", LONGER_WHISPER, WhisperFeatureExtractor(feature_size=16, chunk_length=1)),
         "speech": save(tmp_path / "wav2vec2", WAV2VEC2, Wav2Vec2FeatureExtractor()),
-        "sound": save(tmp_path / "ast", AST, ASTFeatureExtractor(num_mel_bins=16, max_length=32)),
+        "noise": save(tmp_path / "ast", AST, ASTFeatureExtractor(num_mel_bins=16, max_length=32)),
     }
 
 
@@ -94,21 +94,21 @@ def encoders_of(folders):
     return {**folders, "eye": {"kind": "image", "encoder": folders["eye"]}, "wrist": WRIST}
 
 
-def picture(colour: str = "red", size=(40, 20)) -> Image.Image:
+def an_image(colour: str = "red", size=(40, 20)) -> Image.Image:
     return Image.new("RGB", size, colour)
 
 
 def sample(seed: int = 0) -> dict:
     generator = np.random.default_rng(seed)
-    sound = {"array": generator.standard_normal(1600).astype(np.float32) / 4, "sampling_rate": 16_000}
+    audio = {"array": generator.standard_normal(1600).astype(np.float32) / 4, "sampling_rate": 16_000}
     return {
         "text": "what is this ?",
-        "image": picture(),
-        "eye": picture("green"),
-        "video": [picture("red"), picture("green"), picture("blue")],
-        "audio": sound,
-        "speech": sound,
-        "sound": sound,
+        "image": an_image(),
+        "eye": an_image("green"),
+        "video": [an_image("red"), an_image("green"), an_image("blue")],
+        "audio": audio,
+        "speech": audio,
+        "noise": audio,
         "wrist": generator.standard_normal((5, 3)),
     }
 
@@ -124,7 +124,7 @@ def test_every_modality_gets_what_its_encoder_was_trained_with(folders):
         **VIDEO_PROCESSOR,
         "feature_extractor": "WhisperFeatureExtractor",
         "speech_feature_extractor": "Wav2Vec2FeatureExtractor",
-        "sound_feature_extractor": "ASTFeatureExtractor",
+        "noise_feature_extractor": "ASTFeatureExtractor",
     }
     assert processor.modalities["text"]["max_length"] == 8
 
@@ -143,8 +143,8 @@ def test_what_it_gives_is_what_each_part_gives_by_itself(folders):
         "speech_input_values": processor.speech_feature_extractor(
             given["speech"]["array"], sampling_rate=16_000, return_tensors="pt"
         )["input_values"],
-        "sound_input_values": processor.sound_feature_extractor(
-            given["sound"]["array"], sampling_rate=16_000, return_tensors="pt"
+        "noise_input_values": processor.noise_feature_extractor(
+            given["noise"]["array"], sampling_rate=16_000, return_tensors="pt"
         )["input_values"],
     }
     for name, value in expected.items():
@@ -207,7 +207,7 @@ def test_models_and_configs_in_place_of_folders(folders):
     model = AutoModel.from_pretrained(folders["eye"])
     processor = CrossFuseProcessor.from_encoders({"image": model, "video": VIDEOMAE})
     assert type(processor.image_processor).__name__ == "CLIPImageProcessorPil"
-    batch = processor(image=picture(), video=[picture()] * 2, return_tensors="pt")
+    batch = processor(image=an_image(), video=[an_image()] * 2, return_tensors="pt")
     assert batch["pixel_values"].shape == (1, 3, 16, 16)
     assert batch["pixel_values_videos"].shape == (1, 2, 3, 16, 16)
 
@@ -216,25 +216,25 @@ def test_a_part_of_ones_own(folders):
     own = ViTImageProcessorPil(**square(16), image_mean=[0.0] * 3, image_std=[1.0] * 3)
     entry = {"encoder": folders["image"], "image_processor": own}
     processor = CrossFuseProcessor.from_encoders({"image": entry})
-    assert processor(image=picture("white"), return_tensors="pt")["pixel_values"].unique().tolist() == [1.0]
+    assert processor(image=an_image("white"), return_tensors="pt")["pixel_values"].unique().tolist() == [1.0]
     model = CrossFuseForConditionalGeneration.from_encoders({"image": entry}, decoder=DECODER, **SETTINGS)
     assert model.config.modalities["image"].architecture == "ViTModel"
 
 
-def test_an_encoder_of_patches_gets_whole_pictures(tmp_path):
+def test_an_encoder_of_patches_gets_whole_images(tmp_path):
     vision = {"embed_dim": 32, "hidden_size": 32, "num_heads": 2, "depth": 1, "patch_size": 4, "spatial_merge_size": 2}
     text = {**SIZES, "vocab_size": 99, "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]}}
     config = Qwen2VLConfig(vision_config=vision, text_config=text)
     folder = save(tmp_path / "qwen", config, Qwen2VLImageProcessorPil(patch_size=4, merge_size=2))
     processor = CrossFuseProcessor.from_encoders({"image": folder})
-    batch = processor(image=picture(), return_tensors="pt")
+    batch = processor(image=an_image(), return_tensors="pt")
     assert batch["pixel_values"].shape == (1, 3, 128, 128)
     model = CrossFuseForConditionalGeneration.from_encoders({"image": folder}, decoder=DECODER, **SETTINGS).eval()
     states, _ = model.get_encoder().encode_modality("image", batch["pixel_values"][None], torch.ones(1, 1).long())
     # The same as the source's own processor and tower make of it.
     source = AutoModel.from_pretrained(folder).eval()
     own = Qwen2VLImageProcessorPil(patch_size=4, merge_size=2, do_resize=False)(
-        picture().resize((128, 128)), return_tensors="pt"
+        an_image().resize((128, 128)), return_tensors="pt"
     )
     with torch.no_grad():
         expected = source.visual(own["pixel_values"], own["image_grid_thw"]).last_hidden_state
@@ -289,6 +289,9 @@ def test_an_encoder_without_an_image_processor(tmp_path):
     folder = save(tmp_path / "vit", VIT)
     with pytest.raises(OSError, match=r"`encoders\['image'\]=.*no ImageProcessor can be loaded"):
         CrossFuseProcessor.from_encoders({"image": folder})
+    entry = {"encoder": folder, "image_processor": ViTImageProcessorPil(**square(16))}
+    batch = CrossFuseProcessor.from_encoders({"image": entry})(image=an_image(), return_tensors="pt")
+    assert batch["pixel_values"].shape == (1, 3, 16, 16)
 
 
 def test_a_config_with_an_encoder_of_transformers():

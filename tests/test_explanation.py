@@ -25,7 +25,7 @@ from modeling_crossfuse import (
     plot_explanation,
     register_fusion,
 )
-from modeling_crossfuse.evaluation.evaluation import modality_shares
+from modeling_crossfuse.evaluation.attention import modality_shares
 from modeling_crossfuse.evaluation.plots import save_figure
 from modeling_crossfuse.explanation import plot
 from modeling_crossfuse.training import train_tokenizer
@@ -199,8 +199,7 @@ def test_hidden_states_and_a_wrapped_encoder():
         initializer_range=0.5,
     )
     modalities = {"text": {"encoder": bert}, "wrist": {"kind": "series", "num_channels": 3}}
-    config = CrossFuseConfig(**{**TINY, "modalities": modalities})
-    model = tiny_model(config)
+    model = tiny_model(tiny_config(modalities=modalities))
     inputs = take_rows(tiny_inputs(tiny_config("text", "wrist")), [0])
     explanation = explain(model, inputs, IDS[:1], num_orders=1)[0]
     assert_adds_up(explanation)
@@ -324,7 +323,7 @@ def test_positions_are_cut(name, tensors, max_positions, edges):
 
 @pytest.fixture(scope="module")
 def processor():
-    """Of texts, 8 x 8 images, videos, sound of 6 mel bands, and wrist of 3 channels."""
+    """Of texts, 8 x 8 images, videos, audio of 6 mel bands, and wrist of 3 channels."""
     config = tiny_config("text", "image", "video", "audio", "wrist")
     return CrossFuseProcessor.from_config(config, tokenizer=train_tokenizer(["a red cat"], vocab_size=280))
 
@@ -438,7 +437,7 @@ def test_plot_explanation(sample, explanation, processor, tmp_path, monkeypatch)
         assert f"{name}  {value:+.2f}" in texts
 
 
-def test_plot_explanation_of_one_picture_and_of_a_class(processor, tmp_path):
+def test_plot_explanation_of_one_image_and_of_a_class(processor, tmp_path):
     config = tiny_config("image", id2label={0: "rest", 1: "walk"})
     sample = {"image": np.zeros((8, 8), dtype=np.uint8)}
     batch = processor(**sample, return_tensors="pt")
@@ -462,7 +461,7 @@ def test_plot_explanation_refuses(sample, explanation, processor, tmp_path, monk
     with pytest.raises(ValueError, match="`sample` lacks 'audio', whose positions are explained"):
         plot_explanation(explanation, {**sample, "audio": None}, processor, tmp_path / "none.png")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install crossfuse\[plot\]"):
+    with pytest.raises(ImportError, match=r"pip install .crossfuse\[plot\]"):
         plot_explanation(explanation, sample, processor, tmp_path / "none.png")
     assert not list(tmp_path.iterdir())
 
@@ -527,6 +526,6 @@ def test_without_captum(monkeypatch):
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     config = tiny_config("text")
     model, inputs = tiny_model(config), tiny_inputs(config)
-    with pytest.raises(ImportError, match=r"pip install crossfuse\[explain\]"):
+    with pytest.raises(ImportError, match=r"pip install .crossfuse\[explain\]"):
         explain(model, inputs, IDS)
     assert_adds_up(explain(model, inputs, IDS, max_positions=0)[0])

@@ -11,13 +11,14 @@ import torch
 from PIL import Image
 from transformers import AutoModelForSeq2SeqLM, BertConfig, TorchAoConfig
 
+from crossfuse.main import main, run
 from modeling_crossfuse import CrossFuseForSequenceClassification, CrossFuseProcessor
-from modeling_crossfuse.evaluation.evaluation import predict
+from modeling_crossfuse.evaluation.prediction import predict
 from modeling_crossfuse.export.exported_model import CrossFuseExportedModel
 from modeling_crossfuse.export.graphs import export_model
 from modeling_crossfuse.training import train_tokenizer
 
-from .helpers import FUSIONS, assert_same, load_script, run_python, take_rows, tiny_config, tiny_inputs, tiny_model
+from .helpers import FUSIONS, assert_same, run_python, take_rows, tiny_config, tiny_inputs, tiny_model
 
 
 pytestmark = pytest.mark.slow  # models are built and exported or trained in most of them
@@ -182,7 +183,7 @@ def test_export_model_refuses(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="`inputs` lacks `wrist_values`"):
         export_model(model, {"input_ids": inputs["input_ids"]}, tmp_path, "torch")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(ImportError, match=r"needs onnx and onnxscript: `pip install crossfuse\[export\]`"):
+    with pytest.raises(ImportError, match=r"needs onnx and onnxscript; install it with: pip .*crossfuse\[export\]"):
         export_model(model, inputs, tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -242,7 +243,7 @@ print(json.dumps(answer))
     assert json.loads(finished.stdout) == uncached(model, inputs).tolist()
 
 
-# scripts/export.py
+# crossfuse export
 
 
 @pytest.fixture(scope="module")
@@ -261,26 +262,28 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def script(monkeypatch):
-    script = load_script("export")
-    monkeypatch.setattr(script, "NUM_RUNS", 1)
-    return script
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr("crossfuse.export_checks.NUM_RUNS", 1)
 
 
-def assert_refused(script, capsys, message, *argv):
+def export_program(*argv):
+    return run(["export", *map(str, argv)])
+
+
+def assert_refused(capsys, message, *argv):
     with pytest.raises(SystemExit) as stopped:
-        script.main([str(argument) for argument in argv])
+        main(["export", *map(str, argv)])
     assert stopped.value.code == 2
     error = capsys.readouterr().err.strip()
     assert message in error and len(error.splitlines()) == 1, error
 
 
 @pytest.mark.slow
-def test_script_writes_a_folder_that_answers_as_the_model_does(script, folder, capsys, tmp_path):
+def test_script_writes_a_folder_that_answers_as_the_model_does(folder, capsys, tmp_path):
     output = tmp_path / "exported"
     data = ["--dataset", str(folder / "data"), "--inputs", "image=picture", "--target", "name"]
-    before, after = script.main([str(folder / "model"), "--output", str(output), "--format", "torch", *data])
+    before, after = export_program(folder / "model", "--output", output, "--format", "torch", *data)
     assert before["exact_match"] == after["exact_match"] and before["cer"] == after["cer"]
     printed = capsys.readouterr().out
     assert "the same greedy answers" in printed and "times as fast" in printed and "MB of weights" in printed
@@ -294,7 +297,7 @@ def test_script_writes_a_folder_that_answers_as_the_model_does(script, folder, c
 
 
 @pytest.mark.slow
-def test_script_keeps_nothing_that_differs_from_the_model(script, folder, capsys, monkeypatch, tmp_path):
+def test_script_keeps_nothing_that_differs_from_the_model(folder, capsys, monkeypatch, tmp_path):
     def export_another(model, *args):
         with torch.no_grad():
             model.lm_head.weight[3:] += 1e-3
@@ -302,21 +305,20 @@ def test_script_keeps_nothing_that_differs_from_the_model(script, folder, capsys
         with torch.no_grad():
             model.lm_head.weight[3:] -= 1e-3
 
-    monkeypatch.setattr(script, "export_model", export_another)
+    monkeypatch.setattr("modeling_crossfuse.export.graphs.export_model", export_another)
     argv = (folder / "model", "--output", tmp_path / "exported", "--format", "torch")
-    assert_refused(script, capsys, "off; expected 1e-04 at most", *argv)
+    assert_refused(capsys, "off; expected 1e-04 at most", *argv)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_script_writes_into_an_empty_folder(script, folder, tmp_path):
+def test_script_writes_into_an_empty_folder(folder, tmp_path):
     (tmp_path / "empty").mkdir()
-    argv = [folder / "model", "--output", tmp_path / "empty", "--format", "torch"]
-    script.main([str(argument) for argument in argv])
+    export_program(folder / "model", "--output", tmp_path / "empty", "--format", "torch")
     assert (tmp_path / "empty" / "decoder.pt2").is_file()
 
 
-def test_script_refuses(script, folder, capsys, monkeypatch, tmp_path):
+def test_script_refuses(folder, capsys, monkeypatch, tmp_path):
     model = folder / "model"
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
@@ -326,39 +328,37 @@ def test_script_refuses(script, folder, capsys, monkeypatch, tmp_path):
         ("exists and is not an empty folder", model, "--output", tmp_path / "full"),
         ("--dataset needs --inputs and --target", model, "--output", tmp_path / "a", *data),
         ("go with --dataset", model, "--output", tmp_path / "a", "--target", "name"),
-        ("--batch_size is 0", model, "--output", tmp_path / "a", "--batch_size", "0"),
+        ("--batch_size: 0 is not above 0", model, "--output", tmp_path / "a", "--batch_size", "0"),
         ("no column 'photo'", model, "--output", tmp_path / "a", *data, "--inputs", "image=photo", "--target", "name"),
     ]:
-        assert_refused(script, capsys, message, *argv)
+        assert_refused(capsys, message, *argv)
     classifier = tmp_path / "classifier"
     tiny_model(tiny_config(), CrossFuseForSequenceClassification).save_pretrained(classifier)
     CrossFuseProcessor.from_pretrained(model).save_pretrained(classifier)
-    assert_refused(script, capsys, "which has no decoder", classifier, "--output", tmp_path / "a")
+    assert_refused(capsys, "which has no decoder", classifier, "--output", tmp_path / "a")
     monkeypatch.setitem(sys.modules, "onnx", None)
-    assert_refused(script, capsys, "needs onnx and onnxscript", model, "--output", tmp_path / "a")
+    assert_refused(capsys, "needs onnx and onnxscript", model, "--output", tmp_path / "a")
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
-    assert_refused(
-        script, capsys, "int8 weights need torchao", model, "--output", tmp_path / "a", "--quantize", "int8"
-    )
+    assert_refused(capsys, "int8 weights need torchao", model, "--output", tmp_path / "a", "--quantize", "int8")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["classifier", "full"]
 
 
 @pytest.mark.slow
-def test_script_exports_to_onnx_by_default(script, folder, capsys, monkeypatch, tmp_path):
+def test_script_exports_to_onnx_by_default(folder, capsys, monkeypatch, tmp_path):
     pytest.importorskip("onnxruntime")
-    script.main([str(folder / "model"), "--output", str(tmp_path / "exported")])
+    export_program(folder / "model", "--output", tmp_path / "exported")
     assert "the same greedy answers" in capsys.readouterr().out
     assert {"encoder.onnx", "decoder.onnx"} < {path.name for path in (tmp_path / "exported").iterdir()}
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r"needs onnxruntime: `pip install crossfuse\[export\]`"):
+    with pytest.raises(ImportError, match=r"needs onnxruntime; install it with: pip install .crossfuse\[export\]"):
         CrossFuseExportedModel.from_folder(tmp_path / "exported")
 
 
-def test_script_writes_int8_weights_that_load_as_any_model(script, folder, capsys, tmp_path):
+def test_script_writes_int8_weights_that_load_as_any_model(folder, capsys, tmp_path):
     torchao = pytest.importorskip("torchao.quantization")
     output = tmp_path / "int8"
     data = ["--dataset", str(folder / "data"), "--inputs", "image=picture", "--target", "name", "--max_samples", "2"]
-    before, after = script.main([str(folder / "model"), "--output", str(output), "--quantize", "int8", *data])
+    before, after = export_program(folder / "model", "--output", output, "--quantize", "int8", *data)
     assert before["num_samples"] == after["num_samples"] == 2 and "exact match" in capsys.readouterr().out
     sizes = [(path / "model.safetensors").stat().st_size for path in (output, folder / "model")]
     assert sizes[0] < 0.8 * sizes[1]

@@ -21,11 +21,12 @@ from transformers import (
     pipeline,
 )
 
+from crossfuse.main import main, run
 from modeling_crossfuse import CrossFuseDataCollator, CrossFuseProcessor, CrossFuseTrainer
 from modeling_crossfuse.training import train_tokenizer
 from modeling_crossfuse.training.model_card import write_model_card
 
-from .helpers import MODALITIES, load_script, run_python, tiny_config, tiny_model
+from .helpers import MODALITIES, run_python, tiny_config, tiny_model
 from .hub_server import TOKEN, Fault
 
 
@@ -180,7 +181,8 @@ def test_from_another_process(installed, hub, model, processor, tmp_path):
         assert {name: first[name] for name in compared} == {name: again[name] for name in compared}
 
 
-push_to_hub = load_script("push_to_hub").main
+def push_to_hub(argv):
+    main(["push", *argv])
 
 
 @pytest.fixture
@@ -203,7 +205,7 @@ def test_the_card_loads_the_model_from_where_it_was_pushed(hub, saved, model, pr
 
 
 def test_script(hub, saved, capsys):
-    commit = push_to_hub([str(saved), "me/fusion", "--private", "--message", "First"])
+    commit = run(["push", str(saved), "me/fusion", "--private", "--message", "First"])
     repository = hub.repositories["me/fusion"]
     assert repository.messages == ["First"] and repository.private
     assert commit.oid == repository.branches["main"]
@@ -248,7 +250,7 @@ def test_script_refuses(repo_id, change, message, hub, saved, capsys):
     with pytest.raises(SystemExit, match="2"):
         push_to_hub([str(saved), repo_id])
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("push_to_hub.py: error: ") and message in error
+    assert error.startswith("crossfuse push: error: ") and message in error
     assert not any(repository.messages for repository in hub.repositories.values())
 
 
@@ -344,7 +346,6 @@ def make_trainer(trainer_class, model, processor, folder, **settings):
 def test_trainer_pushes(trainer_class, hub, model, processor, tmp_path, monkeypatch):
     """With checkpoints, from which a training elsewhere goes on as if it had never ended."""
     monkeypatch.delenv("HF_TOKEN")
-    processor.saves_code = trainer_class is Seq2SeqTrainer  # CrossFuseTrainer sees to that itself
     trainer = make_trainer(trainer_class, model, processor, tmp_path / "first")
     trainer.train()
     trainer.push_to_hub()

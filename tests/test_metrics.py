@@ -2,16 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exact match, character error rate and chrF."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from modeling_crossfuse.evaluation.metrics import CharacterErrorRate, ChrF, ExactMatch, compute_text_metrics
-
-
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
 
 @pytest.mark.parametrize(
@@ -74,9 +67,3 @@ def test_wrong_inputs(predictions, references, message):
 def test_nothing_given():
     with pytest.raises(ValueError, match="nothing to compare"):
         ExactMatch().compute()
-
-
-@pytest.mark.slow
-def test_a_script_of_the_same_name_does_not_hide_the_library():
-    code = f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); import modeling_crossfuse.metrics as m; m.ChrF()"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=600)

@@ -65,16 +65,16 @@ def test_sections(tmp_path):
     assert "| 0.500 | 0.250 | 61.2 | 1.500 |" in text
     assert "| `learning_rate` | 0.001 |" in text and "eval_steps" not in text
     assert r'| `questions` | `{"a\|b": "c"}` |' in text
-    assert "| time of training | 1 h 2 min |" in text
+    assert "| time of training | 1:02:05 h |" in text
     assert "{{" not in text and "{%" not in text
 
 
 def test_several_evaluations(tmp_path):
-    card = make_card(tmp_path, metrics={"picture": METRICS, "picture + speech": {"exact_match": 0.75}})
+    card = make_card(tmp_path, metrics={"image": METRICS, "image + audio": {"exact_match": 0.75}})
     assert "| given | exact match | CER | chrF | loss |" in card.text
-    assert "| picture + speech | 0.750 |  |  |  |" in card.text
+    assert "| image + audio | 0.750 |  |  |  |" in card.text
     names = [result.metric_name for result in card.data.eval_results]
-    assert names[-1] == "exact match (picture + speech)" and len(names) == 4
+    assert names[-1] == "exact match (image + audio)" and len(names) == 4
 
 
 def test_a_folder_is_not_taken_for_an_id(tmp_path):
@@ -85,7 +85,7 @@ def test_a_folder_is_not_taken_for_an_id(tmp_path):
 
 def test_nothing_but_a_model(tmp_path):
     text = make_card(tmp_path).text
-    assert "Not measured." in text and "None" not in text.replace("`None`", "")
+    assert "The model was not evaluated." in text and "None" not in text.replace("`None`", "")
 
 
 def test_tables_are_whole(tmp_path):
@@ -135,7 +135,7 @@ def test_whole_or_not_at_all(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError("no space left")
 
-    monkeypatch.setattr(model_card.os, "replace", fail)
+    monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="no space left"):
         write_whole(path, "after")
     assert path.read_text() == "before" and [path.name for path in tmp_path.iterdir()] == ["file.txt"]

@@ -34,10 +34,10 @@ from modeling_crossfuse import (
     CrossFuseProcessor,
     CrossFuseVideoImageProcessor,
 )
-from modeling_crossfuse.media import load_sound, resample
+from modeling_crossfuse.media import load_audio, resample
 
 from .helpers import tiny_config, tiny_model
-from .test_processor import make_tokenizer, noise_picture, picture, tone
+from .test_processor import make_image, make_tokenizer, noise_image, tone
 
 
 ROOT = Path(__file__).parents[1]
@@ -45,11 +45,11 @@ LABELS = {"id2label": {0: "a", 1: "b", 2: "c"}}
 WRIST = np.linspace(-1, 1, 15).reshape(5, 3)
 # Each lacks another modality.
 SAMPLES = [
-    {"text": "what is it", "image": noise_picture(0), "wrist": WRIST},
-    {"text": None, "image": noise_picture(1)},
+    {"text": "what is it", "image": noise_image(0), "wrist": WRIST},
+    {"text": None, "image": noise_image(1)},
     {"wrist": -WRIST[:3]},
     {"text": "and this ?", "wrist": 2 * WRIST},
-    {"text": "it", "image": noise_picture(2)},
+    {"text": "it", "image": noise_image(2)},
 ]
 
 
@@ -196,7 +196,7 @@ def test_generation_arguments_given_at_first_hold(folder):
 
 def test_labels_positions(load):
     pipe = load("crossfuse", CrossFuseForTokenClassification, "text", "image", **LABELS)
-    samples = [{"text": "what is it", "image": picture()}, {"text": "this ?"}, {"image": picture()}]
+    samples = [{"text": "what is it", "image": make_image()}, {"text": "this ?"}, {"image": make_image()}]
     answers = pipe(samples, batch_size=3)
     assert [token["word"] for token in answers[0]] == ["what", "is", "it"]
     assert [token["index"] for token in answers[1]] == [0, 1]
@@ -213,7 +213,7 @@ def test_labels_the_steps_of_a_series(load):
 
 
 def test_embeds(retriever):
-    samples = [{"image": picture()}, {"text": "it"}, {"image": picture(), "text": "it"}]
+    samples = [{"image": make_image()}, {"text": "it"}, {"image": make_image(), "text": "it"}]
     answers = retriever(samples, batch_size=2)
     assert_same_outputs(answers, [retriever(sample) for sample in samples])
     assert np.linalg.norm(answers[0]) == pytest.approx(1, abs=1e-5)
@@ -222,21 +222,21 @@ def test_embeds(retriever):
 
 def test_chooses_from_candidates(retriever):
     labels = ["what", "is", "this"]
-    answer = retriever({"image": picture()}, candidate_labels=labels)
-    batch = retriever.processor(image=[picture()], return_tensors="pt") | retriever.processor(
+    answer = retriever({"image": make_image()}, candidate_labels=labels)
+    batch = retriever.processor(image=[make_image()], return_tensors="pt") | retriever.processor(
         text=labels, return_tensors="pt"
     )
     batch.pop("modality_mask")
     scores = retriever.model(**batch).logits.softmax(-1)[0].tolist()
     expected = sorted(zip(scores, labels), reverse=True)
     assert_same_outputs(answer, [{"label": label, "score": score} for score, label in expected])
-    several = retriever([{"image": picture()}, {"text": "it"}], candidate_labels=labels, batch_size=2, top_k=1)
+    several = retriever([{"image": make_image()}, {"text": "it"}], candidate_labels=labels, batch_size=2, top_k=1)
     assert_same_outputs(several[0], answer[:1])
 
 
 def test_chooses_from_candidates_of_any_modality(retriever):
-    candidates = [{"image": noise_picture(seed)} for seed in range(40)]  # more than are embedded at once
-    best = retriever({"image": noise_picture(37)}, candidates=candidates, top_k=1)
+    candidates = [{"image": noise_image(seed)} for seed in range(40)]  # more than are embedded at once
+    best = retriever({"image": noise_image(37)}, candidates=candidates, top_k=1)
     assert best[0]["label"] == 37
     named = retriever({"text": "it"}, candidates=candidates[:2], candidate_labels=["first", "second"])
     assert {answer["label"] for answer in named} == {"first", "second"}
@@ -271,7 +271,7 @@ def test_saves_and_loads(classifier, tmp_path):
         ({}, {}, ValueError, "no modality is given; expected at least one of `text`, `image`, `wrist`"),
         ({"image": None}, {}, ValueError, "has no modality"),
         ([SAMPLES[0], {}], {"batch_size": 2}, ValueError, "sample 1 of the batch has no modality"),
-        ({"imagee": picture()}, {}, ValueError, "`imagee` is not a modality.*Did you mean `image`"),
+        ({"imagee": make_image()}, {}, ValueError, "`imagee` is not a modality.*Did you mean `image`"),
         ({"text": "it", "max_length": 1}, {}, ValueError, "`max_length` is not a modality"),
         ("it", {}, TypeError, "a sample is str; expected a dict of modalities, with any of text, image, wrist"),
         (SAMPLES[0], {"top_k": 0}, ValueError, "`top_k=0`; expected an integer of at least 1"),
@@ -295,7 +295,7 @@ def test_wrong_inputs(classifier, inputs, options, error, message):
 )
 def test_wrong_candidates(retriever, options, error, message):
     with pytest.raises(error, match=message):
-        retriever({"image": picture()}, **options)
+        retriever({"image": make_image()}, **options)
 
 
 @pytest.mark.parametrize("model_class", [CrossFuseModel, CrossFuseEncoderModel])
@@ -310,7 +310,7 @@ def test_a_model_without_a_head(folder, model_class):
 @pytest.mark.parametrize(
     "task, kind, value",
     [
-        ("image-classification", "image", picture()),
+        ("image-classification", "image", make_image()),
         ("audio-classification", "audio", tone()),
         ("text-classification", "text", "what is it"),
     ],
@@ -347,14 +347,14 @@ def test_token_classification(load):
 def test_zero_shot_image_classification(load):
     labels = ["what", "is", "this"]
     model = CrossFuseForRetrieval, "text", "image"
-    expected = load("crossfuse", *model, projection_dim=4)({"image": picture()}, candidate_labels=labels)
+    expected = load("crossfuse", *model, projection_dim=4)({"image": make_image()}, candidate_labels=labels)
     pipe = load("zero-shot-image-classification", *model, projection_dim=4)
-    answer = pipe(picture(), candidate_labels=labels, hypothesis_template="{}")
+    answer = pipe(make_image(), candidate_labels=labels, hypothesis_template="{}")
     assert_same_outputs([{"label": x["label"], "score": x["score"]} for x in answer], expected)
 
 
 def test_image_text_to_text(load):
-    sample = {"image": picture(), "text": "what is it"}
+    sample = {"image": make_image(), "text": "what is it"}
     model = CrossFuseForConditionalGeneration, "text", "image"
     expected = load("crossfuse", *model)(sample, max_new_tokens=3)
     pipe = load("image-text-to-text", *model)
@@ -385,7 +385,7 @@ def test_any_to_any(load):
         with pytest.raises(ImportError, match="requires the Torchvision library"):
             load("any-to-any", *model)
         return
-    sample = {"image": picture(), "text": "what is it", "audio": tone()}
+    sample = {"image": make_image(), "text": "what is it", "audio": tone()}
     answer = load("any-to-any", *model)(
         images=sample["image"], text=sample["text"], audio=sample["audio"], max_new_tokens=3, return_full_text=False
     )
@@ -431,7 +431,7 @@ def test_the_trained_checkpoint():
     )
     expected = ours({"image": image, "text": "name in French"})[0]["generated_text"]
     assert answer[0]["generated_text"] == expected
-    sound, rate = load_sound("the clip", row["speech"])
+    sound, rate = load_audio("the clip", row["speech"])
     recognizer = pipeline("automatic-speech-recognition", model=folder, device="cpu")
     sound = resample("the clip", sound, rate, recognizer.feature_extractor.sampling_rate)
     assert recognizer(sound)["text"] == ours({"audio": row["speech"]}, num_beams=5)[0]["generated_text"]

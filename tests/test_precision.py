@@ -12,12 +12,13 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoProcessor, pipeline
 
-from modeling_crossfuse.command_line import load_model
+from crossfuse.loading import load_model
+from crossfuse.main import run
+from crossfuse.training_arguments import describe_precision, parse_recipe
 from modeling_crossfuse.training import precision
 from modeling_crossfuse.training.precision import choose_precision, loading_dtype, relative_time
-from modeling_crossfuse.training.recipes import describe_precision, parse_recipe
 
-from .helpers import load_script, tiny_config, tiny_model
+from .helpers import tiny_config, tiny_model
 
 
 CHECKPOINT = Path(__file__).resolve().parent.parent / "checkpoints" / "emoji"
@@ -79,7 +80,7 @@ def test_a_processor_without_bfloat16():
 def parse(tmp_path, recipe: str, *argv: str):
     path = tmp_path / "recipe.yaml"
     path.write_text(f"output_dir: out\nuse_cpu: true\n{recipe}\n")
-    return parse_recipe([str(path), *argv], "")
+    return parse_recipe([str(path), *argv])
 
 
 @pytest.mark.parametrize(
@@ -162,9 +163,8 @@ def test_programs_load_it_so(processor_time, monkeypatch, half, dtype, ratio, ex
 
 @pytest.mark.parametrize("name", ["evaluate", "predict", "app"])
 def test_programs_have_the_flag(name, capsys):
-    pytest.importorskip("gradio") if name == "app" else None
     with pytest.raises(SystemExit):
-        load_script(name).main(["--help"])
+        run([name, "--help"])
     assert "--dtype {auto,float32,bfloat16,float16}" in capsys.readouterr().out
 
 

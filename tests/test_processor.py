@@ -40,16 +40,16 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def processor():
-    """One modality of each kind: text, 8 x 8 images, videos of 4 frames, sound of 6 mel bands, wrist of 3 channels."""
+    """One modality of each kind: text, 8 x 8 images, videos of 4 frames, audio of 6 mel bands, wrist of 3 channels."""
     config = tiny_config("text", "image", "video", "audio", "wrist")
     return CrossFuseProcessor.from_config(config, tokenizer=make_tokenizer())
 
 
-def picture(color="red", size=(12, 10), mode="RGB") -> Image.Image:
+def make_image(color="red", size=(12, 10), mode="RGB") -> Image.Image:
     return Image.new(mode, size, color)
 
 
-def noise_picture(seed=0, size=(10, 12)) -> Image.Image:
+def noise_image(seed=0, size=(10, 12)) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8))
 
 
@@ -63,10 +63,10 @@ def png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def wav(sound: np.ndarray, rate=16_000) -> bytes:
+def wav(clip: np.ndarray, rate=16_000) -> bytes:
     soundfile = pytest.importorskip("soundfile")
     file = io.BytesIO()
-    soundfile.write(file, sound, rate, format="WAV", subtype="FLOAT")
+    soundfile.write(file, clip, rate, format="WAV", subtype="FLOAT")
     return file.getvalue()
 
 
@@ -90,9 +90,9 @@ def test_features_are_the_same_alone_and_in_any_batch():
 
 
 def test_features_equal_whisper_where_no_edge_is_near():
-    sound = np.random.default_rng(0).standard_normal(16_000 * 30).astype(np.float32) / 10
-    ours = CrossFuseFeatureExtractor()(sound, sampling_rate=16_000, return_tensors="np")["input_features"]
-    theirs = WhisperFeatureExtractor()(sound, sampling_rate=16_000, return_tensors="np")["input_features"]
+    clip = np.random.default_rng(0).standard_normal(16_000 * 30).astype(np.float32) / 10
+    ours = CrossFuseFeatureExtractor()(clip, sampling_rate=16_000, return_tensors="np")["input_features"]
+    theirs = WhisperFeatureExtractor()(clip, sampling_rate=16_000, return_tensors="np")["input_features"]
     np.testing.assert_allclose(ours[..., 2:2998], theirs[..., 2:2998], atol=1e-3)
 
 
@@ -146,9 +146,9 @@ def test_feature_extractor_saves_and_loads(tmp_path):
         loaded = loader.from_pretrained(tmp_path)
         assert isinstance(loaded, CrossFuseFeatureExtractor)
         assert loaded.to_dict() == extractor.to_dict() | {"feature_extractor_type": "CrossFuseFeatureExtractor"}
-        sound = tone(rate=8_000)
-        expected = extractor(sound, sampling_rate=8_000)["input_features"]
-        assert np.array_equal(loaded(sound, sampling_rate=8_000)["input_features"], expected)
+        clip = tone(rate=8_000)
+        expected = extractor(clip, sampling_rate=8_000)["input_features"]
+        assert np.array_equal(loaded(clip, sampling_rate=8_000)["input_features"], expected)
 
 
 # Batches
@@ -157,8 +157,8 @@ def test_feature_extractor_saves_and_loads(tmp_path):
 def test_every_kind_gives_the_tensors_that_the_model_takes(processor):
     batch = processor(
         text=["what is it?", "and this"],
-        image=[noise_picture(), None],
-        video=[None, [noise_picture(i) for i in range(9)]],
+        image=[noise_image(), None],
+        video=[None, [noise_image(i) for i in range(9)]],
         audio=[tone(0.2), None],
         wrist=[np.ones((5, 3)), np.ones((2, 3))],
         sampling_rate=16_000,
@@ -190,9 +190,9 @@ def test_answers_are_the_same_alone_and_in_a_batch(processor):
     config = tiny_config("text", "image", "video", "audio", "wrist")
     model = tiny_model(config)
     samples = [
-        {"text": "what is it?", "image": noise_picture(), "audio": tone(0.07)},
+        {"text": "what is it?", "image": noise_image(), "audio": tone(0.07)},
         {"text": "it", "wrist": np.ones((2, 3))},
-        {"video": [noise_picture(3)] * 2, "audio": tone(0.2), "wrist": np.zeros((4, 3))},
+        {"video": [noise_image(3)] * 2, "audio": tone(0.2), "wrist": np.zeros((4, 3))},
     ]
     names = {name for sample in samples for name in sample}
     options = {"sampling_rate": 16_000, "return_tensors": "pt"}
@@ -216,11 +216,13 @@ def test_names_of_second_modalities_have_a_prefix():
     )
     modalities = config.modalities
     processor = CrossFuseProcessor.from_config(config, tokenizer=make_tokenizer())
-    batch = processor(left=[picture(), None], right=[None, picture()], question=["it", "this"], return_tensors="pt")
+    batch = processor(
+        left=[make_image(), None], right=[None, make_image()], question=["it", "this"], return_tensors="pt"
+    )
     names = [method(name) for name in config.modalities for method in (modalities.value_name, modalities.mask_name)]
     assert set(batch) == {*names, "modality_mask"}
     assert batch["modality_mask"].tolist() == [[0, 1, 1], [1, 0, 1]]
-    assert processor("it", left=picture(), return_tensors="pt")["question_input_ids"].shape == (1, 1)
+    assert processor("it", left=make_image(), return_tensors="pt")["question_input_ids"].shape == (1, 1)
 
 
 def test_a_modality_that_all_samples_lack_is_left_out(processor):
@@ -233,9 +235,9 @@ def test_a_modality_that_all_samples_lack_is_left_out(processor):
     ("name", "sample"),
     [
         ("text", "what is it?"),
-        ("image", picture()),
+        ("image", make_image()),
         ("image", np.zeros((10, 12, 3), dtype=np.uint8)),
-        ("video", [picture(), picture()]),
+        ("video", [make_image(), make_image()]),
         ("video", np.zeros((2, 10, 12, 3), dtype=np.uint8)),
         ("audio", tone()),
         ("audio", tone().tolist()),
@@ -300,11 +302,11 @@ def test_decoding(processor):
     assert processor.batch_decode(ids) == ["what is it ?"] and processor.decode(ids[0]) == "what is it ?"
 
 
-# Pictures
+# Images
 
 
 def red_pixels(processor, sample) -> np.ndarray:
-    """The colour of a picture of one colour, 0 to 255."""
+    """The colour of an image of one colour, 0 to 255."""
     pixels = processor(image=[sample], return_tensors="np")["pixel_values"][0]
     assert np.ptp(pixels, axis=(1, 2)).max() < 1e-6
     return ((pixels[:, 0, 0] + 1) * 127.5).round().astype(int).tolist()
@@ -313,12 +315,12 @@ def red_pixels(processor, sample) -> np.ndarray:
 @pytest.mark.parametrize(
     ("sample", "expected"),
     [
-        (picture("red"), [255, 0, 0]),
-        (picture(100, mode="L"), [100] * 3),
-        (picture("red").convert("P"), [255, 0, 0]),
-        (picture((255, 0, 0, 0), mode="RGBA"), [255] * 3),
-        (picture((255, 0, 0, 255), mode="RGBA"), [255, 0, 0]),
-        (picture((0, 0), mode="LA"), [255] * 3),
+        (make_image("red"), [255, 0, 0]),
+        (make_image(100, mode="L"), [100] * 3),
+        (make_image("red").convert("P"), [255, 0, 0]),
+        (make_image((255, 0, 0, 0), mode="RGBA"), [255] * 3),
+        (make_image((255, 0, 0, 255), mode="RGBA"), [255, 0, 0]),
+        (make_image((0, 0), mode="LA"), [255] * 3),
         (Image.fromarray(np.full((9, 9), 257 * 200, dtype=np.uint16)), [200] * 3),
         (np.full((9, 11), 7, dtype=np.uint8), [7] * 3),
         (np.full((1, 9, 11), 7, dtype=np.uint8), [7] * 3),
@@ -330,7 +332,7 @@ def red_pixels(processor, sample) -> np.ndarray:
         (np.full((1, 9, 3), [7, 8, 9], dtype=np.uint8), [7, 8, 9]),
     ],
 )
-def test_pictures_of_every_mode(processor, sample, expected):
+def test_images_of_every_mode(processor, sample, expected):
     assert red_pixels(processor, sample) == expected
 
 
@@ -341,12 +343,12 @@ def test_transparency_of_a_palette_is_white(processor):
     assert red_pixels(processor, image) == [255] * 3
 
 
-def test_picture_files(processor, tmp_path):
-    expected = processor(image=noise_picture(), return_tensors="np")["pixel_values"]
-    data, path = png(noise_picture()), tmp_path / "picture.png"
+def test_image_files(processor, tmp_path):
+    expected = processor(image=noise_image(), return_tensors="np")["pixel_values"]
+    data, path = png(noise_image()), tmp_path / "image.png"
     path.write_bytes(data)
     samples = [path, str(path), data, {"bytes": data, "path": None}, {"bytes": None, "path": str(path)}]
-    for sample in [*samples, np.asarray(noise_picture()), torch.tensor(np.asarray(noise_picture()))]:
+    for sample in [*samples, np.asarray(noise_image()), torch.tensor(np.asarray(noise_image()))]:
         assert np.array_equal(processor(image=sample, return_tensors="np")["pixel_values"], expected)
 
 
@@ -360,17 +362,17 @@ def test_a_photo_is_turned_as_its_camera_says(processor):
     assert np.array_equal(turned, processor(image=[image.rotate(180)], return_tensors="np")["pixel_values"])
 
 
-def test_pictures_are_resized_and_scaled_as_the_image_processor_does(processor):
-    pictures = [noise_picture(0), noise_picture(1, (8, 8)), noise_picture(2, (20, 5))]
-    expected = processor.image_processor(pictures, return_tensors="np")["pixel_values"]
-    assert np.array_equal(processor(image=pictures, return_tensors="np")["pixel_values"], expected)
-    plain = processor(image=pictures[1], do_normalize=False, do_rescale=False, return_tensors="np")["pixel_values"]
-    assert np.array_equal(plain[0], np.moveaxis(np.asarray(pictures[1]), -1, 0))
-    assert processor(image=pictures, size={"height": 4, "width": 6})["pixel_values"].shape == (3, 3, 4, 6)
+def test_images_are_resized_and_scaled_as_the_image_processor_does(processor):
+    images = [noise_image(0), noise_image(1, (8, 8)), noise_image(2, (20, 5))]
+    expected = processor.image_processor(images, return_tensors="np")["pixel_values"]
+    assert np.array_equal(processor(image=images, return_tensors="np")["pixel_values"], expected)
+    plain = processor(image=images[1], do_normalize=False, do_rescale=False, return_tensors="np")["pixel_values"]
+    assert np.array_equal(plain[0], np.moveaxis(np.asarray(images[1]), -1, 0))
+    assert processor(image=images, size={"height": 4, "width": 6})["pixel_values"].shape == (3, 3, 4, 6)
 
 
-def test_several_pictures_per_sample(processor):
-    a, b, c = (noise_picture(seed) for seed in range(3))
+def test_several_images_per_sample(processor):
+    a, b, c = (noise_image(seed) for seed in range(3))
     batch = processor(image=[[a, b], None, [c], [None, a], []], text=["it"] * 5, return_tensors="pt")
     assert batch["pixel_values"].shape == (5, 2, 3, 8, 8)
     assert batch["image_mask"].tolist() == [[1, 1], [0, 0], [1, 0], [0, 1], [0, 0]]
@@ -393,17 +395,17 @@ def test_other_numbers_of_channels(num_channels):
     torch.testing.assert_close(pixels, torch.full((2, num_channels, 8, 8), -0.6))
     if num_channels == 6:
         with pytest.raises(ValueError, match="needs an array"):
-            processor(image=picture())
+            processor(image=make_image())
     else:
-        assert processor(image=picture(), return_tensors="pt")["pixel_values"].shape == (1, num_channels, 8, 8)
+        assert processor(image=make_image(), return_tensors="pt")["pixel_values"].shape == (1, num_channels, 8, 8)
 
 
 def test_image_processors_without_a_fixed_size():
     image_processor = CLIPImageProcessorPil(size={"shortest_edge": 8}, do_center_crop=False)
     processor = CrossFuseProcessor(image_processor=image_processor)
-    assert processor(image=picture(size=(16, 8)), return_tensors="pt")["pixel_values"].shape == (1, 3, 8, 16)
+    assert processor(image=make_image(size=(16, 8)), return_tensors="pt")["pixel_values"].shape == (1, 3, 8, 16)
     with pytest.raises(ValueError, match="different shapes"):
-        processor(image=[picture(size=(16, 8)), picture(size=(8, 8))])
+        processor(image=[make_image(size=(16, 8)), make_image(size=(8, 8))])
 
 
 # Videos
@@ -478,26 +480,26 @@ def test_video_files(processor, tmp_path):
         processor(video=str(path))
 
 
-# Sound
+# Audio
 
 
-def test_sound_files_and_dicts(processor, tmp_path):
-    sound = tone()
-    expected = processor(audio=[sound], sampling_rate=16_000, return_tensors="np")["input_features"]
-    path = tmp_path / "sound.wav"
-    path.write_bytes(wav(sound))
-    samples = [str(path), path, wav(sound), {"bytes": wav(sound), "path": None}, {"path": str(path)}]
-    samples += [{"array": sound, "sampling_rate": 16_000}, torch.from_numpy(sound), sound.astype(np.float64)]
+def test_audio_files_and_dicts(processor, tmp_path):
+    clip = tone()
+    expected = processor(audio=[clip], sampling_rate=16_000, return_tensors="np")["input_features"]
+    path = tmp_path / "clip.wav"
+    path.write_bytes(wav(clip))
+    samples = [str(path), path, wav(clip), {"bytes": wav(clip), "path": None}, {"path": str(path)}]
+    samples += [{"array": clip, "sampling_rate": 16_000}, torch.from_numpy(clip), clip.astype(np.float64)]
     for sample in samples:
         features = processor(audio=[sample], sampling_rate=16_000, return_tensors="np")["input_features"]
         np.testing.assert_allclose(features, expected, atol=1e-5)
 
 
 def test_channels_are_averaged_and_integers_scaled(processor):
-    sound = tone()
-    expected = processor(audio=[sound], sampling_rate=16_000, return_tensors="np")["input_features"]
-    stereo = np.stack([2 * sound, 0 * sound])
-    integers = [(sound * 2**15).round().astype(np.int16), (sound.astype(float) * 2**31).astype(np.int32)]
+    clip = tone()
+    expected = processor(audio=[clip], sampling_rate=16_000, return_tensors="np")["input_features"]
+    stereo = np.stack([2 * clip, 0 * clip])
+    integers = [(clip * 2**15).round().astype(np.int16), (clip.astype(float) * 2**31).astype(np.int32)]
     for sample in (stereo, stereo.T, wav(stereo.T), *integers):
         features = processor(audio=[sample], sampling_rate=16_000, return_tensors="np")["input_features"]
         np.testing.assert_allclose(features, expected, atol=0.2)
@@ -523,7 +525,7 @@ def test_other_sampling_rates_are_resampled(processor):
 
 def test_an_array_without_a_rate_is_warned_about(processor, monkeypatch):
     messages = []
-    monkeypatch.setattr("modeling_crossfuse.processing_crossfuse.logger.warning_once", messages.append)
+    monkeypatch.setattr("modeling_crossfuse.processing_tensors.logger.warning_once", messages.append)
     processor(audio=[{"array": tone(), "sampling_rate": 16_000}])
     processor(audio=[tone()], sampling_rate=16_000)
     assert not messages
@@ -553,7 +555,7 @@ def test_torchcodec_decoders(processor):
     assert np.array_equal(processor(audio=[Decoder()])["input_features"], expected)
 
 
-def test_sound_of_two_kinds_of_features():
+def test_audio_of_two_kinds_of_features():
     config = CrossFuseConfig(
         d_model=32,
         modalities={"near": {"kind": "audio", "num_mel_bins": 6}, "far": {"kind": "audio", "num_mel_bins": 9}},
@@ -623,17 +625,17 @@ def test_aliases():
         feature_extractor=CrossFuseFeatureExtractor(),
         modalities=modalities,
     )
-    batch = processor(images=[picture()], videos=[[picture()]], audio=[tone()], sampling_rate=16_000)
+    batch = processor(images=[make_image()], videos=[[make_image()]], audio=[tone()], sampling_rate=16_000)
     assert batch["modality_mask"] == [[1, 1, 1]]
     with pytest.raises(ValueError, match="`photo` is given twice"):
-        processor(images=picture(), photo=picture())
+        processor(images=make_image(), photo=make_image())
 
 
 def test_an_alias_of_two_modalities_is_refused():
     modalities = {"left": {"kind": "image"}, "right": {"kind": "image"}}
     processor = CrossFuseProcessor(image_processor=ViTImageProcessorPil(size=8), modalities=modalities)
     with pytest.raises(ValueError, match=r"`images` could be any of the modalities `left`, `right`"):
-        processor(images=picture())
+        processor(images=make_image())
 
 
 def test_modalities_default_to_the_sub_processors():
@@ -665,7 +667,7 @@ def test_settings_out_of_range(modalities, message):
         ({"text": "it", "max_length": 3, "text_kwargs": {"max_length": 4}}, "`max_length` is given twice"),
         ({"text": "it", "text_kwargs": {"max_lenght": 4}}, "Did you mean `max_length`"),
         ({"text": "it", "paddin": True}, "`paddin` is not a modality"),
-        ({"text": "it", "imgae": picture()}, "Did you mean `image`"),
+        ({"text": "it", "imgae": make_image()}, "Did you mean `image`"),
         ({"text": "it", "return_token_type_ids": True}, "not a modality"),
     ],
 )
@@ -718,17 +720,17 @@ def test_clips_are_padded_or_refused():
         ({"text": []}, ValueError, "`text` is an empty list"),
         ({"text": ["it", None]}, ValueError, "sample 1 of the batch has no modality"),
         (
-            {"text": ["it", "it"], "image": [picture()]},
+            {"text": ["it", "it"], "image": [make_image()]},
             ValueError,
             "different numbers of samples.*'text': 2.*'image': 1",
         ),
         ({"text": ["it", " "]}, ValueError, "`text` of sample 1 is empty"),
         ({"text": ["it", 3]}, TypeError, "`text` of sample 1 is int"),
-        ({"image": [picture(), b"no picture"]}, ValueError, "`image` of sample 1 is not a readable picture"),
+        ({"image": [make_image(), b"no image"]}, ValueError, "`image` of sample 1 is not a readable image"),
         (
-            {"image": [png(noise_picture(0, (99, 99)))[:900]]},
+            {"image": [png(noise_image(0, (99, 99)))[:900]]},
             ValueError,
-            "`image` of sample 0 is not a readable picture",
+            "`image` of sample 0 is not a readable image",
         ),
         ({"image": ["/nowhere/a.png"]}, ValueError, "`image` of sample 0: there is no file '/nowhere/a.png'"),
         ({"image": [{"bytes": None, "path": None}]}, ValueError, "neither `bytes` nor `path`"),
@@ -742,16 +744,16 @@ def test_clips_are_padded_or_refused():
         ({"image": [object()]}, TypeError, "`image` of sample 0"),
         ({"image": [3.0]}, ValueError, r"`image` of sample 0 has shape \(\); expected"),
         ({"image": [np.full((9, 9, 3), 1.2)]}, ValueError, "pixels up to 1.2; clip"),
-        ({"image": [[picture(), b"no"]]}, ValueError, "`image` of sample 0, picture 1"),
+        ({"image": [[make_image(), b"no"]]}, ValueError, "`image` of sample 0, image 1"),
         ({"video": [[]]}, ValueError, "`video` of sample 0 has no frame"),
-        ({"video": [[picture(), b"no"]]}, ValueError, "`video` of sample 0, frame 1"),
+        ({"video": [[make_image(), b"no"]]}, ValueError, "`video` of sample 0, frame 1"),
         ({"video": np.zeros((9, 9, 3), np.uint8)}, ValueError, "expected frames"),
-        ({"video": [[picture()]], "num_frames": 0}, ValueError, "num_frames=0"),
+        ({"video": [[make_image()]], "num_frames": 0}, ValueError, "num_frames=0"),
         ({"audio": [np.zeros(0)]}, ValueError, "`audio` of sample 0 is empty"),
         ({"audio": [[]]}, ValueError, "`audio` of sample 0 is empty"),
         ({"audio": [np.array([0.0, np.inf])]}, ValueError, "`audio` of sample 0 has values that are NaN or infinite"),
         ({"audio": [np.zeros((3, 4, 5))]}, ValueError, r"`audio` of sample 0 has shape \(3, 4, 5\)"),
-        ({"audio": [b"no sound"]}, ValueError, "`audio` of sample 0 is not a readable sound file"),
+        ({"audio": [b"no audio"]}, ValueError, "`audio` of sample 0 is not a readable audio file"),
         ({"audio": ["/nowhere/a.wav"]}, ValueError, "there is no file"),
         ({"audio": [{"array": tone(), "sampling_rate": 0}]}, ValueError, "sampling_rate=0"),
         ({"audio": [{"array": tone(), "sampling_rate": np.nan}]}, ValueError, "sampling_rate=nan"),
@@ -781,8 +783,8 @@ def test_wrong_inputs(processor, arguments, error, message):
     ("sample", "missing"),
     [
         ({"text": "it"}, "tokenizer"),
-        ({"image": picture()}, "image_processor"),
-        ({"video": [picture()]}, "image_processor"),
+        ({"image": make_image()}, "image_processor"),
+        ({"video": [make_image()]}, "image_processor"),
         ({"audio": tone()}, "feature_extractor"),
     ],
 )
@@ -793,12 +795,12 @@ def test_a_modality_without_its_sub_processor(sample, missing):
 
 
 def test_a_missing_package_is_named(processor, monkeypatch):
-    sound = wav(tone())
+    clip = wav(tone())
     monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
-    with pytest.raises(ImportError, match=r"pip install crossfuse\[audio\]"):
-        processor(audio=[sound])
+    with pytest.raises(ImportError, match=r"pip install .crossfuse\[audio\]"):
+        processor(audio=[clip])
     monkeypatch.setitem(__import__("sys").modules, "soxr", None)
-    with pytest.raises(ImportError, match=r"pip install crossfuse\[audio\]"):
+    with pytest.raises(ImportError, match=r"pip install .crossfuse\[audio\]"):
         processor(audio=[tone()], sampling_rate=8_000)
 
 
@@ -818,7 +820,7 @@ def test_save_and_load(tmp_path, loader, kinds):
     assert isinstance(loaded, CrossFuseProcessor)
     assert loaded.to_dict() == processor.to_dict() and list(loaded.modalities) == list(processor.modalities)
     assert loaded.get_attributes() == processor.get_attributes()
-    samples = {"text": "what is it?", "image": noise_picture(), "audio": tone(), "wrist": np.ones((2, 3))}
+    samples = {"text": "what is it?", "image": noise_image(), "audio": tone(), "wrist": np.ones((2, 3))}
     samples = {name: samples[name] for name in (*kinds, "wrist")}
     expected = processor(**samples, sampling_rate=16_000, return_tensors="np")
     batch = loaded(**samples, sampling_rate=16_000, return_tensors="np")
@@ -847,7 +849,12 @@ def test_the_code_travels_with_the_processor(tmp_path, processor, monkeypatch):
     assert saved["auto_map"]["AutoProcessor"] == "processing_crossfuse.CrossFuseProcessor"
     travelled = {path.name for path in tmp_path.iterdir()}
     assert {"processing_crossfuse.py", "configuration_crossfuse.py"} <= travelled
-    assert {"feature_extraction_crossfuse.py", "media.py", "processing_options.py"} <= travelled
+    assert {
+        "feature_extraction_crossfuse.py",
+        "media.py",
+        "processing_options.py",
+        "processing_tensors.py",
+    } <= travelled
 
 
 def test_printing(processor):
@@ -856,7 +863,7 @@ def test_printing(processor):
 
 def test_generation_from_raw_samples(processor):
     model = tiny_model(tiny_config("text", "image", "video", "audio", "wrist"), CrossFuseForConditionalGeneration)
-    batch = processor(text=["what is it?", None], image=[None, noise_picture()], return_tensors="pt")
+    batch = processor(text=["what is it?", None], image=[None, noise_image()], return_tensors="pt")
     answers = model.generate(**batch, max_new_tokens=3, min_new_tokens=3)
     assert len(processor.batch_decode(answers, skip_special_tokens=True)) == 2
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoModelForSeq2SeqLM, BertConfig
+from transformers import AutoModelForSeq2SeqLM, AutoProcessor, BertConfig
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files
 
 import modeling_crossfuse
@@ -101,7 +101,6 @@ def folders(tmp_path_factory):
             with torch.no_grad():
                 expected["base"] = model.model(**inputs).last_hidden_state
         model.save_pretrained(root / head)
-        save_code(root / head)
         save_file(inputs, root / head / "inputs.safetensors")
         with torch.no_grad():
             expected[head] = expected[f"{head} again"] = getattr(model(**inputs), output)
@@ -173,18 +172,34 @@ def test_other_version_is_mentioned(version, warns, folders, tmp_path, caplog):
     assert ("CrossFuse 0.0.9" in caplog.text and "is installed and used instead" in caplog.text) == warns
 
 
-def test_saving_leaves_the_code_behind(folders, tmp_path):
-    """A local folder has none, and none of what points at it, unless the class is registered."""
+def test_the_code_can_be_left_out(folders, tmp_path):
+    """Then nothing points at it, either, unless the class is registered."""
     model = AutoModelForSeq2SeqLM.from_pretrained(folders[0] / "generation")
+    processor = AutoProcessor.from_pretrained(folders[0] / "generation")
+    model.saves_code = processor.saves_code = False
     model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
     assert not list(tmp_path.glob("*.py"))
-    assert not {"auto_map", "crossfuse_version"} & set(json.loads((tmp_path / "config.json").read_text()))
+    for name in ("config.json", "processor_config.json"):
+        assert not {"auto_map", "crossfuse_version"} & set(json.loads((tmp_path / name).read_text()))
+
+
+def test_a_processor_alone_leaves_the_model_as_it_is(folders, tmp_path, monkeypatch):
+    """Code of a processor that came without its model knows of no models."""
+    processor = AutoProcessor.from_pretrained(folders[0] / "generation")
+    shutil.copytree(folders[0] / "generation", tmp_path / "model")
+    before = (tmp_path / "model" / "config.json").read_text()
+    monkeypatch.setattr("modeling_crossfuse.hub.AUTO_CLASSES", {})
+    processor.save_pretrained(tmp_path / "model")
+    assert json.loads((tmp_path / "model" / "config.json").read_text()) == json.loads(before)
 
 
 def test_registered_class_saves_the_code(tmp_path, monkeypatch):
     monkeypatch.setattr(CrossFuseForConditionalGeneration, "_auto_class", None)
     CrossFuseForConditionalGeneration.register_for_auto_class("AutoModelForSeq2SeqLM")
-    tiny_model(tiny_config()).save_pretrained(tmp_path)
+    model = tiny_model(tiny_config())
+    model.saves_code = False
+    model.save_pretrained(tmp_path)
     auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
     assert auto_map.keys() == {"AutoConfig", *AUTO_CLASSES}
     for reference in auto_map.values():

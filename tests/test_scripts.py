@@ -17,13 +17,16 @@ import pytest
 import torch
 from PIL import Image
 
+from crossfuse.main import main, run
+from crossfuse.recipe import RecipeArguments
 from modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseProcessor
 from modeling_crossfuse.data.rows import load_rows
+from modeling_crossfuse.evaluation.attention import modality_shares
 from modeling_crossfuse.evaluation.degradation import Degradation
-from modeling_crossfuse.evaluation.evaluation import evaluate_rows, modality_shares, predict
 from modeling_crossfuse.evaluation.plots import plot_answers, plot_bars, plot_curves
+from modeling_crossfuse.evaluation.prediction import predict
+from modeling_crossfuse.evaluation.scores import evaluate_rows
 from modeling_crossfuse.training import train_tokenizer
-from modeling_crossfuse.training.recipes import RecipeArguments
 
 from .helpers import FUSIONS, load_script, tiny_config, tiny_inputs, tiny_model
 
@@ -184,7 +187,7 @@ def test_evaluate_what_is_missing_and_corrupted(folder, tmp_path, capsys):
     output = tmp_path / "results.json"
     argv = evaluate_argv(folder, "--inputs", "image=picture", "audio=speech", "--missing", "all")
     argv += ["--corruption", 0, 0.5, 1, "--question", "name in French", "--max_new_tokens", 4, "--output", output]
-    results = load_script("evaluate").main([str(argument) for argument in [tmp_path / "joint", *argv]])
+    results = run(["evaluate", str(tmp_path / "joint"), *map(str, argv)])
     combinations = [["image"], ["audio"], ["image", "audio"]]
     models = [str(tmp_path / "joint"), str(folder / "model")]
     described = [(result["model"], result["corruption"], list(result["inputs"])) for result in results]
@@ -209,14 +212,14 @@ def test_evaluate_samples_that_lack_modalities(folder, tmp_path):
     datasets.DatasetDict({"test": rows}).save_to_disk(tmp_path / "gaps")
     argv = evaluate_argv(folder, "--inputs", "image=picture", "audio=speech", "--missing", "all")
     argv[argv.index(folder / "data")] = tmp_path / "gaps"
-    results = load_script("evaluate").main([*(str(argument) for argument in argv), "--max_new_tokens", "2"])
+    results = run(["evaluate", *map(str, argv), "--max_new_tokens", "2"])
     counts = {tuple(result["inputs"]): result["num_samples"] for result in results}
     assert counts == {("image",): (len(rows) + 1) // 2, ("audio",): len(rows), ("image", "audio"): len(rows)}
 
 
 def test_evaluate_draws_nothing_of_a_single_result(folder, tmp_path, capsys):
     argv = evaluate_argv(folder, "--inputs", "image=picture", "--max_new_tokens", 3, "--output", tmp_path / "r.json")
-    (result,) = load_script("evaluate").main([str(argument) for argument in argv])
+    (result,) = run(["evaluate", *map(str, argv)])
     assert result["corruption"] == 0
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
     assert "corruption" not in capsys.readouterr().out
@@ -225,7 +228,7 @@ def test_evaluate_draws_nothing_of_a_single_result(folder, tmp_path, capsys):
 def test_evaluate_a_struct_and_some_samples(folder):
     argv = [folder / "model", "--dataset", folder / "data", "--target", "names.fr", "--max_samples", 2]
     argv += ["--inputs", "image=picture", "--num_beams", 2, "--max_new_tokens", 3]
-    (result,) = load_script("evaluate").main([str(argument) for argument in argv])
+    (result,) = run(["evaluate", *map(str, argv)])
     assert result["num_samples"] == 2
 
 
@@ -237,32 +240,31 @@ def test_evaluate_a_struct_and_some_samples(folder):
         (["--inputs", "image"], "'image' is not of the form modality=value"),
         (["--inputs", "image=picture", "image=name"], "'image' is given twice"),
         (["--inputs", "image=picture", "--split", "tset"], "has no split 'tset'; it has test"),
-        (["--inputs", "image=picture", "--corruption", "0", "2"], "--corruption is 2.0; expected levels from 0 to 1"),
-        (["--inputs", "image=picture", "--batch_size", "0"], "--batch_size is 0"),
+        (["--inputs", "image=picture", "--corruption", "0", "2"], "--corruption: 2 is not from 0 to 1"),
+        (["--inputs", "image=picture", "--batch_size", "0"], "--batch_size: 0 is not above 0"),
         (["--inputs", "image=picture", "--output", "/nowhere/r.json"], "there is no folder /nowhere"),
     ],
 )
 def test_evaluate_refuses(folder, capsys, others, message):
-    assert_refused(capsys, load_script("evaluate").main, evaluate_argv(folder, *others), message)
+    assert_refused(capsys, main, ["evaluate", *evaluate_argv(folder, *others)], message)
 
 
 def test_evaluate_refuses_what_is_not_there(folder, capsys):
-    main = load_script("evaluate").main
     argv = ["--dataset", folder / "data", "--target", "name", "--inputs", "image=picture"]
-    assert_refused(capsys, main, [folder / "no-model", *argv], "there is no model at")
+    assert_refused(capsys, main, ["evaluate", folder / "no-model", *argv], "there is no model at")
     argv[1] = folder / "no-data"
-    assert_refused(capsys, main, [folder / "model", *argv], "there is no data set at")
+    assert_refused(capsys, main, ["evaluate", folder / "model", *argv], "there is no data set at")
 
 
 def test_a_model_that_is_nowhere_is_named(folder, capsys, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # or else it asks several times
     argv = ["--dataset", folder / "data", "--inputs", "image=picture", "--target", "name"]
-    assert_refused(capsys, load_script("evaluate").main, ["tinny", *argv], "the model 'tinny' is no folder here")
+    assert_refused(capsys, main, ["evaluate", "tinny", *argv], "the model 'tinny' is no folder here")
 
 
 def test_evaluate_refuses_a_model_twice(folder, capsys):
-    argv = [folder / "model", *evaluate_argv(folder, "--inputs", "image=picture")]
-    assert_refused(capsys, load_script("evaluate").main, argv, "is given twice")
+    argv = ["evaluate", folder / "model", *evaluate_argv(folder, "--inputs", "image=picture")]
+    assert_refused(capsys, main, argv, "is given twice")
 
 
 # predict.py
@@ -279,20 +281,19 @@ def test_evaluate_refuses_a_model_twice(folder, capsys):
 )
 def test_predict_one_sample(folder, capsys, inputs):
     given = [pair.format(folder=folder) for pair in inputs]
-    answers = load_script("predict").main([str(folder / "model"), "--max_new_tokens", "5", "--inputs", *given])
+    answers = run(["predict", str(folder / "model"), "--max_new_tokens", "5", "--inputs", *given])
     assert capsys.readouterr().out == f"{answers[0]}\n" and len(answers) == 1
 
 
 def test_npy_and_csv_are_the_same(folder):
-    main = load_script("predict").main
-    argv = [str(folder / "model"), "--max_new_tokens", "5", "--inputs"]
-    assert main([*argv, f"wrist={folder}/wrist.npy"]) == main([*argv, f"wrist={folder}/wrist.csv"])
+    argv = ["predict", str(folder / "model"), "--max_new_tokens", "5", "--inputs"]
+    assert run([*argv, f"wrist={folder}/wrist.npy"]) == run([*argv, f"wrist={folder}/wrist.csv"])
 
 
 def test_predict_a_data_set(folder, tmp_path):
     output = tmp_path / "answers.jsonl"
-    argv = [folder / "model", "--dataset", folder / "data", "--columns", "image=picture", "--max_new_tokens", 4]
-    answers = load_script("predict").main([str(argument) for argument in [*argv, "--output", output]])
+    argv = [folder / "model", "--dataset", folder / "data", "--inputs", "image=picture", "--max_new_tokens", 4]
+    answers = run(["predict", *map(str, argv), "--output", str(output)])
     lines = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     assert lines == [{"row": row, "answer": answer} for row, answer in enumerate(answers)]
 
@@ -301,19 +302,20 @@ def test_predict_a_data_set(folder, tmp_path):
     ("argv", "message"),
     [
         (["--inputs", "image={folder}/no.png"], "there is no file"),
-        (["--inputs", "image={folder}/red.wav"], "is not a readable picture"),
+        (["--inputs", "image={folder}/red.wav"], "is not a readable image"),
         (["--inputs", "pic={folder}/red.png"], "unknown modality 'pic'"),
         (["--inputs", "wrist={folder}/broken.csv"], "is not a table of numbers"),
         (["--inputs", "wrist={folder}/red.png"], "expected a .npy or .csv file"),
-        ([], "give either --inputs"),
-        (["--dataset", "{folder}/data"], "--dataset needs --columns"),
-        (["--inputs", "image={folder}/red.png", "--device", "gpu"], "`device='gpu'` is no device"),
-        (["--inputs", "image={folder}/red.png", "--num_beams", "0"], "--num_beams is 0; expected more than 0"),
+        ([], "--inputs is missing"),
+        (["--dataset", "{folder}/data"], "--inputs is missing"),
+        (["--inputs", "image={folder}/red.png", "--question", "who?"], "--question and --output go with --dataset"),
+        (["--inputs", "image={folder}/red.png", "--device", "gpu"], "--device: 'gpu' is no device"),
+        (["--inputs", "image={folder}/red.png", "--num_beams", "0"], "--num_beams: 0 is not above 0"),
     ],
 )
 def test_predict_script_refuses(folder, capsys, argv, message):
     argv = [argument.format(folder=folder) for argument in argv]
-    assert_refused(capsys, load_script("predict").main, [folder / "model", *argv], message)
+    assert_refused(capsys, main, ["predict", folder / "model", *argv], message)
 
 
 # demo.py and plotting.py
@@ -378,7 +380,7 @@ def test_demo_trains_in_two_processes(folder, tmp_path, capfd):
     assert "error: there is no data set at /nowhere" in capfd.readouterr().err
 
 
-SAMPLE = {"picture": Image.new("RGB", (8, 8)), "answer": "a $5 bill", "truth": "b", "shares": {"image": 0.5}}
+SAMPLE = {"image": Image.new("RGB", (8, 8)), "answer": "a $5 bill", "truth": "b", "shares": {"image": 0.5}}
 
 
 def test_plot_answers(tmp_path):
@@ -421,7 +423,7 @@ def test_plot_bars_and_curves_refuse(tmp_path, values):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["evaluate", "predict", "demo", "compare_fusions"])
+@pytest.mark.parametrize("name", ["demo", "compare_fusions"])
 def test_help(name, capsys):
     with pytest.raises(SystemExit) as stopped:
         load_script(name).main(["--help"])

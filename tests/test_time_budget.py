@@ -13,9 +13,10 @@ import pytest
 import torch
 from transformers import ProgressCallback, TrainerCallback
 
-from modeling_crossfuse.training import trainer as training
-from modeling_crossfuse.training.recipes import parse_recipe
-from modeling_crossfuse.training.trainer import TimeBudget
+from crossfuse.training_arguments import parse_recipe
+from modeling_crossfuse.training import time_budget
+from modeling_crossfuse.training.time_budget import TimeBudget
+from modeling_crossfuse.training.trainer import CrossFuseTrainer
 
 from .test_training import SCRIPT, argv_of, assert_equal_weights, folder, make_trainer, train  # noqa: F401
 
@@ -48,8 +49,8 @@ def run(tmp_path, monkeypatch):
     def run(seconds, max_minutes=1, stop_after=None, resume=None, computes=False, **arguments):
         clock = Clock(seconds, stop_after)
         if not computes:
-            monkeypatch.setattr(training.CrossFuseTrainer, "training_step", lambda *args: torch.zeros(()))
-        monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=clock.monotonic))
+            monkeypatch.setattr(CrossFuseTrainer, "training_step", lambda *args: torch.zeros(()))
+        monkeypatch.setattr(time_budget, "time", SimpleNamespace(monotonic=clock.monotonic))
         settings = {"max_steps": 200, "lr_scheduler_type": "linear", "warmup_steps": 20, **arguments}
         trainer = make_trainer(tmp_path, callbacks=[clock], **settings)
         if max_minutes is not None:
@@ -161,7 +162,7 @@ def test_budgets_that_are_refused(tmp_path, minutes):
     with pytest.raises(ValueError, match=message):
         TimeBudget(minutes)
     with pytest.raises(ValueError, match=message):
-        parse_recipe(["--output_dir", str(tmp_path), "--max_minutes", str(minutes)], "")
+        parse_recipe(["--output_dir", str(tmp_path), "--max_minutes", str(minutes)])
 
 
 def test_the_recipe_hands_it_on(folder, tmp_path, capsys):  # noqa: F811

@@ -29,14 +29,16 @@ from transformers import (
     ViTModel,
 )
 
+from crossfuse.main import run
+from crossfuse.training_arguments import parse_recipe
 from modeling_crossfuse import CrossFuseForConditionalGeneration
 from modeling_crossfuse.data.caching import CachedInputs, CachedInputsCollator
 from modeling_crossfuse.data.collator import CrossFuseDataCollator
 from modeling_crossfuse.training import train_tokenizer
-from modeling_crossfuse.training.recipes import add_lora, build_model, number_labels, parse_recipe, recipe_texts
+from modeling_crossfuse.training.building import add_lora, build_model, number_labels, recipe_texts
 from modeling_crossfuse.training.trainer import CrossFuseTrainer, batch_length
 
-from .helpers import assert_same, load_script, tiny_config, tiny_inputs, tiny_labels, tiny_model
+from .helpers import assert_same, tiny_config, tiny_inputs, tiny_labels, tiny_model
 
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "train.py"
@@ -58,7 +60,7 @@ FEATURES = datasets.Features(
 
 
 def make_clip(seed: int) -> bytes:
-    """A tenth of a second of sound at 16 kHz, as a WAV file."""
+    """A tenth of a second of audio at 16 kHz, as a WAV file."""
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(1)
@@ -69,7 +71,7 @@ def make_clip(seed: int) -> bytes:
 
 
 def make_rows(complete: bool = True) -> list[dict]:
-    """A row for each name. Unless `complete`, each lacks something; the last two have but a picture, and but text."""
+    """A row for each name. Unless `complete`, each lacks something; the last two have one modality."""
     generator = np.random.default_rng(0)
     rows = [
         {
@@ -105,7 +107,7 @@ def write_data(folder: Path):
 
 
 def write_encoders(folder: Path) -> dict[str, str]:
-    """A BERT for texts and a ViT for pictures, saved with what processes their inputs; their folders."""
+    """A BERT for texts and a ViT for images, saved with what processes their inputs; their folders."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 37}
     bert = BertModel(BertConfig(vocab_size=300, **sizes, initializer_range=0.2))
@@ -156,16 +158,17 @@ def argv_of(folder: Path, output_dir: Path, **others) -> list[str]:
 
 
 def train(folder: Path, output_dir: Path, **flags) -> CrossFuseTrainer:
-    """Runs the script in this process; the Trainer that it used."""
-    script, trainers = load_script("train"), []
+    """Runs the program in this process; the Trainer that it used."""
+    trainers = []
 
     class Recorded(CrossFuseTrainer):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             trainers.append(self)
 
-    script.CrossFuseTrainer = Recorded
-    assert script.main(argv_of(folder, output_dir, **flags)) == str(output_dir)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("modeling_crossfuse.training.trainer.CrossFuseTrainer", Recorded)
+        assert run(["train", *argv_of(folder, output_dir, **flags)]) == str(output_dir)
     return trainers[0]
 
 
@@ -194,13 +197,13 @@ def test_recipe_and_command_line(tmp_path):
         "learning_rates: {lm_head: 2e-4}\naugmentation: {audio: {gain_db: 3e0}}\noutput_dir: out\nbf16: true\n"
         "seed: 3\n",
     )
-    recipe, arguments = parse_recipe([path], "")
+    recipe, arguments = parse_recipe([path])
     assert (recipe.dataset, recipe.inputs) == ("here", {"image": "photo"})
     assert recipe.questions == {"what": "answer", "who": "person.name"}
     assert recipe.learning_rates == {"lm_head": 2e-4} and recipe.augmentation == {"audio": {"gain_db": 3.0}}
     assert (arguments.learning_rate, arguments.seed, arguments.bf16, arguments.output_dir) == (1e-3, 3, True, "out")
     argv = [path, "--inputs", "image=a", "text=b.c", "--learning_rate", "5e-4", "--questions", '{"why": "reason"}']
-    recipe, arguments = parse_recipe(argv, "")
+    recipe, arguments = parse_recipe(argv)
     assert recipe.inputs == {"image": "a", "text": "b.c"} and recipe.questions == {"why": "reason"}
     assert (arguments.learning_rate, arguments.seed) == (5e-4, 3)
 
@@ -211,19 +214,19 @@ def test_encoders_and_adapters_in_recipes(tmp_path):
         "encoders: {image: me/vit, wrist: {kind: series, num_channels: 3}}\nfreeze: [image]\noutput_dir: out\n"
         "lora: {r: 8, target_modules: [q_proj, v_proj]}\ncache_encoder_outputs: true\n",
     )
-    recipe, _ = parse_recipe([path], "")
+    recipe, _ = parse_recipe([path])
     assert recipe.encoders == {"image": "me/vit", "wrist": {"kind": "series", "num_channels": 3}}
     assert recipe.freeze == ["image"] and recipe.cache_encoder_outputs
     assert recipe.lora == {"r": 8, "target_modules": ["q_proj", "v_proj"]}
     argv = [path, "--encoders", '{"audio": "me/ast"}', "--freeze", "audio", "image", "--lora", '{"r": 2}']
-    recipe, _ = parse_recipe(argv, "")
+    recipe, _ = parse_recipe(argv)
     assert (recipe.encoders, recipe.freeze, recipe.lora) == ({"audio": "me/ast"}, ["audio", "image"], {"r": 2})
-    recipe, _ = parse_recipe(["--output_dir", "out"], "")
+    recipe, _ = parse_recipe(["--output_dir", "out"])
     assert (recipe.encoders, recipe.freeze, recipe.lora) == (None, [], None)
 
 
 def test_without_a_recipe():
-    recipe, arguments = parse_recipe(["--output_dir", "out", "--model_overrides", '{"decoder": {"dropout": 0.1}}'], "")
+    recipe, arguments = parse_recipe(["--output_dir", "out", "--model_overrides", '{"decoder": {"dropout": 0.1}}'])
     assert recipe.model_overrides == {"decoder": {"dropout": 0.1}} and recipe.inputs == {}
     assert recipe.model == "configuration/tiny" and recipe.eval_split == "validation" and arguments.output_dir == "out"
 
@@ -243,7 +246,7 @@ def test_without_a_recipe():
 )
 def test_recipes_that_are_refused(tmp_path, text, message):
     with pytest.raises(ValueError, match=message.replace("?", r"\?")):
-        parse_recipe([write(tmp_path / "recipe.yaml", text)], "")
+        parse_recipe([write(tmp_path / "recipe.yaml", text)])
 
 
 @pytest.mark.parametrize(
@@ -258,7 +261,7 @@ def test_recipes_that_are_refused(tmp_path, text, message):
 )
 def test_command_lines_that_are_refused(argv, message):
     with pytest.raises(ValueError, match=message):
-        parse_recipe(["--output_dir", "out", *argv], "")
+        parse_recipe(["--output_dir", "out", *argv])
 
 
 @pytest.mark.parametrize(
@@ -277,7 +280,7 @@ def test_command_lines_that_are_refused(argv, message):
 )
 def test_what_the_script_refuses(folder, tmp_path, flags, error, message):
     with pytest.raises(error, match=message):
-        load_script("train").main(argv_of(folder, tmp_path, **flags))
+        run(["train", *argv_of(folder, tmp_path, **flags)])
 
 
 @pytest.mark.parametrize("flags", [{"label_smoothing_factor": 0.1}, {"predict_with_generate": False}])
@@ -291,21 +294,21 @@ def test_flags_that_change_what_the_trainer_computes(folder, tmp_path, flags):
 
 def test_missing_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="none"):
-        parse_recipe([str(tmp_path / "none.yaml")], "")
+        parse_recipe([str(tmp_path / "none.yaml")])
     argv = ["--output_dir", str(tmp_path), "--target", "name"]
     with pytest.raises(ValueError, match="`dataset` is missing"):
-        load_script("train").main(argv)
+        run(["train", *argv])
     with pytest.raises(OSError, match="nothing_here"):
-        load_script("train").main([*argv, "--dataset", str(tmp_path / "nothing_here")])
+        run(["train", *argv, "--dataset", str(tmp_path / "nothing_here")])
 
 
 def test_help(capsys):
     with pytest.raises(SystemExit) as stopped:
-        load_script("train").main(["--help"])
+        run(["train", "--help"])
     output = capsys.readouterr().out
     assert stopped.value.code == 0
     # The examples keep their lines, and each flag has a word of help.
-    assert "\n    python scripts/train.py configuration/recipes/emoji.yaml --learning_rate 5e-4\n" in output
+    assert "\n    crossfuse train emoji --learning_rate 5e-4\n" in output
     assert "accelerate launch" in output and "Columns of the modalities" in output
 
 
@@ -313,7 +316,7 @@ def test_help(capsys):
 
 
 def test_tokenizer_texts(folder):
-    recipe, _ = parse_recipe(argv_of(folder, "out", questions={"in French": "names.fr", "note": "sensors.note"}), "")
+    recipe, _ = parse_recipe(argv_of(folder, "out", questions={"in French": "names.fr", "note": "sensors.note"}))
     texts = list(recipe_texts(recipe, make_dataset()))
     assert texts[:2] == ["in French", "note"]
     assert {*NAMES, *(name[::-1] for name in NAMES), "starts with r", "still"} <= set(texts)
@@ -323,13 +326,13 @@ def test_tokenizer_texts(folder):
 def test_the_target_comes_as_often_as_it_is_asked_for(folder, dropout, times):
     questions = {"in French": "names.fr", "note": "sensors.note"}
     argv = argv_of(folder, "out", questions=questions, question_dropout=dropout)
-    recipe, _ = parse_recipe(argv, "")
+    recipe, _ = parse_recipe(argv)
     texts = list(recipe_texts(recipe, make_dataset()))
     assert texts.count(NAMES[0]) == times and texts.count(NAMES[0][::-1]) == 1
 
 
 def test_a_column_whose_name_has_a_dot(folder):
-    recipe, _ = parse_recipe(argv_of(folder, "out", inputs=["image=picture"], target="name.en"), "")
+    recipe, _ = parse_recipe(argv_of(folder, "out", inputs=["image=picture"], target="name.en"))
     texts = list(recipe_texts(recipe, make_dataset().rename_column("name", "name.en")))
     assert texts == NAMES
 
@@ -425,7 +428,7 @@ def test_cached_inputs_give_the_same_batches(folder, complete, questions):
     rows = make_dataset(complete)
     if questions:  # a row with text alone has nothing left
         rows = rows.select(range(7))
-    recipe, _ = parse_recipe(argv_of(folder, "out"), "")
+    recipe, _ = parse_recipe(argv_of(folder, "out"))
     _, processor = build_model(recipe, make_dataset())
     settings = {"inputs": inputs, "target": "name", "questions": questions, "question_dropout": 0.3, "seed": 5}
     settings |= {} if questions else {"question_dropout": 0.0}
@@ -468,7 +471,7 @@ def test_cached_inputs_train_the_same(folder, tmp_path):
 
 
 def recipe_of(folder: Path, **flags):
-    return parse_recipe(argv_of(folder, "out", **flags), "")[0]
+    return parse_recipe(argv_of(folder, "out", **flags))[0]
 
 
 def test_a_model_of_encoders(folder, encoders):
@@ -540,7 +543,7 @@ def test_freezing_what_was_trained_before(trained, folder, tmp_path):
 )
 def test_encoders_and_adapters_that_are_refused(folder, tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
-        load_script("train").main(argv_of(folder, tmp_path, **flags))
+        run(["train", *argv_of(folder, tmp_path, **flags)])
 
 
 def test_encoders_for_a_model_that_has_weights(trained, folder, encoders):
@@ -554,7 +557,7 @@ LORA = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"], "init_
 
 
 def wrapped_model(fusion: str = "joint") -> CrossFuseForConditionalGeneration:
-    """A text encoder of transformers, frozen, and a built-in one for pictures; the same weights on every call."""
+    """A text encoder of transformers, frozen, and a built-in one for images; the same weights on every call."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 37}
     settings = {"d_model": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "initializer_range": 0.2}
@@ -713,7 +716,7 @@ def test_an_answer_classifier_with_adapters(folder, encoders, tmp_path):
 
 def test_lora_without_peft(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ImportError, match=r"`lora` needs peft; install it with `pip install crossfuse\[peft\]`"):
+    with pytest.raises(ImportError, match=r"`lora` needs peft; install it with: pip install .crossfuse\[peft\]"):
         add_lora(wrapped_model(), LORA)
 
 
@@ -961,9 +964,9 @@ def test_gradient_accumulation_equals_a_big_batch(tmp_path):
         trainer.train()
         assert (trainer.model.lm_head.weight - before).abs().max() > 1e-5
         runs.append(trainer)
-    for run in runs[1:]:
-        assert_equal_weights(run.model.state_dict(), runs[0].model.state_dict(), atol=1e-6, rtol=1e-4)
-        assert log_of(run, "loss") == pytest.approx(log_of(runs[0], "loss"), abs=1e-3)
+    for again in runs[1:]:
+        assert_equal_weights(again.model.state_dict(), runs[0].model.state_dict(), atol=1e-6, rtol=1e-4)
+        assert log_of(again, "loss") == pytest.approx(log_of(runs[0], "loss"), abs=1e-3)
 
 
 # Several processes

@@ -242,8 +242,6 @@ def test_every_way_to_name_an_encoder(tmp_path):
         assert part.modality_dropout == (0.5 if isinstance(encoder, dict) else 0.0)
         assert part.source == (None if encoder is source else tmp_path.name)  # not where it lies on this machine
     assert type(wrapped(compose({"text": BERT}), "text")).__name__ == "BertModel"
-    by_config = CrossFuseConfig(modalities={"text": {"encoder": BERT.to_dict()}}, **SETTINGS)
-    assert type(wrapped(CrossFuseModel(by_config), "text")).__name__ == "BertModel"
 
 
 def test_the_config_says_the_revision(tmp_path, monkeypatch):
@@ -420,17 +418,17 @@ def test_padding_changes_nothing(case):
     assert_same(together[1:], logits_of(model, {**alone, value_name: values[1:, :length]}, slice(1, None)), atol=1e-4)
 
 
-def test_frames_of_a_film_that_are_padding_are_not_read():
+def test_frames_of_a_video_that_are_padding_are_not_read():
     model, inputs = case_with_series("videomae")
-    films, mask = inputs["pixel_values_videos"], torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
-    films[1, 2:] = 100.0
+    videos, mask = inputs["pixel_values_videos"], torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    videos[1, 2:] = 100.0
     together = logits_of(model, {**inputs, "video_mask": mask})
-    alone = {"pixel_values_videos": films[1:, :2], "wrist_values": inputs["wrist_values"][1:]}
+    alone = {"pixel_values_videos": videos[1:, :2], "wrist_values": inputs["wrist_values"][1:]}
     assert_same(together[1:], logits_of(model, alone, slice(1, None)))
     with pytest.raises(
         ValueError, match=r"`pixel_values` of shape \(2, 6, .* is not what the encoder VideoMAEModel takes"
     ):
-        logits_of(model, {**inputs, "pixel_values_videos": films.repeat(1, 2, 1, 1, 1)[:, :6]})
+        logits_of(model, {**inputs, "pixel_values_videos": videos.repeat(1, 2, 1, 1, 1)[:, :6]})
 
 
 def test_masks_of_what_is_not_given():
@@ -726,6 +724,18 @@ WRONG_CONFIGS = {
 }
 
 
+def test_a_config_that_does_not_say_how_to_call_its_encoder():
+    config = CrossFuseConfig(modalities={"text": {"encoder": BERT.to_dict(), "hidden_size": 32}}, **SETTINGS)
+    before = config.to_dict()
+    message = "BertConfig: it lacks `architecture`, `values_argument`, `encoder_layout`. .*from_encoders"
+    with pytest.raises(ValueError, match=message):
+        CrossFuseModel(config)
+    assert config.to_dict() == before
+    part = compose({"text": config.modalities["text"].encoder}).config.modalities["text"]
+    again = CrossFuseModel(CrossFuseConfig(modalities={"text": part.to_dict()}, **SETTINGS))
+    assert type(wrapped(again, "text")).__name__ == "BertModel"
+
+
 @pytest.mark.parametrize(("settings", "message"), WRONG_CONFIGS.values(), ids=WRONG_CONFIGS)
 def test_wrong_configs(settings, message):
     complete = {"values_argument": "input_ids", "encoder_layout": ["length"], "hidden_size": 32}
@@ -739,10 +749,10 @@ def test_a_wrapped_config_by_itself():
     assert (config.vocab_size, config.frozen) == (99, False)
 
 
-# Sounds: encoders that give them back packed, and frames of another width than the mel bands
+# Audio: encoders that give it back packed, and frames of another width than the mel bands
 
 
-SOUND = {
+AUDIO_SIZES = {
     "d_model": 32,
     "encoder_layers": 1,
     "encoder_attention_heads": 2,
@@ -750,8 +760,8 @@ SOUND = {
     "num_mel_bins": 16,
     "output_dim": 24,
 }
-SOUNDS = {
-    "qwen3_asr_encoder": ({**SOUND, "downsample_hidden_size": 8}, "input_features_mask", True, (2, 16, 200)),
+AUDIO_TYPES = {
+    "qwen3_asr_encoder": ({**AUDIO_SIZES, "downsample_hidden_size": 8}, "input_features_mask", True, (2, 16, 200)),
     "muse_spark_audio": ({"hidden_sizes": [8] * 4}, None, False, (2, 3840)),
     "fun_asr_nano_encoder": (
         {**SIZES, "num_mel_bins": 8, "num_timestamp_prediction_layers": 1, "num_hidden_layers": 2},
@@ -763,9 +773,9 @@ SOUNDS = {
 }
 
 
-@pytest.mark.parametrize("model_type", SOUNDS)
-def test_sounds_of_different_lengths(model_type):
-    fields, mask_argument, one_by_one, shape = SOUNDS[model_type]
+@pytest.mark.parametrize("model_type", AUDIO_TYPES)
+def test_audio_of_different_lengths(model_type):
+    fields, mask_argument, one_by_one, shape = AUDIO_TYPES[model_type]
     # In double precision, since in single precision a sum comes out otherwise when it is one of several.
     model = compose({"audio": source_model(CONFIG_MAPPING[model_type](**fields))}).double()
     part = model.config.modalities["audio"]
@@ -783,17 +793,17 @@ def test_sounds_of_different_lengths(model_type):
         assert_same(logits_of(model, inputs), together)
 
 
-def test_packed_sounds():
-    """Of a part of a model that is no type of its own: sounds one after the other, with their lengths."""
-    config = Qwen2_5OmniAudioEncoderConfig(**SOUND, n_window=10, max_source_positions=20)
+def test_packed_audio():
+    """Of a part of a model that is no type of its own: clips one after the other, with their lengths."""
+    config = Qwen2_5OmniAudioEncoderConfig(**AUDIO_SIZES, n_window=10, max_source_positions=20)
     torch.manual_seed(0)
     model = compose({"audio": Qwen2_5OmniAudioEncoder(config)})
     mask = torch.ones(2, 40, dtype=torch.long)
     mask[1, 20:] = 0
-    sounds = values_of((2, 16, 40))
+    clips = values_of((2, 16, 40))
     with torch.no_grad():
-        states, kept = model.get_encoder().encode_modality("audio", sounds, mask)
-        packed = torch.cat([sounds[0], sounds[1, :, :20]], dim=1)
+        states, kept = model.get_encoder().encode_modality("audio", clips, mask)
+        packed = torch.cat([clips[0], clips[1, :, :20]], dim=1)
         expected = wrapped(model, "audio")(packed, feature_lens=torch.tensor([40, 20])).last_hidden_state
     assert kept.sum(1).tolist() == [10, 5]
     assert_same(torch.cat([states[0], states[1, :5]]), expected)
@@ -802,25 +812,25 @@ def test_packed_sounds():
 # Encoders that need more than values, or take another kind of them
 
 
-def test_a_picture_for_an_encoder_of_films():
+def test_an_image_for_an_encoder_of_videos():
     config = TimesformerConfig(image_size=16, patch_size=8, num_frames=2, **SIZES)
     model = compose({"image": source_model(config)})
-    pictures = values_of((2, 3, 16, 16))
+    images = values_of((2, 3, 16, 16))
     with torch.no_grad():
-        states, _ = model.get_encoder().encode_modality("image", pictures[:, None], torch.ones(2, 1, dtype=torch.long))
-        expected = wrapped(model, "image")(pictures[:, None].expand(-1, 2, -1, -1, -1)).last_hidden_state
+        states, _ = model.get_encoder().encode_modality("image", images[:, None], torch.ones(2, 1, dtype=torch.long))
+        expected = wrapped(model, "image")(images[:, None].expand(-1, 2, -1, -1, -1)).last_hidden_state
     assert_same(states, expected)
 
 
-def test_frames_that_are_pictures_of_a_batch():
-    """X-CLIP's tower takes the frames of a film as pictures of a batch, and lets them exchange messages."""
+def test_frames_that_are_images_of_a_batch():
+    """X-CLIP's tower takes the frames of a video as images of a batch, and lets them exchange messages."""
     vision = {**SIZES, "image_size": 16, "patch_size": 8, "num_frames": 4, "mit_hidden_size": 32}
     config = XCLIPConfig(text_config={**SIZES, **TOKENS}, vision_config=vision)
     model = compose({"image": source_model(config)})
-    pictures = values_of((2, 3, 16, 16))
+    images = values_of((2, 3, 16, 16))
     with torch.no_grad():
-        states, _ = model.get_encoder().encode_modality("image", pictures[:, None], torch.ones(2, 1, dtype=torch.long))
-        expected = wrapped(model, "image")(pictures.repeat_interleave(4, 0)).last_hidden_state
+        states, _ = model.get_encoder().encode_modality("image", images[:, None], torch.ones(2, 1, dtype=torch.long))
+        expected = wrapped(model, "image")(images.repeat_interleave(4, 0)).last_hidden_state
     assert_same(states, expected.flatten(0, 1).unflatten(0, (2, -1)))
 
 
@@ -836,13 +846,13 @@ def test_texts_that_are_on_no_page():
 
 def test_patches_that_pretraining_would_mix():
     config = ViTMAEConfig(image_size=16, patch_size=8, **SIZES)
-    model, pictures = compose({"image": source_model(config)}), values_of((2, 3, 16, 16))
+    model, images = compose({"image": source_model(config)}), values_of((2, 3, 16, 16))
     assert model.config.modalities["image"].constant_arguments == ["noise"]
-    inputs = {"pixel_values": pictures}
+    inputs = {"pixel_values": images}
     assert torch.equal(logits_of(model, inputs), logits_of(model, inputs))
     with torch.no_grad():
         encoder = wrapped(model, "image")
-        states = encoder(pictures, noise=torch.arange(4.0).expand(2, -1))
+        states = encoder(images, noise=torch.arange(4.0).expand(2, -1))
         assert torch.equal(states.ids_restore, torch.arange(4).expand(2, -1))
 
 

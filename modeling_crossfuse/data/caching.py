@@ -1,9 +1,10 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Samples that are read once: inputs kept in memory, and what frozen encoders make of them kept on disk."""
+"""Inputs that are read once and kept in memory, and outputs of frozen encoders that are kept on disk."""
 
 import functools
 import hashlib
+import io
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -15,20 +16,19 @@ import torch
 import transformers
 from accelerate.utils import tqdm
 
-from ..composition import SUB_PROCESSORS
 from ..encoder_processors import describe
 from ..inputs import read_inputs
 from .collator import CrossFuseDataCollator
 from .rows import has_text, select_columns, top_column
 
 
-# The key of a cached row that holds its finished tensors.
+# The key of a cached row for the tensors that are made already.
 TENSORS = "__tensors__"
 
 
 class CachedInputs(torch.utils.data.Dataset):
     """
-    Rows whose inputs, but for texts, are decoded and made into tensors once. For data sets that fit into memory.
+    Rows whose inputs, except for texts, are made into tensors once and kept in memory.
 
     Args:
         rows (`datasets.Dataset`): the rows.
@@ -60,54 +60,27 @@ class CachedInputs(torch.utils.data.Dataset):
 
 
 def _only_text(value: Any, feature: Any) -> Any:
-    """A row, or a struct in it, without what is no text."""
+    """A row, or a struct in it, with its texts alone."""
     if not isinstance(value, dict):
         return value
     return {name: _only_text(value[name], part) for name, part in feature.items() if has_text(part)}
 
 
 class EncodedInputs(torch.utils.data.Dataset):
-    r"""
-    Rows of which the modalities with a frozen encoder are encoded once. What the encoders give is kept in a file that
-    is mapped into memory, so that it may be larger than that.
+    """
+    Rows whose modalities with a frozen encoder are encoded once. The encoders' outputs are kept in a file that is
+    mapped into memory, so that it may be larger than the memory.
 
     The file is used again as long as the rows, the columns, the weights of the encoders and the settings of the
-    processor are the same. Use it with [`CachedInputsCollator`].
+    processor are the same. [`CachedInputsCollator`] makes batches of these rows.
 
     Args:
         rows (`datasets.Dataset`): the rows.
-        model ([`CrossFuseForConditionalGeneration`]): the model; its encoders run where they are.
+        model ([`CrossFuseForConditionalGeneration`]): the model; its encoders run on the device that they are on.
         processor ([`CrossFuseProcessor`]): makes the tensors.
         inputs (`dict[str, str]`): name of each modality to its column. Those of [`frozen_modalities`] are encoded.
-        folder (`str` or `Path`): where the file is.
+        folder (`str` or `Path`): the folder of the file.
         batch_size (`int`, defaults to 32): samples that are encoded at a time.
-
-    Raises:
-        ValueError: if none of the modalities has a frozen encoder.
-
-    Example:
-
-    ```python
-    >>> import datasets
-    >>> import torch
-    >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration, CrossFuseProcessor
-    >>> from modeling_crossfuse.data.caching import CachedInputsCollator, EncodedInputs
-
-    >>> config = CrossFuseConfig(
-    ...     d_model=32, num_hidden_layers=1, modalities={"wrist": {"kind": "series", "num_channels": 2}}
-    ... )
-    >>> model = CrossFuseForConditionalGeneration(config)
-    >>> model.freeze_modalities("wrist")
-    >>> processor = CrossFuseProcessor.from_config(config)
-    >>> rows = datasets.Dataset.from_dict({"acceleration": [[[0.0, 1.0]] * 5, [[2.0, 3.0]] * 3]})
-    >>> encoded = EncodedInputs(rows, model, processor, {"wrist": "acceleration"}, folder="encoder_outputs")
-    >>> collator = CachedInputsCollator(processor, {"wrist": "acceleration"}, cached=encoded.names)
-    >>> batch = collator([encoded[0], encoded[1]])
-    >>> batch["wrist_hidden_states"].shape, batch["wrist_hidden_states_mask"].sum(1)
-    (torch.Size([2, 5, 32]), tensor([5, 3]))
-    >>> model(**batch, labels=torch.tensor([[7, 2], [8, 2]])).loss.shape
-    torch.Size([])
-    ```
     """
 
     def __init__(
@@ -120,8 +93,9 @@ class EncodedInputs(torch.utils.data.Dataset):
         batch_size: int = 32,
     ):
         self.names = frozen_modalities(model, inputs)
-        self.modalities = list(model.config.modalities)
-        inputs, others = ({n: c for n, c in inputs.items() if (n in self.names) == own} for own in (True, False))
+        self.modalities = model.config.modalities
+        others = {name: column for name, column in inputs.items() if name not in self.names}
+        inputs = {name: inputs[name] for name in self.names}
         samples = select_columns(rows, inputs.values())
         fingerprint = _fingerprint(samples, model, processor, inputs)
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -151,39 +125,19 @@ class EncodedInputs(torch.utils.data.Dataset):
         for name in self.names:
             states, length = (encoded[key] for key in _features(name))
             if length:
-                # A copy: what is mapped into memory is read-only.
-                tensors[f"{name}_hidden_states"] = torch.tensor(states).view(1, int(length), -1)
-                tensors[f"{name}_hidden_states_mask"] = torch.ones(1, int(length), dtype=torch.long)
-                modality_mask[:, self.modalities.index(name)] = 1
+                names = self.modalities.tensor_names_of(name)
+                # `torch.tensor` copies, since memory that is mapped from a file is read-only.
+                tensors[names.hidden_states] = torch.tensor(states).view(1, int(length), -1)
+                tensors[names.hidden_states_mask] = torch.ones(1, int(length), dtype=torch.long)
+                modality_mask[:, list(self.modalities).index(name)] = 1
         return {**row, TENSORS: tensors}
 
 
 def frozen_modalities(model, inputs: Collection[str]) -> list[str]:
-    """
-    Those of the modalities whose encoders give the same throughout training.
-
-    Args:
-        model ([`CrossFuseForConditionalGeneration`]): the model.
-        inputs (`Collection[str]`): the modalities.
-
-    Raises:
-        ValueError: if there are none.
-
-    Example:
-
-    ```python
-    >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration
-    >>> from modeling_crossfuse.data.caching import frozen_modalities
-
-    >>> model = CrossFuseForConditionalGeneration(CrossFuseConfig(d_model=32, modalities={"text": {}, "audio": {}}))
-    >>> model.freeze_modalities("audio")
-    >>> frozen_modalities(model, ["text", "audio"])
-    ['audio']
-    ```
-    """
+    """Those of the modalities whose encoders do not train. Raises a `ValueError` if there are none."""
     modalities, encoders = model.config.modalities, model.get_encoder().encoders
     frozen = [name for name in inputs if name in modalities and modalities[name].frozen]
-    # What LoRA adds to a frozen encoder trains.
+    # LoRA adds weights to a frozen encoder that train.
     constant = [name for name in frozen if not any(p.requires_grad for p in encoders[name].parameters())]
     if not constant:
         raise ValueError(
@@ -195,7 +149,7 @@ def frozen_modalities(model, inputs: Collection[str]) -> list[str]:
 
 
 def _features(name: str) -> dict[str, Any]:
-    """The columns of the file for a modality: the hidden states of what its mask keeps, flat, and their number."""
+    """The file's columns for a modality: the hidden states that its mask keeps, in one flat list, and their number."""
     return {
         f"{name}_hidden_states": datasets.List(datasets.Value("float32")),
         f"{name}_length": datasets.Value("int32"),
@@ -205,7 +159,8 @@ def _features(name: str) -> dict[str, Any]:
 def _encode_rows(
     columns: Mapping[str, list[Any]], model, processor, inputs: dict[str, str]
 ) -> dict[str, list[np.ndarray | int]]:
-    rows = [dict(zip(columns, values)) for values in zip(*(columns[column] for column in columns))]
+    """The values of the file's columns for a few rows."""
+    rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
     collator, outputs = CrossFuseDataCollator(processor, inputs), {}
     for name, column in inputs.items():
         samples = collator.read_column(rows, column)
@@ -215,8 +170,9 @@ def _encode_rows(
             encoded = _encode_samples(model, processor, name, [samples[index] for index in given])
             for index, sample_states in zip(given, encoded):
                 states[index] = sample_states
-        values = [sample_states.ravel() for sample_states in states], [len(sample_states) for sample_states in states]
-        outputs |= zip(_features(name), values)
+        states_column, length_column = _features(name)
+        outputs[states_column] = [sample_states.ravel() for sample_states in states]
+        outputs[length_column] = [len(sample_states) for sample_states in states]
     return outputs
 
 
@@ -232,71 +188,58 @@ def _encode_samples(model, processor, name: str, samples: list[Any]) -> list[np.
 
 
 def _only_read_by(inputs: dict[str, str], others: dict[str, str], rows: datasets.Dataset) -> list[str]:
-    """The columns that nothing but `inputs` needs. Texts are kept: they may be answers, too."""
+    """The columns that only `inputs` reads, without those with texts, which may be answers, too."""
     read, read_by_others = ({top_column(rows, column) for column in part.values()} for part in (inputs, others))
     return [column for column in read - read_by_others if not has_text(rows.features[column])]
 
 
-# Settings of a modality that its encoder's outputs don't depend on.
+# Settings of a modality that do not change its encoder's outputs.
 _IRRELEVANT = ("dtype", "modality_dropout", "revision", "source")
 
 
-class _HashingFile:
-    """A file that keeps nothing of what is written but its hash."""
-
-    def __init__(self):
-        self.hash = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.hash.update(data)
-        return memoryview(data).nbytes
-
-    def flush(self):
-        pass
-
-
 def _fingerprint(samples: datasets.Dataset, model, processor, inputs: dict[str, str]) -> str:
-    """A hash of all that the encoders' outputs depend on."""
-    file = _HashingFile()
+    """A hash of everything that the encoders' outputs depend on."""
+    fingerprint = hashlib.sha256()
     modalities = {
         name: {key: value for key, value in model.config.modalities[name].to_dict().items() if key not in _IRRELEVANT}
         for name in inputs
     }
     described = {name: _describe_processor(processor, name) for name in inputs}
     settings = [samples._fingerprint, inputs, modalities, described, transformers.__version__]
-    file.write(json.dumps(settings, sort_keys=True, default=str).encode())
+    fingerprint.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for name in inputs:
         for key, value in model.get_encoder().encoders[name].state_dict().items():
-            # As `torch.save` writes them, which knows quantised weights, too; of a view it would write all that is
-            # behind it.
-            torch.save((key, value.cpu().clone()), file)
-    return file.hash.hexdigest()
+            # `torch.save` writes quantised weights, too. Of a view, it would write the whole storage: hence the clone.
+            buffer = io.BytesIO()
+            torch.save((key, value.cpu().clone()), buffer)
+            fingerprint.update(buffer.getbuffer())
+    return fingerprint.hexdigest()
 
 
 def _describe_processor(processor, name: str) -> dict[str, Any]:
-    """All settings that a modality is processed with."""
-    settings = {**processor._defaults(name), **processor.modalities[name]}
-    kinds = ("image", "video") if settings["kind"] == "video" else (settings["kind"],)
-    parts = {part: processor.sub_processor(name, part) for part, kind in SUB_PROCESSORS.items() if kind in kinds}
-    described = {part: describe(sub_processor) for part, sub_processor in parts.items() if sub_processor is not None}
-    return {**settings, **described}
+    """The settings that a modality is processed with, and those of its sub-processors."""
+    parts = processor.sub_processors_of(name).items()
+    described = {part: describe(sub_processor) for part, sub_processor in parts if sub_processor is not None}
+    return {**processor.settings_of(name), **described}
 
 
 class CachedInputsCollator(CrossFuseDataCollator):
     """
-    [`CrossFuseDataCollator`] for the rows of [`CachedInputs`] and [`EncodedInputs`]: what these have not made into
-    tensors is left to process.
+    [`CrossFuseDataCollator`] for the rows of [`CachedInputs`] and [`EncodedInputs`]. It processes the modalities that
+    these have not made into tensors.
 
     Args:
         args, kwargs: as [`CrossFuseDataCollator`] takes them.
-        cached (`Collection[str]`, *optional*): modalities whose tensors the rows bring along. Defaults to all but
+        cached (`Collection[str]`, *optional*): the modalities whose tensors are in the rows. Defaults to all except
             those of kind `text`, as in [`CachedInputs`].
     """
 
     def __init__(self, *args, cached: Collection[str] | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        kinds = {name: settings["kind"] for name, settings in self.processor.modalities.items()}
-        self.cached = {name for name in kinds if (kinds[name] != "text" if cached is None else name in cached)}
+        if cached is None:
+            modalities = self.processor.modalities.items()
+            cached = [name for name, settings in modalities if settings["kind"] != "text"]
+        self.cached = set(cached)
 
     def _encode(self, rows: list[dict[str, Any]], inputs: dict[str, list[Any]]) -> dict[str, torch.Tensor]:
         samples = [row[TENSORS] for row in rows]
@@ -322,7 +265,7 @@ class CachedInputsCollator(CrossFuseDataCollator):
 
 
 def _stack(tensors: list[torch.Tensor | None]) -> torch.Tensor:
-    """Tensors `(1, ...)` of different sizes, or None, as one batch padded with zeros."""
+    """Tensors `(1, ...)` of different sizes as one batch, padded with zeros; a row for None has zeros only."""
     given = [tensor for tensor in tensors if tensor is not None]
     shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in given))]
     batch = given[0].new_zeros(len(tensors), *shape)

@@ -1,10 +1,11 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of a data set to batches, with labels."""
+"""From rows of a data set to batches with labels."""
 
 import random
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,35 +14,37 @@ from ..configuration_crossfuse import PROBLEM_TYPES
 from .rows import get_column
 
 
+@dataclass(eq=False, repr=False)
 class CrossFuseDataCollator:
     r"""
-    Turns rows of a data set into a batch for a CrossFuse model, with labels. Use it with
-    `TrainingArguments(remove_unused_columns=False)`: columns are read here, under their own names.
+    Turns rows of a data set into a batch for a CrossFuse model, with labels. It reads columns by their own names, and
+    so needs `TrainingArguments(remove_unused_columns=False)`.
 
-    Questions and augmentation belong to training; give the evaluation a collator of its own.
+    Questions and augmentation are for training; evaluation needs a collator without them.
 
     Args:
         processor ([`CrossFuseProcessor`]): makes the tensors; its tokenizer makes the labels.
-        inputs (`dict[str, str]`): name of each modality to the column that holds it; dots lead into structs
-            (`"names.fr"`). Where a row lacks the column or it is `None`, the sample lacks the modality.
+        inputs (`dict[str, str]`): name of each modality to its column; dots lead into structs (`"names.fr"`). If a row
+            lacks the column, or has `None` in it, the sample lacks the modality.
         target (`str`, *optional*): column with the text to answer. Without it and `questions` there are no labels.
-        questions (`dict[str, str]`, *optional*): text of a question to the column that answers it. One, among those
-            that the row can answer, is drawn for each row.
+        questions (`dict[str, str]`, *optional*): text of a question to the column that answers it. Each row gets one
+            that it can answer, drawn at random.
         question_modality (`str`, defaults to `"text"`): the modality that the question goes to.
-        question_dropout (`float`, defaults to 0.0): probability with which a row gets no question, and `target` to
-            answer.
-        max_target_length (`int`, *optional*): tokens of an answer, its end of sequence included.
-        problem_type (`str`, *optional*): what `target` is, where it is not a text to generate:
-            `"single_label_classification"`, `"multi_label_classification"` or `"regression"`, as in a config of
-            transformers, which give the `labels` of [`CrossFuseForSequenceClassification`]; or `"retrieval"`, which
-            gives `item_ids`, by which [`CrossFuseForRetrieval`] knows samples of the same target.
+        question_dropout (`float`, defaults to 0.0): probability with which a row gets no question; its answer is
+            `target` then.
+        max_target_length (`int`, *optional*): the most tokens of an answer, with its end of sequence.
+        problem_type (`str`, *optional*): what `target` is, if it is not a text to generate. The types of transformers'
+            configs (`"single_label_classification"`, `"multi_label_classification"` and `"regression"`) give the
+            `labels` of [`CrossFuseForSequenceClassification`]; `"retrieval"` gives `item_ids`, by which
+            [`CrossFuseForRetrieval`] knows samples of the same target.
         label2id (`dict[str, int]`, *optional*): numbers of the labels in `target`, such as `config.label2id`. Whole
             numbers in `target` are numbers of labels already.
         answer_ids (`dict[str, int]`, *optional*): number of each answer in the `target` column, for a model with
-            `num_answers`: gives `answer_ids` `(batch,)`, -100 for other answers, whatever question was drawn.
-        augment (`Callable`, *optional*): takes the finished batch, a dict of tensors, and returns it changed.
-        seed (`int`, *optional*): makes the questions repeatable. In workers of a `DataLoader` the worker's own seed,
-            which follows from `torch.manual_seed` and changes with each epoch, is mixed in.
+            `num_answers`. The batch gets `answer_ids` `(batch,)`, with -100 for other answers, whichever question was
+            drawn.
+        augment (`Callable`, *optional*): takes the batch, a dict of tensors, and returns it changed.
+        seed (`int`, *optional*): makes the questions repeatable. Workers of a `DataLoader` add their own seeds, which
+            follow from `torch.manual_seed` and change with each epoch.
 
     Raises:
         ValueError: if an argument or a row can't be used; the message names it.
@@ -68,34 +71,22 @@ class CrossFuseDataCollator:
     ```
     """
 
-    def __init__(
-        self,
-        processor,
-        inputs: dict[str, str],
-        target: str | None = None,
-        questions: dict[str, str] | None = None,
-        question_modality: str = "text",
-        question_dropout: float = 0.0,
-        max_target_length: int | None = None,
-        problem_type: str | None = None,
-        label2id: dict[str, int] | None = None,
-        answer_ids: dict[str, int] | None = None,
-        augment: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None,
-        seed: int | None = None,
-    ):
-        self.processor = processor
-        self.inputs = dict(inputs)
-        self.target = target
-        self.questions = dict(questions or {})
-        self.question_modality = question_modality
-        self.question_dropout = question_dropout
-        self.max_target_length = max_target_length
-        self.problem_type = problem_type
-        self.label2id = dict(label2id or {})
-        self.answer_ids = answer_ids
-        self.augment = augment
-        self.seed = seed
-        self._random, self._random_of = random.Random(seed), None
+    processor: Any
+    inputs: dict[str, str]
+    target: str | None = None
+    questions: dict[str, str] | None = None
+    question_modality: str = "text"
+    question_dropout: float = 0.0
+    max_target_length: int | None = None
+    problem_type: str | None = None
+    label2id: dict[str, int] | None = None
+    answer_ids: dict[str, int] | None = None
+    augment: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
+    seed: int | None = None
+
+    def __post_init__(self):
+        self.questions, self.label2id = self.questions or {}, self.label2id or {}
+        self._random, self._random_of = random.Random(self.seed), None
         self._check()
 
     def _check(self):
@@ -141,8 +132,8 @@ class CrossFuseDataCollator:
             name = "item_ids" if self.problem_type == "retrieval" else "labels"
             batch[name] = self._targets(self.read_column(rows, self.target))
         elif self.target or self.questions:
-            columns = [column for _, column in chosen]
-            batch["labels"] = self._labels([self._answer(*item) for item in zip(range(len(rows)), rows, columns)])
+            answers = [self._answer(index, rows[index], column) for index, (_, column) in enumerate(chosen)]
+            batch["labels"] = self._labels(answers)
         if self.answer_ids is not None:
             answers = [get_column(row, self.target) for row in rows]
             batch["answer_ids"] = torch.tensor([self.answer_ids.get(answer, -100) for answer in answers])
@@ -184,7 +175,7 @@ class CrossFuseDataCollator:
 
     def _generator(self) -> random.Random:
         worker = torch.utils.data.get_worker_info()
-        # A worker starts from a copy of this object: without its own seed all would draw alike, in every epoch.
+        # Each worker has a copy of this object. Without seeds of their own, all would draw the same, in every epoch.
         if worker is not None and worker.seed != self._random_of:
             seed = worker.seed if self.seed is None else f"{self.seed}-{worker.seed}"
             self._random, self._random_of = random.Random(seed), worker.seed
@@ -202,7 +193,7 @@ class CrossFuseDataCollator:
         return answer
 
     def _targets(self, values: list[Any]) -> torch.Tensor:
-        """Targets that are no text to generate: classes `(batch,)`, or numbers or a 0 or 1 for each label."""
+        """Targets for `problem_type`: classes `(batch,)`, numbers, or a 0 or 1 for each label `(batch, labels)`."""
         if self.problem_type == "regression":
             return _numbers(values, self.target)
         if self.problem_type != "multi_label_classification":
@@ -219,7 +210,7 @@ class CrossFuseDataCollator:
             return self.label2id[label]
         if isinstance(label, int):
             return int(label)
-        if self.problem_type == "retrieval":  # items that training never saw need numbers, alike in all processes
+        if self.problem_type == "retrieval":  # items that training never saw need the same numbers in all processes
             return len(self.label2id) + zlib.crc32(label.encode())
         raise ValueError(
             f"the target column {self.target!r} has {label!r}, which is none of the {len(self.label2id)} labels"
@@ -235,7 +226,7 @@ class CrossFuseDataCollator:
 
 
 def _numbers(values: list[Any], column: str) -> torch.Tensor:
-    """Numbers `(batch,)`, or lists of as many numbers `(batch, numbers)`."""
+    """Numbers `(batch,)`, or lists of equally many numbers as `(batch, numbers)`."""
     try:
         numbers = torch.tensor(values, dtype=torch.float32)
     except (TypeError, ValueError) as error:

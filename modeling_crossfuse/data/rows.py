@@ -1,6 +1,6 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets: their rows, their columns, and what the columns hold."""
+"""Data sets: their rows, their columns, and what is in the columns."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,31 +15,13 @@ if TYPE_CHECKING:
 
 def get_column(row: Mapping[str, Any], column: str) -> Any:
     """
-    The value of a column, or of a field of a struct.
-
-    Args:
-        row (`Mapping[str, Any]`): a row of a data set.
-        column (`str`): the column's name; dots lead into structs.
-
-    Returns:
-        The value; `None` where a struct on the way is `None`.
-
-    Raises:
-        KeyError: if there is no such column or field; the message lists those that exist.
-
-    Example:
-
-    ```python
-    >>> from modeling_crossfuse.data.rows import get_column
-
-    >>> get_column({"names": {"en": "red apple", "fr": "pomme rouge"}}, "names.fr")
-    'pomme rouge'
-    ```
+    The value of a column of a row or, after a dot, of a field of a struct; `None` if the struct is `None`. The error
+    for a column that does not exist, a `KeyError`, lists those that do.
     """
     value = row
     head, rest = "", column
     while True:
-        if rest in value:  # a whole name first: it may have a dot itself
+        if rest in value:  # the whole name is tried first, since it may have a dot itself
             return value[rest]
         part, dot, rest = rest.partition(".")
         if not dot or part not in value:
@@ -53,12 +35,12 @@ def get_column(row: Mapping[str, Any], column: str) -> Any:
 
 
 def top_column(rows: "datasets.Dataset", column: str) -> str:
-    """The column of the data set that holds `column`, which may be a field of a struct."""
+    """The column of the data set that has `column`, which may be a field of a struct."""
     return column if column in rows.column_names else column.split(".")[0]
 
 
 def select_columns(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> Sequence[Mapping[str, Any]]:
-    """Only what `columns` needs: whatever else a row of a `datasets.Dataset` has would be decoded, too."""
+    """The rows with only these columns. A row of a `datasets.Dataset` would decode all others, too."""
     if not hasattr(rows, "select_columns"):
         return rows
     return rows.select_columns(list(dict.fromkeys(top_column(rows, column) for column in columns)))
@@ -71,41 +53,8 @@ def has_text(feature: Any) -> bool:
     return getattr(feature, "dtype", None) in ("string", "large_string")
 
 
-def parse_mapping(pairs: Mapping[str, str] | Iterable[str] | None) -> dict[str, str]:
-    """
-    Modalities and what belongs to each, as a command line or a recipe gives them.
-
-    Args:
-        pairs (`list[str]`, `dict[str, str]`, *optional*): such as `["image=picture", "audio=speech"]`; a `dict` stays
-            as it is, and None becomes an empty one.
-
-    Raises:
-        ValueError: if one is not of the form `modality=value`, or a modality comes twice.
-
-    Example:
-
-    ```python
-    >>> from modeling_crossfuse.data.rows import parse_mapping
-
-    >>> parse_mapping(["image=photo", "text=question"])
-    {'image': 'photo', 'text': 'question'}
-    ```
-    """
-    if pairs is None or isinstance(pairs, Mapping):
-        return dict(pairs or {})
-    mapping = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not (name and equals and value):
-            raise ValueError(f"{pair!r} is not of the form modality=value, such as image=picture")
-        if name in mapping:
-            raise ValueError(f"the modality {name!r} is given twice")
-        mapping[name] = value
-    return mapping
-
-
 def check_exists(what: str, name_or_path: str):
-    """What can't be an id on the Hub must be a folder; the Hub's own message for it would speak of ids."""
+    """Raises a `FileNotFoundError` for a path that is not there; the Hub would take it for an id and say so."""
     is_path = (
         Path(name_or_path).is_absolute() or name_or_path.startswith(".") or name_or_path.rstrip("/").count("/") > 1
     )
@@ -122,12 +71,8 @@ def load_rows(
     Args:
         dataset (`str`): a name on the Hub, a folder that `load_dataset` reads, or one that `save_to_disk` wrote.
         split (`str`, defaults to `"test"`): its split.
-        max_samples (`int`, *optional*): how many rows to keep, spaced evenly: a data set may be sorted.
+        max_samples (`int`, *optional*): how many rows to keep, at equal distances, since a data set may be sorted.
         config (`str`, *optional*): the data set's configuration, if it has several.
-
-    Raises:
-        ImportError: if `crossfuse[train]` is not installed.
-        OSError, ValueError: if there is no such data set or split.
     """
     from datasets import Audio, load_from_disk
 
@@ -167,25 +112,8 @@ def _load_split(dataset: str, config: str | None, split: str) -> "datasets.Datas
 
 def problem_type_of(feature: Any) -> str:
     """
-    The `problem_type` that a column of a data set is made for.
-
-    Args:
-        feature: an entry of `datasets.Features`.
-
-    Raises:
-        ValueError: if it is neither text, classes, numbers, nor lists of them.
-
-    Example:
-
-    ```python
-    >>> from datasets import ClassLabel, List, Value
-    >>> from modeling_crossfuse.data.rows import problem_type_of
-
-    >>> problem_type_of(ClassLabel(names=["cat", "dog"])), problem_type_of(List(Value("string")))
-    ('single_label_classification', 'multi_label_classification')
-    >>> problem_type_of(Value("float32"))
-    'regression'
-    ```
+    The `problem_type` that suits a column, by its entry in `datasets.Features`. A column that has neither text, nor
+    classes, nor numbers, nor lists of them is a `ValueError`.
     """
     inner = getattr(feature, "feature", feature)
     dtype = getattr(inner, "dtype", None) or ""
@@ -197,11 +125,8 @@ def problem_type_of(feature: Any) -> str:
 
 
 def label_names(rows: "datasets.Dataset", column: str) -> list[str]:
-    """
-    The names of the labels in a column: those of a `ClassLabel`, the distinct texts, sorted, or the whole numbers from
-    0 on.
-    """
-    feature = rows.features.get(column)  # a field of a struct has no names
+    """The names of the labels in a column: of a `ClassLabel`, or its texts, sorted, or the whole numbers from 0 on."""
+    feature = rows.features.get(column)  # None for a field of a struct
     inner = getattr(feature, "feature", feature)
     if hasattr(inner, "names"):
         return list(inner.names)

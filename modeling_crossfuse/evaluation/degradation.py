@@ -10,36 +10,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..media import is_list, load_frames, load_picture, load_series, load_sound
+from ..media import is_list, load_audio, load_frames, load_image, load_series
 
 
-def cover(picture: Image.Image | np.ndarray, level: float) -> Image.Image | np.ndarray:
+def cover(image: Image.Image | np.ndarray, level: float) -> Image.Image | np.ndarray:
     """
-    Hides the right part of a picture behind white.
-
-    Args:
-        picture (`PIL.Image.Image`, or `np.ndarray` of shape `(channels, height, width)` from 0 to 255): left as it is.
-        level (`float`): share of the width that is hidden, from 0 to 1.
-
-    Returns:
-        `PIL.Image.Image` or `np.ndarray`: a picture of the same size and mode.
-
-    Raises:
-        ValueError: if `level` is not between 0 and 1.
-
-    Example:
-
-    ```python
-    >>> from PIL import Image
-    >>> from modeling_crossfuse.evaluation.degradation import cover
-
-    >>> half = cover(Image.new("RGB", (4, 1), "red"), level=0.5)
-    >>> [half.getpixel((x, 0)) for x in range(4)]
-    [(255, 0, 0), (255, 0, 0), (255, 255, 255), (255, 255, 255)]
-    ```
+    A copy of an image, a PIL image or an array `(channels, height, width)` from 0 to 255, whose right part is white:
+    the share `level` of its width.
     """
     _check_level(level)
-    covered = picture.copy()
+    covered = image.copy()
     width = covered.width if isinstance(covered, Image.Image) else covered.shape[-1]
     kept = width - round(width * level)
     if isinstance(covered, np.ndarray):
@@ -51,25 +31,8 @@ def cover(picture: Image.Image | np.ndarray, level: float) -> Image.Image | np.n
 
 def hide_characters(text: str, level: float, generator: np.random.Generator) -> str:
     """
-    Hides characters of a text behind `_`; those hidden at one level are hidden at every higher one, too.
-
-    Args:
-        text (`str`): the text.
-        level (`float`): share of its characters that is hidden, from 0 to 1.
-        generator (`np.random.Generator`): draws which.
-
-    Raises:
-        ValueError: if `level` is not between 0 and 1.
-
-    Example:
-
-    ```python
-    >>> import numpy as np
-    >>> from modeling_crossfuse.evaluation.degradation import hide_characters
-
-    >>> hide_characters("what is it?", level=0.5, generator=np.random.default_rng(0)).count("_")
-    6
-    ```
+    Puts `_` for the share `level` of a text's characters. Generators with the same seed hide the same characters at a
+    higher level, and more of them.
     """
     _check_level(level)
     hidden = set(generator.permutation(len(text))[: round(len(text) * level)].tolist())
@@ -83,18 +46,8 @@ def mix_noise(
     Mixes a signal with white Gaussian noise, in the proportion `1 - level` to `level`, and keeps its strength. The
     signal-to-noise ratio is `20 * log10((1 - level) / level)` dB: 0 dB at level 0.5, nothing but noise at level 1.
 
-    Args:
-        values (`np.ndarray`): the signal, left as it is.
-        level (`float`): share of the amplitude that is noise, from 0 to 1.
-        generator (`np.random.Generator`): draws the noise.
-        mean, std (`float` or array that broadcasts to `values`, *optional*): of the signal and the noise; by default 0
-            and the signal's root mean square.
-
-    Returns:
-        `np.ndarray`: float32, of the same shape.
-
-    Raises:
-        ValueError: if `level` is not between 0 and 1.
+    By default, the signal has mean 0, and the noise its root mean square; `mean` and `std` are for both, floats or
+    arrays that broadcast to `values`. The result is float32.
 
     Example:
 
@@ -118,6 +71,7 @@ def mix_noise(
 
 
 def _check_level(level: float):
+    """Raises a `ValueError` if a level is not between 0 and 1."""
     if not 0 <= level <= 1:
         raise ValueError(f"`level={level}` is not between 0 and 1")
 
@@ -125,8 +79,8 @@ def _check_level(level: float):
 @dataclass
 class Degradation:
     """
-    Makes raw inputs worse, each time in the same way: what is drawn depends on `seed` and the input alone. A level
-    from 0, which changes nothing, to 1, which leaves nothing, is for each kind:
+    Makes raw inputs worse, in the same way each time: what is drawn depends on `seed` and the input alone. The level
+    goes from 0, which changes nothing, to 1, which leaves nothing, and is for each kind:
 
     | kind | level |
     | --- | --- |
@@ -136,13 +90,9 @@ class Degradation:
     | series | the same; the noise has the mean and standard deviation that the processor knows of each channel |
 
     Args:
-        modalities (`Mapping[str, dict]`): name of each modality to its settings, as
-            [`CrossFuseProcessor`]`.modalities` has them.
+        modalities (`Mapping[str, dict]`): name of each modality to its settings, as [`CrossFuseProcessor`] has them.
         level (`float`): how much worse.
         seed (`int`, defaults to 0): of what is drawn.
-
-    Raises:
-        ValueError: if `level` is not between 0 and 1.
 
     Example:
 
@@ -164,12 +114,7 @@ class Degradation:
         _check_level(self.level)
 
     def __call__(self, name: str, value: Any) -> Any:
-        """
-        A raw input of the modality of that name made worse; None, for a missing one, stays None.
-
-        Raises:
-            ValueError: if it can't be read.
-        """
+        """A raw input of a modality, made worse; raises a `ValueError` if it can't be read. None stays None."""
         if value is None or self.level == 0:
             return value
         settings = self.modalities[name]
@@ -180,9 +125,8 @@ class Degradation:
 
     def _degrade_image(self, where: str, settings: dict[str, Any], value: Any) -> Any:
         if is_list(value):
-            return [self._degrade_image(where, settings, picture) for picture in value]
-        picture = load_picture(where, value, settings.get("num_channels", 3), do_rescale=True)
-        return cover(picture, self.level)
+            return [self._degrade_image(where, settings, image) for image in value]
+        return cover(load_image(where, value, settings.get("num_channels", 3), do_rescale=True), self.level)
 
     def _degrade_video(self, where: str, settings: dict[str, Any], value: Any) -> list[Any]:
         frames = load_frames(where, value, settings.get("num_frames"))
@@ -192,8 +136,8 @@ class Degradation:
         return hide_characters(value, self.level, self._generator(value.encode()))
 
     def _degrade_audio(self, where: str, settings: dict[str, Any], value: Any) -> dict[str, Any]:
-        sound, sampling_rate = load_sound(where, value)
-        noisy = mix_noise(sound, self.level, self._generator(sound.tobytes()))
+        audio, sampling_rate = load_audio(where, value)
+        noisy = mix_noise(audio, self.level, self._generator(audio.tobytes()))
         return {"array": noisy, "sampling_rate": sampling_rate}
 
     def _degrade_series(self, where: str, settings: dict[str, Any], value: Any) -> np.ndarray:

@@ -1,48 +1,57 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of texts, labels, numbers and rankings, as `evaluate.Metric` classes that need neither network nor cache."""
+"""
+Metrics of texts, labels, numbers and rankings: scikit-learn, jiwer and sacrebleu behind `evaluate.Metric` classes that
+need neither network nor cache.
 
-import importlib
-import os
-import sys
-from types import ModuleType
+Example:
+
+```python
+>>> from modeling_crossfuse.evaluation.metrics import *
+
+>>> ExactMatch().compute(predictions=["red apple", "pear"], references=["red apple", "lemon"])
+{'exact_match': 0.5}
+>>> CharacterErrorRate().compute(predictions=["pear"], references=["pears"])
+{'cer': 0.2}
+>>> ChrF().compute(predictions=["red apple"], references=["red apple"])
+{'chrf': 100.0}
+>>> ClassMetrics().compute(predictions=["cat", "dog"], references=["cat", "dog"])
+{'accuracy': 1.0, 'f1_macro': 1.0}
+>>> LabelSetMetrics().compute(predictions=[["cat"], ["dog"]], references=[["cat"], ["dog", "ball"]])
+{'f1_micro': 0.8, 'subset_accuracy': 0.5}
+>>> NumberMetrics().compute(predictions=[[1.0], [2.0]], references=[[1.0], [3.0]])
+{'mae': 0.5, 'rmse': 0.7071067811865476, 'r2': 0.5}
+>>> RankingMetrics().compute(predictions=[[0.9, 0.1, 0.2], [0.3, 0.5, 0.4]], references=[0, 2])
+{'recall_at_1': 0.5, 'recall_at_5': 1.0, 'recall_at_10': 1.0, 'mrr': 0.75}
+>>> compute_text_metrics(["red apple", "pear"], ["red apple", "pears"])["exact_match"]
+0.5
+>>> compute_label_metrics(["cat", "dog"], ["cat", "cow"], "single_label_classification")["accuracy"]
+0.5
+```
+"""
 
 import numpy as np
 
-
-def _import_evaluate() -> ModuleType:
-    """
-    The library `evaluate`. Python puts a script's folder first on its path, where a script named `evaluate.py`, such
-    as ours, would be imported in its place.
-    """
-    path = list(sys.path)
-    sys.path[:] = [folder for folder in path if not os.path.isfile(os.path.join(folder, "evaluate.py"))]
-    if not hasattr(sys.modules.get("evaluate"), "__path__"):
-        sys.modules.pop("evaluate", None)
-    try:
-        return importlib.import_module("evaluate")
-    finally:
-        sys.path[:] = path
+from ..extras import needs
 
 
 try:
-    evaluate = _import_evaluate()
     import datasets
+    import evaluate
     import jiwer
     import sacrebleu
     from sklearn import metrics
     from sklearn.preprocessing import MultiLabelBinarizer
 except ImportError as error:
-    raise ImportError(f"the metrics need `pip install crossfuse[train]` ({error})") from error
+    raise needs(f"the metrics need the module {error.name}", "train") from error
 
 
 class _Metric(evaluate.Metric):
     """
-    Compares strings with strings, unless a subclass has other features. What is compared stays in memory, unless
-    several processes must share it, so that runs at the same time can't read each other's cache files.
+    Compares strings with strings, unless a subclass has other features. With a single process, what is compared stays
+    in memory instead of files under `cache_dir`, so that runs at the same time can't read each other's files.
     """
 
-    description: str
     predictions = references = datasets.Value("string")
 
     def __init__(self, *args, keep_in_memory: bool | None = None, num_process: int = 1, **kwargs):
@@ -52,7 +61,7 @@ class _Metric(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description=self.description,
+            description=self.__doc__,
             citation="",
             # Every instance would append it to the documentation of `compute` once more.
             inputs_description="",
@@ -61,18 +70,14 @@ class _Metric(evaluate.Metric):
 
     def compute(self, *, predictions=None, references=None, **kwargs) -> dict[str, float] | None:
         """
-        Args:
-            predictions (`list`, *optional*): the answers of a model, unless they were given to `add_batch`.
-            references (`list`, *optional*): the right answers, one for each prediction.
-
-        Returns:
-            `dict[str, float]`: the metrics' names and values. `None` on all but the first of several processes.
+        The metrics by name, of predictions and as many references, unless `add_batch` was given them before. `None` on
+        all but the first of several processes.
 
         Raises:
             ValueError: if there is nothing to compare, or not one reference for each prediction.
         """
-        for name, texts in (("predictions", predictions), ("references", references)):
-            if texts is not None and len(texts) == 0:
+        for name, answers in (("predictions", predictions), ("references", references)):
+            if answers is not None and len(answers) == 0:
                 raise ValueError(f"`{name}` is empty; expected at least one answer")
         if predictions is None and self.writer is None:
             raise ValueError("nothing to compare: give `predictions` and `references`, here or to `add_batch` before")
@@ -80,25 +85,7 @@ class _Metric(evaluate.Metric):
 
 
 class ExactMatch(_Metric):
-    """
-    Share of predictions that equal their reference, character by character, from 0 to 1.
-
-    Args:
-        keep_in_memory (`bool`, *optional*): whether to keep what is compared in memory rather than in files under
-            `cache_dir`. Defaults to `True` for a single process.
-        kwargs: as [`evaluate.Metric`] takes them.
-
-    Example:
-
-    ```python
-    >>> from modeling_crossfuse.evaluation.metrics import ExactMatch
-
-    >>> ExactMatch().compute(predictions=["red apple", "pear"], references=["red apple", "lemon"])
-    {'exact_match': 0.5}
-    ```
-    """
-
-    description = "Share of predictions that equal their reference."
+    """Share of predictions that equal their reference, character by character, from 0 to 1."""
 
     def _compute(self, *, predictions: list[str], references: list[str]) -> dict[str, float]:
         return {"exact_match": float(metrics.accuracy_score(references, predictions))}
@@ -107,72 +94,22 @@ class ExactMatch(_Metric):
 class CharacterErrorRate(_Metric):
     """
     Characters to insert, delete or replace to turn the predictions into their references, divided by the number of
-    characters of the references: 0 is perfect, and 1 can be exceeded.
-
-    Args:
-        keep_in_memory (`bool`, *optional*): as in [`ExactMatch`].
-        kwargs: as [`evaluate.Metric`] takes them.
-
-    Example:
-
-    ```python
-    >>> from modeling_crossfuse.evaluation.metrics import CharacterErrorRate
-
-    >>> CharacterErrorRate().compute(predictions=["pear"], references=["pears"])
-    {'cer': 0.2}
-    ```
+    characters of the references (Morris et al., 2004): 0 is perfect, and 1 can be exceeded.
     """
-
-    description = "Edits per character of the references (Morris et al., 2004)."
 
     def _compute(self, *, predictions: list[str], references: list[str]) -> dict[str, float]:
         return {"cer": float(jiwer.cer(list(references), list(predictions)))}
 
 
 class ChrF(_Metric):
-    """
-    chrF (Popović, 2015): F-score of the n-grams of up to six characters that predictions and references share, from 0
-    to 100.
-
-    Args:
-        keep_in_memory (`bool`, *optional*): as in [`ExactMatch`].
-        kwargs: as [`evaluate.Metric`] takes them.
-
-    Example:
-
-    ```python
-    >>> from modeling_crossfuse.evaluation.metrics import ChrF
-
-    >>> ChrF().compute(predictions=["red apple"], references=["red apple"])
-    {'chrf': 100.0}
-    ```
-    """
-
-    description = "F-score of the character n-grams that predictions and references share (Popović, 2015)."
+    """F-score of the n-grams of up to six characters that both sides share (Popović, 2015), from 0 to 100."""
 
     def _compute(self, *, predictions: list[str], references: list[str]) -> dict[str, float]:
         return {"chrf": float(sacrebleu.corpus_chrf(list(predictions), [list(references)]).score)}
 
 
 class ClassMetrics(_Metric):
-    """
-    Accuracy, and the F1 score averaged over the classes, of one label for each sample.
-
-    Args:
-        keep_in_memory (`bool`, *optional*): as in [`ExactMatch`].
-        kwargs: as [`evaluate.Metric`] takes them.
-
-    Example:
-
-    ```python
-    >>> from modeling_crossfuse.evaluation.metrics import ClassMetrics
-
-    >>> ClassMetrics().compute(predictions=["cat", "dog"], references=["cat", "dog"])
-    {'accuracy': 1.0, 'f1_macro': 1.0}
-    ```
-    """
-
-    description = "Accuracy, and the mean of the classes' F1 scores."
+    """Accuracy, and the mean of the classes' F1 scores, of one label for each sample."""
 
     def _compute(self, *, predictions: list[str], references: list[str]) -> dict[str, float]:
         f1 = metrics.f1_score(references, predictions, average="macro", zero_division=0.0)
@@ -180,24 +117,8 @@ class ClassMetrics(_Metric):
 
 
 class LabelSetMetrics(_Metric):
-    """
-    F1 score over all labels together, and share of samples with all labels right, of any number of labels for each.
+    """F1 score over all labels, and share of samples with all labels right, of any number of labels for each."""
 
-    Args:
-        keep_in_memory (`bool`, *optional*): as in [`ExactMatch`].
-        kwargs: as [`evaluate.Metric`] takes them.
-
-    Example:
-
-    ```python
-    >>> from modeling_crossfuse.evaluation.metrics import LabelSetMetrics
-
-    >>> LabelSetMetrics().compute(predictions=[["cat"], ["dog"]], references=[["cat"], ["dog", "ball"]])
-    {'f1_micro': 0.8, 'subset_accuracy': 0.5}
-    ```
-    """
-
-    description = "F1 score over all labels, and share of samples with all labels right."
     predictions = references = datasets.List(datasets.Value("string"))
 
     def _compute(self, *, predictions: list[list[str]], references: list[list[str]]) -> dict[str, float]:
@@ -208,24 +129,8 @@ class LabelSetMetrics(_Metric):
 
 
 class NumberMetrics(_Metric):
-    """
-    Mean absolute error, root of the mean squared error, and R² of numbers, or of several numbers for each sample.
+    """Mean absolute error, root of the mean squared error, and R², of a list of numbers for each sample."""
 
-    Args:
-        keep_in_memory (`bool`, *optional*): as in [`ExactMatch`].
-        kwargs: as [`evaluate.Metric`] takes them.
-
-    Example:
-
-    ```python
-    >>> from modeling_crossfuse.evaluation.metrics import NumberMetrics
-
-    >>> NumberMetrics().compute(predictions=[[1.0], [2.0]], references=[[1.0], [3.0]])
-    {'mae': 0.5, 'rmse': 0.7071067811865476, 'r2': 0.5}
-    ```
-    """
-
-    description = "Mean absolute error, root of the mean squared error, and R² of numbers."
     predictions = references = datasets.List(datasets.Value("float64"))
 
     def _compute(self, *, predictions: list[list[float]], references: list[list[float]]) -> dict[str, float]:
@@ -238,34 +143,20 @@ class NumberMetrics(_Metric):
 
 class RankingMetrics(_Metric):
     """
-    Share of samples whose right candidate is the best, among the best 5 and the best 10, and the mean reciprocal rank.
-
-    Args:
-        keep_in_memory (`bool`, *optional*): as in [`ExactMatch`].
-        kwargs: as [`evaluate.Metric`] takes them.
-
-    Example:
-
-    ```python
-    >>> from modeling_crossfuse.evaluation.metrics import RankingMetrics
-
-    >>> # scores of three candidates for each of two samples, and the places of the right ones
-    >>> RankingMetrics().compute(predictions=[[0.9, 0.1, 0.2], [0.3, 0.5, 0.4]], references=[0, 2])
-    {'recall_at_1': 0.5, 'recall_at_5': 1.0, 'recall_at_10': 1.0, 'mrr': 0.75}
-    ```
+    Share of samples whose right candidate is the best, among the best 5 and the best 10, and mean reciprocal rank.
+    The predictions are each sample's scores of all candidates, the references the places of the right ones.
     """
 
-    description = "Share of samples whose right candidate is among the best 1, 5 and 10, and mean reciprocal rank."
     predictions, references = datasets.List(datasets.Value("float32")), datasets.Value("int64")
 
     def _compute(self, *, predictions: list[list[float]], references: list[int]) -> dict[str, float]:
         scores, right = np.asarray(predictions), np.asarray(references)
-        ranks = (scores >= scores[np.arange(len(right)), right, None]).sum(1)  # equal scores count as better ones
+        # Equal scores count as better ones. `top_k_accuracy_score` would order them by place: a model that gives every
+        # candidate the same score would be right wherever the last candidate is.
+        ranks = (scores >= scores[np.arange(len(right)), right, None]).sum(1)
         recalls = {f"recall_at_{k}": float((ranks <= k).mean()) for k in (1, 5, 10)}
         return {**recalls, "mrr": float((1 / ranks).mean())}
 
-
-TEXT_METRICS = (ExactMatch, CharacterErrorRate, ChrF)
 
 # By the `problem_type` of a config.
 LABEL_METRICS = {
@@ -276,30 +167,9 @@ LABEL_METRICS = {
 
 
 def compute_text_metrics(predictions: list[str], references: list[str]) -> dict[str, float]:
-    """
-    [`ExactMatch`], [`CharacterErrorRate`] and [`ChrF`] of the same strings.
-
-    Args:
-        predictions (`list[str]`): the answers of a model.
-        references (`list[str]`): the right answers, one for each prediction.
-
-    Returns:
-        `dict[str, float]`: `exact_match` and `cer` as fractions, `chrf` from 0 to 100.
-
-    Raises:
-        ValueError: if there is nothing to compare, or not one reference for each prediction.
-
-    Example:
-
-    ```python
-    >>> from modeling_crossfuse.evaluation.metrics import compute_text_metrics
-
-    >>> compute_text_metrics(["red apple", "pear"], ["red apple", "pears"])["exact_match"]
-    0.5
-    ```
-    """
+    """[`ExactMatch`], [`CharacterErrorRate`] and [`ChrF`] of a model's answers and the right ones."""
     results = {}
-    for metric_class in TEXT_METRICS:
+    for metric_class in (ExactMatch, CharacterErrorRate, ChrF):
         results |= metric_class().compute(predictions=predictions, references=references)
     return results
 
@@ -309,18 +179,9 @@ def compute_label_metrics(predictions: list, references: list, problem_type: str
     [`ClassMetrics`], [`LabelSetMetrics`] or [`NumberMetrics`] of what a classification head answered.
 
     Args:
-        predictions, references (`list`): what [`read_logits`] gives: a name, a list of
-            names, a number or a list of numbers for each sample.
+        predictions, references (`list`): for each sample a name, a list of names, a number or a list of numbers, as
+            [`read_logits`] gives them.
         problem_type (`str`): as in a config of transformers.
-
-    Example:
-
-    ```python
-    >>> from modeling_crossfuse.evaluation.metrics import compute_label_metrics
-
-    >>> compute_label_metrics(["cat", "dog"], ["cat", "cow"], "single_label_classification")["accuracy"]
-    0.5
-    ```
     """
     if problem_type == "regression":
         predictions, references = (

@@ -14,34 +14,17 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.pipelines.pt_utils import PipelineIterator
 
-from ..classification import CrossFuseForSequenceClassification, CrossFuseForTokenClassification
 from ..configuration_crossfuse import CrossFuseConfig
-from ..modeling_crossfuse import (
-    CrossFuseEncoderModel,
-    CrossFuseForConditionalGeneration,
-    CrossFuseForSpeechSeq2Seq,
-    CrossFuseModel,
-)
-from ..retrieval import CrossFuseForRetrieval
+from ..heads import HEADS, MODELS
 
 
-# What the pipeline gets from a model, and which arguments of a call change it.
-_HEADS = {
-    CrossFuseForConditionalGeneration: "text",
-    CrossFuseForSequenceClassification: "labels",
-    CrossFuseForTokenClassification: "positions",
-    CrossFuseForRetrieval: "embeddings",
-}
+# The arguments of a call, by the `task` of the model's head; generation takes those of `generate`.
 _PARAMETERS = {
-    "labels": ("top_k", "function_to_apply"),
-    "positions": (),
-    "embeddings": ("candidate_labels", "candidates", "top_k", "return_tensors"),
+    "classification": ("top_k", "function_to_apply"),
+    "token_classification": (),
+    "retrieval": ("candidate_labels", "candidates", "top_k", "return_tensors"),
 }
-_FUNCTIONS = {
-    "sigmoid": torch.sigmoid,
-    "softmax": partial(torch.softmax, dim=-1),
-    "none": lambda logits: logits,
-}
+_FUNCTIONS = {"sigmoid": torch.sigmoid, "softmax": partial(torch.softmax, dim=-1), "none": torch.nn.Identity()}
 # Candidates that are embedded at once.
 _CANDIDATES_PER_BATCH = 32
 
@@ -52,17 +35,13 @@ class AutoModelForCrossFuse(_BaseAutoModelClass):
     _model_mapping = _LazyAutoMapping(OrderedDict(), OrderedDict())
 
 
-AutoModelForCrossFuse.register(
-    CrossFuseConfig,
-    (*_HEADS, CrossFuseForSpeechSeq2Seq, CrossFuseModel, CrossFuseEncoderModel),
-    exist_ok=True,
-)
+# A config that names no architecture gets the first model, the one that generates.
+AutoModelForCrossFuse.register(CrossFuseConfig, (*HEADS.values(), *MODELS), exist_ok=True)
 
 
 class CrossFusePipeline(Pipeline):
     """
-    The pipeline of any CrossFuse model with a head. It takes a dict of modalities, and gives for each sample what
-    the head is for:
+    The pipeline of any CrossFuse model with a head. It takes a dict of modalities for each sample, and gives:
 
     - [`CrossFuseForConditionalGeneration`]: `[{"generated_text": str}, ...]`, one for each returned sequence.
     - [`CrossFuseForSequenceClassification`]: `[{"label": str, "score": float}, ...]`, the best first; the numbers of a
@@ -91,18 +70,14 @@ class CrossFusePipeline(Pipeline):
     >>> from transformers import pipeline
     >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForSequenceClassification, CrossFuseProcessor
 
-    >>> config = CrossFuseConfig(
-    ...     d_model=32,
-    ...     num_hidden_layers=1,
-    ...     modalities={"image": {"image_size": 16, "patch_size": 8}, "wrist": {"kind": "series", "num_channels": 6}},
-    ...     id2label={0: "rest", 1: "walk", 2: "run"},
-    ... )
+    >>> modalities = {"image": {"image_size": 16, "patch_size": 8}, "wrist": {"kind": "series", "num_channels": 6}}
+    >>> config = CrossFuseConfig(d_model=32, num_hidden_layers=1, modalities=modalities, num_labels=3)
     >>> model, processor = CrossFuseForSequenceClassification(config), CrossFuseProcessor.from_config(config)
     >>> classifier = pipeline("crossfuse", model=model, processor=processor)
     >>> sample = {"image": Image.new("RGB", (40, 30)), "wrist": np.zeros((5, 6))}
     >>> sorted(answer["label"] for answer in classifier(sample))
-    ['rest', 'run', 'walk']
-    >>> # the second sample has no picture
+    ['LABEL_0', 'LABEL_1', 'LABEL_2']
+    >>> # the second sample has no image
     >>> answers = classifier([sample, {"wrist": np.ones((8, 6))}], batch_size=2, top_k=1)
     >>> [len(answer) for answer in answers]
     [1, 1]
@@ -128,44 +103,36 @@ class CrossFusePipeline(Pipeline):
             batch_size (`int`, *optional*, defaults to 1): samples of a list, a dataset or a generator that go through
                 the model at once.
             processor_kwargs (`dict`, *optional*): options of the processor's call.
-            generate_kwargs (`dict`, *optional*): those of `generate`, for a model that generates. They may be given by
+            generate_kwargs (`dict`, *optional*): those of `generate`, for a model that generates; they may be given by
                 themselves, too. Where neither they nor the model's generation config set any, `max_new_tokens=256`.
             skip_special_tokens (`bool`, *optional*, defaults to `True`): whether the text is without special tokens.
             top_k (`int`, *optional*): how many labels or candidates to return; all by default. For a model that
                 generates, it is `generate`'s.
             function_to_apply (`str`, *optional*): `"sigmoid"`, `"softmax"` or `"none"`, for a classifier. Defaults to
                 `"none"` for a regression, `"sigmoid"` for several labels or a single one, and `"softmax"` otherwise.
-            candidate_labels (`list[str]`, *optional*): what [`CrossFuseForRetrieval`] chooses from: zero-shot
-                classification.
-            candidates (`list[dict[str, Any]]`, *optional*): a sample for each of `candidate_labels`, such as a
-                picture; the labels as texts by default. Without `candidate_labels`, a label is its place in this list.
+            candidate_labels (`list[str]`, *optional*): the labels that [`CrossFuseForRetrieval`] chooses from.
+            candidates (`list[dict[str, Any]]`, *optional*): a sample for each of `candidate_labels`, such as an
+                image; the labels as texts by default. Without `candidate_labels`, a label is its place in this list.
             return_tensors (`bool`, *optional*, defaults to `False`): whether embeddings are tensors instead of lists.
 
         Returns:
-            a sample's output, as listed above, or a list of them for a list; an iterator over them for a dataset
-            or a generator.
+            a sample's output, as the class lists it, or a list of them for a list; an iterator over them for a
+            dataset or a generator.
 
         Raises:
             TypeError: if a sample is not a dict, or an argument is not for this model.
-            ValueError: as [`CrossFuseProcessor`] does, if a modality is unknown or a sample has none, and if an
-                argument's value can't be used.
+            ValueError: as [`CrossFuseProcessor`] does, and if an argument's value can't be used.
         """
         return super().__call__(inputs, **kwargs)
 
-    @property
-    def head(self) -> str:
-        """What the model's head is for: `"text"`, `"labels"`, `"positions"` or `"embeddings"`."""
-        for model_class, head in _HEADS.items():
-            if isinstance(self.model, model_class):
-                return head
-        raise TypeError(
-            f"`model` is {type(self.model).__name__}, which has no head; expected one of "
-            f"{', '.join(model_class.__name__ for model_class in _HEADS)}"
-        )
-
     def _sanitize_parameters(self, processor_kwargs: dict[str, Any] | None = None, **kwargs):
+        if self.model.task is None:
+            raise TypeError(
+                f"`model` is {type(self.model).__name__}, which has no head; expected one of "
+                f"{', '.join(head.__name__ for head in HEADS.values())}"
+            )
         preprocess_params = {} if processor_kwargs is None else {"processor_kwargs": processor_kwargs}
-        if self.head == "text":
+        if self.model.task == "generation":
             postprocess_params = {key: kwargs.pop(key) for key in ("skip_special_tokens",) if key in kwargs}
             return preprocess_params, {**(kwargs.pop("generate_kwargs", None) or {}), **kwargs}, postprocess_params
         self._check_parameters(**kwargs)
@@ -173,15 +140,15 @@ class CrossFusePipeline(Pipeline):
         if labels is None and candidates is None:
             return preprocess_params, {}, kwargs
         labels, candidates = _pair_candidates(labels, candidates)
-        # Once, for all samples of the call.
+        # They are embedded once for all samples of the call.
         forward_params = {"candidate_embeds": self._embed(candidates, processor_kwargs)}
         return preprocess_params, forward_params, {**kwargs, "labels": labels}
 
     def _check_parameters(self, top_k: int | None = None, function_to_apply: str | None = None, **kwargs):
-        given = {"top_k": top_k, "function_to_apply": function_to_apply, **kwargs}
+        given, known = {"top_k": top_k, "function_to_apply": function_to_apply, **kwargs}, _PARAMETERS[self.model.task]
         for key, value in given.items():
-            if value is not None and key not in _PARAMETERS[self.head]:
-                known = ("batch_size", "num_workers", "processor_kwargs", *_PARAMETERS[self.head])
+            if value is not None and key not in known:
+                known = ("batch_size", "num_workers", "processor_kwargs", *known)
                 raise TypeError(
                     f"`{key}` is no argument for {type(self.model).__name__}; expected one of {', '.join(known)}"
                 )
@@ -203,14 +170,14 @@ class CrossFusePipeline(Pipeline):
                     f"{', '.join(names)}, or a list, a `torch.utils.data.Dataset` or a generator of such dicts"
                 )
             for name in sample:
-                self.processor.modality_of(name)  # an option of the processor would be taken for one otherwise
+                self.processor.modality_of(name)  # refuses what the processor would take for one of its options
         given = dict.fromkeys(name for sample in samples for name in sample)
         modalities = {name: [sample.get(name) for sample in samples] for name in given}
         return self.processor(**modalities, return_tensors="pt", **(processor_kwargs or {}))
 
     def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
-        # The base class pads and joins the tensors of single samples, which must have the same names; these may lack
-        # different modalities, and their processor knows how to make a batch of them.
+        # The base class joins the tensors of single samples, which must have the same names. Here samples may lack
+        # different modalities, and the processor makes a batch of them.
         if not isinstance(inputs, Sized):
             inputs, num_workers = PipelineIterator(inputs, lambda sample: sample, {}), min(num_workers, 1)
         loader = DataLoader(
@@ -223,36 +190,36 @@ class CrossFusePipeline(Pipeline):
         return PipelineIterator(outputs, self.postprocess, postprocess_params)
 
     def _forward(self, model_inputs: BatchFeature, **forward_params) -> dict[str, torch.Tensor]:
-        return getattr(self, f"_forward_{self.head}")(model_inputs, **forward_params)
+        return getattr(self, f"_forward_{self.model.task}")(model_inputs, **forward_params)
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor], **postprocess_params) -> Any:
         """One sample's tensors, a batch of one, to its output."""
         outputs = {name: tensor[0] for name, tensor in model_outputs.items()}
-        return getattr(self, f"_postprocess_{self.head}")(outputs, **postprocess_params)
+        return getattr(self, f"_postprocess_{self.model.task}")(outputs, **postprocess_params)
 
-    def _forward_text(self, model_inputs: BatchFeature, **generate_kwargs) -> dict[str, torch.Tensor]:
+    def _forward_generation(self, model_inputs: BatchFeature, **generate_kwargs) -> dict[str, torch.Tensor]:
         sequences = self.model.generate(**model_inputs, **self._prepare_generate_kwargs(generate_kwargs))
         sequences = sequences if isinstance(sequences, torch.Tensor) else sequences.sequences
         return {"sequences": sequences.unflatten(0, (len(model_inputs["modality_mask"]), -1))}
 
-    def _postprocess_text(self, outputs, skip_special_tokens: bool = True) -> list[dict[str, str]]:
+    def _postprocess_generation(self, outputs, skip_special_tokens: bool = True) -> list[dict[str, str]]:
         texts = self.processor.batch_decode(outputs["sequences"], skip_special_tokens=skip_special_tokens)
         return [{"generated_text": text} for text in texts]
 
-    def _forward_labels(self, model_inputs: BatchFeature) -> dict[str, torch.Tensor]:
+    def _forward_classification(self, model_inputs: BatchFeature) -> dict[str, torch.Tensor]:
         return {"logits": self.model(return_dict=True, **model_inputs).logits}
 
-    def _postprocess_labels(self, outputs, top_k: int | None = None, function_to_apply: str | None = None):
+    def _postprocess_classification(self, outputs, top_k: int | None = None, function_to_apply: str | None = None):
         config = self.model.config
+        is_regression = config.problem_type == "regression"
         if function_to_apply is None:
             several = config.problem_type == "multi_label_classification" or config.num_labels == 1
-            function_to_apply = "sigmoid" if several else "softmax"
-            function_to_apply = "none" if config.problem_type == "regression" else function_to_apply
+            function_to_apply = "none" if is_regression else "sigmoid" if several else "softmax"
         scores = _FUNCTIONS[function_to_apply](outputs["logits"].float())
         labels = [config.id2label[index] for index in range(config.num_labels)]
-        return _rank(labels, scores, top_k, keep_order=config.problem_type == "regression")
+        return _rank(labels, scores, top_k, keep_order=is_regression)
 
-    def _forward_positions(self, model_inputs: BatchFeature) -> dict[str, torch.Tensor]:
+    def _forward_token_classification(self, model_inputs: BatchFeature) -> dict[str, torch.Tensor]:
         outputs = self.model(return_dict=True, **model_inputs)
         tensors = {"logits": outputs.logits, "mask": outputs.attention_mask}
         modalities, name = self.model.config.modalities, self.model.labeled_modality
@@ -261,29 +228,24 @@ class CrossFusePipeline(Pipeline):
             tensors["tokens"] = tokens
         return tensors
 
-    def _postprocess_positions(self, outputs) -> list[dict[str, Any]]:
+    def _postprocess_token_classification(self, outputs) -> list[dict[str, Any]]:
         scores, classes = outputs["logits"].float().softmax(-1).max(-1)
-        words = {}
-        if "tokens" in outputs:
-            tokenizer = self.processor.sub_processor(self.model.labeled_modality, "tokenizer")
-            words = dict(enumerate(tokenizer.convert_ids_to_tokens(outputs["tokens"].tolist())))
-        return [
-            {
-                "index": index,
-                "label": self.model.config.id2label[classes[index].item()],
-                "score": scores[index].item(),
-                **({"word": words[index]} if words else {}),
-            }
-            for index in outputs["mask"].nonzero().flatten().tolist()
-        ]
+        answer = []
+        for index in outputs["mask"].nonzero().flatten().tolist():
+            label = self.model.config.id2label[classes[index].item()]
+            answer.append({"index": index, "label": label, "score": scores[index].item()})
+            if "tokens" in outputs:
+                tokenizer = self.processor.sub_processor(self.model.labeled_modality, "tokenizer")
+                answer[-1]["word"] = tokenizer.convert_ids_to_tokens(outputs["tokens"][index].item())
+        return answer
 
-    def _forward_embeddings(self, model_inputs: BatchFeature, candidate_embeds: torch.Tensor | None = None):
+    def _forward_retrieval(self, model_inputs: BatchFeature, candidate_embeds: torch.Tensor | None = None):
         embeds = self.model.get_fused_features(return_dict=True, **model_inputs).pooler_output
         if candidate_embeds is None:
             return {"embeds": embeds}
         return {"logits": self.model.compare(embeds, candidate_embeds.to(embeds.device))}
 
-    def _postprocess_embeddings(
+    def _postprocess_retrieval(
         self, outputs, labels: list[Any] | None = None, top_k: int | None = None, return_tensors: bool = False
     ) -> Any:
         if labels is None:
@@ -293,24 +255,18 @@ class CrossFusePipeline(Pipeline):
 
     def _embed(self, samples: list[dict[str, Any]], processor_kwargs: dict[str, Any] | None) -> torch.Tensor:
         """Vectors of candidates, `(len(samples), projection_dim)`."""
-        starts = range(0, len(samples), _CANDIDATES_PER_BATCH)
-        batches = (self._encode(samples[start : start + _CANDIDATES_PER_BATCH], processor_kwargs) for start in starts)
+        collate = partial(self._encode, processor_kwargs=processor_kwargs)
+        batches = DataLoader(samples, batch_size=_CANDIDATES_PER_BATCH, collate_fn=collate)
         return torch.cat([self.forward(batch)["embeds"] for batch in batches])
 
     def save_pretrained(self, save_directory: str, **kwargs):
-        """
-        Saves the model and its processor, from which `pipeline("crossfuse", model=save_directory)` makes it again.
-
-        Args:
-            save_directory (`str`): a folder, made if there is none.
-            kwargs: those of [`~transformers.PreTrainedModel.save_pretrained`].
-        """
+        """Saves the model and its processor; `pipeline("crossfuse", model=save_directory)` loads them."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
 
 
 def _pair_candidates(labels: list[str] | None, candidates: list[dict[str, Any]] | None) -> tuple[list, list]:
-    """A label and a sample for each candidate, where either may have been left out."""
+    """A label and a sample for each candidate, of which the call may have left out either."""
     if isinstance(labels, str) or isinstance(candidates, (str, dict)):
         raise TypeError("`candidate_labels` and `candidates` are lists, of texts and of dicts of modalities")
     candidates = [{"text": label} for label in labels] if candidates is None else list(candidates)

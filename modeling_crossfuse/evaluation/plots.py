@@ -1,6 +1,9 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of what a model answers, and of how good its answers are."""
+"""
+Plots of a model's answers, and of how good they are. Each function needs matplotlib (`pip install crossfuse[plot]`),
+writes a PNG file, whole or not at all, into a folder that exists, and returns the file's path.
+"""
 
 import io
 import itertools
@@ -10,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..extras import needs
 from ..files import write_whole
 
 
-# Okabe and Ito's colours, which the colour-blind can tell apart too, without the two that say right and wrong.
+# Okabe and Ito's colours, which colour-blind people can tell apart, without the two that mean right and wrong.
 MODALITY_COLORS = ("#0072B2", "#E69F00", "#CC79A7", "#56B4E9", "#F0E442")
 _NO_COLOR = "#C8C8C8"
 _RIGHT, _WRONG = "#11734B", "#B3261E"
@@ -25,7 +29,7 @@ def import_figure():
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("drawing needs matplotlib: `pip install crossfuse[plot]`") from error
+        raise needs("drawing needs matplotlib", "plot") from error
     return Figure
 
 
@@ -33,39 +37,26 @@ def plot_answers(
     samples: Sequence[dict[str, Any]], path: str | Path, title: str | None = None, columns: int = 4
 ) -> Path:
     """
-    Draws samples in a grid: the picture, the model's answer, the truth, and how much each modality contributed.
+    Draws samples in a grid: the image, the model's answer, the truth, and how much each modality contributed.
 
     Args:
-        samples (`Sequence[dict]`): about twelve, each with `picture` (a PIL image, or an array `(height, width, 3)`),
+        samples (`Sequence[dict]`): about twelve, each with `image` (a PIL image, or an array `(height, width, 3)`),
             `answer` and `truth` (`str`), and `shares`, a `dict` of modality to a fraction from 0 to 1, as
-            [`Explanation.shares`] gives them. Optional: `asked` (`str`), which stands
-            above the picture.
-        path (`str` or `Path`): the PNG file, written whole or not at all. Its folder must exist.
-        title (`str`, *optional*): stands above the grid.
-        columns (`int`, defaults to 4): pictures side by side.
-
-    Returns:
-        `Path`: the file.
+            [`Explanation.shares`] gives them. Optional: `asked` (`str`), which stands above the image.
+        path, title: the PNG file, and what stands above the grid.
+        columns (`int`, defaults to 4): images side by side.
 
     Raises:
-        ImportError: if matplotlib is not installed.
         ValueError: if there are no samples, one lacks a key, or its shares are not fractions that add up to 1 at most.
 
     Example:
 
     ```python
-    >>> import tempfile
     >>> from PIL import Image
     >>> from modeling_crossfuse.evaluation.plots import plot_answers
 
-    >>> sample = {
-    ...     "picture": Image.new("RGB", (8, 8), "red"),
-    ...     "answer": "red square",
-    ...     "truth": "red square",
-    ...     "shares": {"image": 0.75, "audio": 0.25},
-    ... }
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     plot_answers([sample], f"{folder}/answers.png").name
+    >>> sample = {"image": Image.new("RGB", (8, 8), "red"), "answer": "red", "truth": "red", "shares": {"image": 0.75}}
+    >>> plot_answers([sample], "answers.png").name
     'answers.png'
     ```
     """
@@ -98,7 +89,7 @@ def _check_samples(samples: Sequence[dict[str, Any]]):
     if len(samples) == 0:
         raise ValueError("`samples` is empty; expected at least one")
     for index, sample in enumerate(samples):
-        missing = [key for key in ("picture", "answer", "truth", "shares") if key not in sample]
+        missing = [key for key in ("image", "answer", "truth", "shares") if key not in sample]
         if missing:
             raise ValueError(f"sample {index} lacks `{missing[0]}`")
         shares = sample["shares"]
@@ -107,7 +98,7 @@ def _check_samples(samples: Sequence[dict[str, Any]]):
 
 
 def _draw_head(figure, title: str | None, colors: dict[str, str], samples, height: float):
-    """Title and legend, in the room above the grid."""
+    """Draws the title and the legend above the grid."""
     from matplotlib.patches import Patch
 
     right = sum(sample["answer"] == sample["truth"] for sample in samples)
@@ -133,15 +124,15 @@ def _draw_head(figure, title: str | None, colors: dict[str, str], samples, heigh
 
 def _draw_sample(figure, place, sample: dict[str, Any], colors: dict[str, str]):
     cell = place.subgridspec(3, 1, height_ratios=[1.9, 0.85, 0.2], hspace=0.06)
-    picture, words, bar = (figure.add_subplot(cell[row]) for row in range(3))
-    picture.imshow(sample["picture"], interpolation="lanczos")
-    picture.set(xticks=[], yticks=[])
-    picture.spines[:].set_color("#DADCE0")
+    image, words, bar = (figure.add_subplot(cell[row]) for row in range(3))
+    image.imshow(sample["image"], interpolation="lanczos")
+    image.set(xticks=[], yticks=[])
+    image.spines[:].set_color("#DADCE0")
     if sample.get("asked"):
-        picture.set_title(fit_text(sample["asked"], lines=1, width=38), fontsize=9, color=QUIET, pad=5)
+        image.set_title(fit_text(sample["asked"], lines=1, width=38), fontsize=9, color=QUIET, pad=5)
     words.axis("off")
     is_right = sample["answer"] == sample["truth"]
-    # A sign besides the colour, for those who can't tell red from green.
+    # The sign is for those who can't tell red from green.
     answer = fit_text(f"{'✓' if is_right else '✗'} {sample['answer'] or '(nothing)'}", lines=2)
     truth = fit_text(f"truth: {sample['truth']}", lines=2, width=30)
     color = _RIGHT if is_right else _WRONG
@@ -152,7 +143,7 @@ def _draw_sample(figure, place, sample: dict[str, Any], colors: dict[str, str]):
 
 
 def fit_text(text: str, lines: int, width: int = 26) -> str:
-    """A text on so many lines at most, an ellipsis where it is longer; no `$` starts a formula."""
+    """A text on at most so many lines, with an ellipsis if it is longer; no `$` starts a formula."""
     wrapped = textwrap.wrap(text.replace("$", r"\$"), width) or [""]
     return "\n".join(wrapped[:lines]) + ("…" if len(wrapped) > lines else "")
 
@@ -176,7 +167,7 @@ def readable_on(color: str) -> str:
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
 
 
-# Okabe and Ito's colours again, and a marker for each: lines that lie on one another are told apart by it.
+# Okabe and Ito's colours again, and a marker for each, which tells apart lines that lie on one another.
 _CURVES = (
     ("#0072B2", "o"),
     ("#E69F00", "s"),
@@ -195,25 +186,14 @@ def plot_bars(values: Mapping[str, Mapping[str, float]], path: str | Path, label
     Args:
         values (`Mapping[str, Mapping[str, float]]`): model to subset to the metric. All models have the same
             subsets. Values from 0 to 1 are shown in per cent.
-        path (`str` or `Path`): the PNG file, written whole or not at all. Its folder must exist.
-        label (`str`): name of the metric.
-        title (`str`, defaults to `""`): stands above.
-
-    Returns:
-        `Path`: the file.
-
-    Raises:
-        ImportError: if matplotlib is not installed.
-        ValueError: if there is nothing to draw.
+        path, label, title: the PNG file, the name of the metric, and what stands above the bars.
 
     Example:
 
     ```python
-    >>> import tempfile
     >>> from modeling_crossfuse.evaluation.plots import plot_bars
 
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     plot_bars({"joint": {"image": 0.6, "image + audio": 0.9}}, f"{folder}/bars.png", "accuracy").name
+    >>> plot_bars({"joint": {"image": 0.6, "image + audio": 0.9}}, "bars.png", "accuracy").name
     'bars.png'
     ```
     """
@@ -221,7 +201,7 @@ def plot_bars(values: Mapping[str, Mapping[str, float]], path: str | Path, label
     subsets = list(next(iter(values.values())))
     thickness = 0.8 / len(values)
     height = 1.2 + len(subsets) * max(0.34, 0.2 * len(values))
-    figure, axes = _axes(height, title)
+    figure, axes = _make_axes(height, title)
     for index, ((model, metric), (color, _)) in enumerate(zip(values.items(), itertools.cycle(_CURVES))):
         places = [place + (index - (len(values) - 1) / 2) * thickness for place in range(len(subsets))]
         bars = axes.barh(places, [metric[subset] for subset in subsets], 0.92 * thickness, color=color, label=model)
@@ -243,36 +223,21 @@ def plot_curves(
     Args:
         curves (`Mapping[str, Mapping[float, float]]`): model to, say, the level of corruption to the metric.
             Values from 0 to 1 are shown in per cent.
-        path (`str` or `Path`): the PNG file, written whole or not at all. Its folder must exist.
-        label (`str`): name of the metric.
-        x_label (`str`): what the metric is drawn over.
-        title (`str`, defaults to `""`): stands above.
-
-    Returns:
-        `Path`: the file.
-
-    Raises:
-        ImportError: if matplotlib is not installed.
-        ValueError: if there is nothing to draw.
+        path, label, x_label, title: the PNG file, the names of both axes, and what stands above the curves.
 
     Example:
 
     ```python
-    >>> import tempfile
     >>> from modeling_crossfuse.evaluation.plots import plot_curves
 
     >>> curves = {"concat": {0.0: 0.9, 0.5: 0.7}, "joint": {0.0: 0.9, 0.5: 0.8}}
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     plot_curves(curves, f"{folder}/curves.png", "accuracy", "corruption").name
+    >>> plot_curves(curves, "curves.png", "accuracy", "corruption").name
     'curves.png'
     ```
     """
     are_shares = _are_shares(curves)
-    figure, axes = _axes(4.2, title)
-    for (model, points), (color, marker) in zip(curves.items(), itertools.cycle(_CURVES)):
-        axes.plot(
-            list(points), list(points.values()), color=color, marker=marker, ms=6, lw=2, mec="white", label=model
-        )
+    figure, axes = _make_axes(4.2, title)
+    _draw_curves(axes, curves, ms=6, lw=2)
     axes.set(xlabel=x_label, ylabel=label)
     if are_shares:
         axes.set_ylim(0, 1.03)
@@ -287,27 +252,17 @@ def plot_panels(
     Draws a grid of panels with curves on logarithmic axes, on which a power is a straight line.
 
     Args:
-        panels (`Mapping[str, Mapping[str, Mapping[str, Mapping[float, float]]]]`): what the rows measure, to what the
-            columns are drawn over, to model, to a curve of values above 0. All rows have the same columns.
-        path (`str` or `Path`): the PNG file, written whole or not at all. Its folder must exist.
-        title (`str`, defaults to `""`): stands above.
-
-    Returns:
-        `Path`: the file.
-
-    Raises:
-        ImportError: if matplotlib is not installed.
-        ValueError: if there is nothing to draw.
+        panels (`Mapping[str, Mapping[str, Mapping[str, Mapping[float, float]]]]`): label of each row to label of each
+            column to model to a curve of values above 0. All rows have the same columns.
+        path, title: the PNG file, and what stands above the panels.
 
     Example:
 
     ```python
-    >>> import tempfile
     >>> from modeling_crossfuse.evaluation.plots import plot_panels
 
     >>> growth = {"joint": {64: 1.0, 128: 4.0}, "latent": {64: 1.0, 128: 2.0}}
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     plot_panels({"time": {"length": growth}, "memory": {"length": growth}}, f"{folder}/panels.png").name
+    >>> plot_panels({"time": {"length": growth}, "memory": {"length": growth}}, "panels.png").name
     'panels.png'
     ```
     """
@@ -318,57 +273,57 @@ def plot_panels(
     figure = import_figure()(figsize=size, dpi=130, facecolor="white", layout="constrained")
     figure.suptitle(title, fontsize=12, fontweight="bold", color=INK)
     grid = figure.subplots(rows, columns, squeeze=False, sharex="col", sharey="row")
-    for row, (label, curves_over) in zip(grid, panels.items()):
+    for row, (label, by_column) in zip(grid, panels.items()):
         row[0].set_ylabel(label)
-        for axes, curves in zip(row, curves_over.values()):
-            _draw_powers(axes, curves)
-    for axes, x_label in zip(grid[-1], next(iter(panels.values()))):
+        for axes, curves in zip(row, by_column.values()):
+            _draw_curves(axes, curves, ms=5, lw=1.8)
+            places = list(next(iter(curves.values())))
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log")
+            axes.set_xticks(places, map(str, places))
+            axes.minorticks_off()
+            _style(axes, axes, labelsize=9)
+    for axes, x_label in zip(grid[-1], by_column):
         axes.set_xlabel(x_label)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9.5)
     return save_figure(figure, path)
 
 
-def _draw_powers(axes, curves: Mapping[str, Mapping[float, float]]):
-    """A panel's curves; the axes double, and have no frame."""
-    places = list(next(iter(curves.values())))
-    for (model, points), (color, marker) in zip(curves.items(), itertools.cycle(_CURVES)):
-        style = {"color": color, "marker": marker, "ms": 5, "lw": 1.8, "mec": "white"}
-        axes.plot(list(points), list(points.values()), label=model, **style)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xticks(places, map(str, places))
-    axes.minorticks_off()
-    axes.grid(color="#E8EAED")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(length=0, labelsize=9)
-
-
 def _are_shares(values: Mapping[str, Mapping[Any, float]]) -> bool:
-    """Whether all values lie between 0 and 1; raises a `ValueError` if they can't be drawn."""
+    """Whether all values lie between 0 and 1; raises a `ValueError` if there are none."""
     if not values or not all(values.values()):
         raise ValueError("there is nothing to draw; expected at least one model with at least one value")
     return all(0 <= value <= 1 for metric in values.values() for value in metric.values())
 
 
-def _axes(height: float, title: str):
+def _make_axes(height: float, title: str):
     figure = import_figure()(figsize=(6.4, height), dpi=130, facecolor="white", layout="constrained")
     axes = figure.subplots()
     axes.set_title(title, fontsize=12, fontweight="bold", color=INK, pad=12)
     return figure, axes
 
 
+def _draw_curves(axes, curves: Mapping[str, Mapping[float, float]], **style):
+    for (model, points), (color, marker) in zip(curves.items(), itertools.cycle(_CURVES)):
+        axes.plot(list(points), list(points.values()), color=color, marker=marker, mec="white", label=model, **style)
+
+
+def _style(axes, grid_axes, labelsize: float):
+    """A grid along some axes, and no frame."""
+    grid_axes.grid(color="#E8EAED")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(length=0, labelsize=labelsize)
+
+
 def _finish(axes, metric_axis, count: int, are_shares: bool):
-    """Per cents and a grid along the metric, no frame, and a legend where there are several models."""
+    """Per cents along the metric, and a legend where there are several models."""
     from matplotlib.ticker import PercentFormatter
 
     if are_shares:
         metric_axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    metric_axis.grid(color="#E8EAED")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(length=0, labelsize=9.5)
+    _style(axes, metric_axis, labelsize=9.5)
     if count > 1:
         axes.figure.legend(loc="outside lower center", ncols=min(count, 4), frameon=False, fontsize=9.5)
 

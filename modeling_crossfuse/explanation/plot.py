@@ -1,6 +1,6 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""A picture of what each modality, and each position of it, contributed to an answer."""
+"""A plot of what each modality, and each position of it, contributed to an answer."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -10,19 +10,20 @@ import numpy as np
 import torch
 
 from ..evaluation.plots import INK, MODALITY_COLORS, QUIET, fit_text, import_figure, readable_on, save_figure
-from ..media import is_list, load_frames, load_picture, load_series, load_sound
+from ..media import is_list, load_audio, load_frames, load_image, load_series
 from .explanation import Explanation, PositionValues, positions_per_second
 
 
-# Blue to red, which the colour-blind can tell apart too; white is nothing.
+# Blue to red, which colour-blind people can tell apart; white is nothing.
 _HEAT = "RdBu_r"
-# All of Okabe and Ito's: here none says right or wrong.
+# All of Okabe and Ito's colours: here none of them means right or wrong.
 _COLORS = (*MODALITY_COLORS, "#009E73", "#D55E00", "#7F7F7F")
-# In inches: the figure, its left column, and what stands above and below the columns, a panel and a bar.
+# In inches: the figure's width, where its left column begins and how wide it is, the room above and below the columns
+# and above a panel, the height of a bar, and that of a panel.
 _WIDTH, _LEFT, _COLUMN = 11.0, 0.55, 4.7
 _HEAD, _FOOT, _TITLE, _ROW = 0.75, 1.05, 0.5, 0.3
 _HEIGHTS = {"image": 2.28, "video": 1.2, "audio": 1.1, "series": 1.3}
-# In points: a word's letters and what lies between two words and two lines.
+# In points: the size and the width of a word's letters, the room between two words, and the height of a line.
 _FONT_SIZE, _LETTER, _SPACE, _LINE = 11, 6.7, 12, 25
 
 
@@ -30,16 +31,16 @@ def plot_explanation(
     explanation: Explanation, sample: dict[str, Any], processor, path: str | Path, title: str | None = None
 ) -> Path:
     """
-    Draws what an answer came from: a heat map over each picture, coloured words, shaded sound and series, and a bar of
+    Draws what an answer came from: a heat map over each image, coloured words, shaded audio and series, and a bar of
     each modality's contribution to the whole answer and to each of its tokens, or classes.
 
-    Red added to the score and blue took from it, on one scale for all modalities, whose colours grow with the square
-    root so that small values show, too.
+    Red added to the score and blue took from it, on one scale for all modalities. The colours grow with the square
+    root of the values, so that small ones show, too.
 
     Args:
-        explanation ([`Explanation`]): of one sample, as [`explain`] gives it. Without positions, there are bars alone.
-        sample (`dict[str, Any]`): modality to the raw value that the processor was given. A picture is taken to have
-            been resized without cropping.
+        explanation ([`Explanation`]): of one sample, as [`explain`] gives it. Without positions, only bars are drawn.
+        sample (`dict[str, Any]`): modality to the raw value that the processor was given. The plot assumes that the
+            processor resized images without cropping them.
         processor ([`CrossFuseProcessor`]): the model's.
         path (`str` or `Path`): the PNG file, written whole or not at all. Its folder must exist.
         title (`str`, *optional*): the answer by default.
@@ -59,12 +60,8 @@ def plot_explanation(
     >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForSequenceClassification, CrossFuseProcessor
     >>> from modeling_crossfuse import explain, plot_explanation
 
-    >>> config = CrossFuseConfig(
-    ...     d_model=32,
-    ...     num_hidden_layers=1,
-    ...     modalities={"image": {"image_size": 16, "patch_size": 8}, "wrist": {"kind": "series", "num_channels": 2}},
-    ...     id2label={0: "rest", 1: "walk"},
-    ... )
+    >>> modalities = {"image": {"image_size": 16, "patch_size": 8}, "wrist": {"kind": "series", "num_channels": 2}}
+    >>> config = CrossFuseConfig(d_model=32, num_hidden_layers=1, modalities=modalities, num_labels=2)
     >>> model, processor = CrossFuseForSequenceClassification(config), CrossFuseProcessor.from_config(config)
     >>> sample = {"image": Image.new("RGB", (20, 20), "red"), "wrist": np.array([[0.5, 0.1], [0.2, 0.4]])}
     >>> explanation = explain(model, processor(**sample, return_tensors="pt"), max_positions=4)[0]
@@ -72,7 +69,7 @@ def plot_explanation(
     'explanation.png'
     ```
     """
-    # What was given as hidden states or embeddings can't be drawn.
+    # Hidden states and embeddings can't be drawn.
     drawn = [name for name, at in explanation.positions.items() if "length" not in at.edges or at.tokens is not None]
     missing = [name for name in drawn if sample.get(name) is None]
     if missing:
@@ -93,7 +90,7 @@ def plot_explanation(
 
 
 def _draw_panels(figure, explanation, sample, processor, heights: dict[str, float], colors: dict[str, str]):
-    """The modalities, one below the other, so high in inches, and the bar that says what the colours mean."""
+    """Draws the modalities, one below the other, in these heights in inches, and the colour bar."""
     heat, total = _heat(explanation), figure.get_figheight()
     _draw_color_bar(figure, heat)
     top = total - _HEAD
@@ -120,7 +117,7 @@ def _answer(explanation: Explanation, processor) -> str:
 
 
 def _heat(explanation: Explanation):
-    """Values to colours, zero in the middle."""
+    """The map from values to colours, with zero in the middle."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import FuncNorm
 
@@ -128,7 +125,7 @@ def _heat(explanation: Explanation):
         return np.sign(x) * np.sqrt(np.abs(x))
 
     def square(x):
-        return np.sign(x) * np.square(x)
+        return x * np.abs(x)
 
     largest = max(positions.answer_values.abs().max().item() for positions in explanation.positions.values())
     largest = max(largest, 1e-6)
@@ -159,7 +156,7 @@ def _draw_color_bar(figure, heat):
 
 
 def _draw_bars(axes, explanation: Explanation, processor, colors: dict[str, str]):
-    """A row for the whole answer and one for each target: what helped to the right, what hindered to the left."""
+    """Draws a row for the whole answer and one for each target: helpful values to the right, others to the left."""
     names = explanation.labels or [processor.tokenizer.decode([token]).strip() for token in explanation.targets]
     rows = torch.cat([explanation.answer_values[None], explanation.modality_values])
     places = np.array([0.0, *range(2, len(rows) + 1)])  # with a gap after the whole answer
@@ -182,6 +179,7 @@ def _draw_bars(axes, explanation: Explanation, processor, colors: dict[str, str]
     axes.tick_params(axis="y", length=0, colors=INK)
     axes.tick_params(axis="x", labelsize=8.5, colors=QUIET)
     axes.set_xlabel("Shapley values: what each modality added to the score", fontsize=9, color=QUIET)
+    axes.locator_params(axis="x", nbins=5)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, frameon=False, fontsize=10, handlelength=1.2)
 
 
@@ -212,56 +210,56 @@ def _draw_text(figure, place, name, positions, value, processor, heat):
             axes.text(x + _SPACE / 3, row + 0.5, text.replace("$", r"\$"), bbox=box, **style)
 
 
-def _draw_pictures(figure, place, name, positions, value, processor, heat):
-    kind, pictures = processor.modalities[name]["kind"], value
-    if kind == "video":
-        frames = positions.edges["frames"]
-        loaded = load_frames(name, value, frames[-1])
-        pictures = [loaded[min((begin + end) // 2, len(loaded) - 1)] for begin, end in pairwise(frames)]
+def _draw_images(figure, place, name, positions, value, processor, heat):
+    images = value
+    if processor.modalities[name]["kind"] == "video":
+        edges = positions.edges["frames"]
+        frames = load_frames(name, value, edges[-1])
+        images = [frames[min((begin + end) // 2, len(frames) - 1)] for begin, end in pairwise(edges)]
     elif not is_list(value):
-        pictures = list(value) if getattr(value, "ndim", 0) == 4 else [value]
-    pictures = [_load(name, picture, processor) for picture in pictures if picture is not None]
+        images = list(value) if getattr(value, "ndim", 0) == 4 else [value]
+    images = [_load_image(name, image, processor) for image in images if image is not None]
     added = list(positions.answer_values.numpy())
-    if len(pictures) == 1:  # there is room for it without the heat map, too
-        pictures, added = pictures * 2, [None, *added]
+    if len(images) == 1:  # there is room to show it without the heat map, too
+        images, added = images * 2, [None, *added]
     left, bottom, width, height = place
-    each = min(1.05 * height * figure.get_figheight() / _WIDTH, width / len(pictures))
-    for index, (picture, values) in enumerate(zip(pictures, added)):
+    each = min(1.05 * height * figure.get_figheight() / _WIDTH, width / len(images))
+    for index, (image, values) in enumerate(zip(images, added)):
         axes = figure.add_axes((left + index * each, bottom, each / 1.05, height), xticks=[], yticks=[], anchor="W")
-        _draw_picture(axes, picture, positions.edges, values, heat)
+        _draw_image(axes, image, positions.edges, values, heat)
 
 
-def _load(name: str, picture: Any, processor) -> np.ndarray:
-    """A picture as `(height, width, 3)`, of 0 to 1."""
-    loaded = load_picture(name, picture, processor.modalities[name].get("num_channels", 3), do_rescale=True)
+def _load_image(name: str, image: Any, processor) -> np.ndarray:
+    """An image as an array `(height, width, 3)` from 0 to 1."""
+    loaded = load_image(name, image, processor.modalities[name].get("num_channels", 3), do_rescale=True)
     pixels = np.moveaxis(loaded, 0, -1) if isinstance(loaded, np.ndarray) else np.asarray(loaded.convert("RGB"))
     pixels = pixels if pixels.shape[-1] == 3 else pixels.mean(-1, keepdims=True).repeat(3, axis=-1)
     return (pixels / 255).clip(0, 1)
 
 
-def _draw_picture(axes, picture: np.ndarray, edges: dict[str, list[int]], added: np.ndarray | None, heat):
+def _draw_image(axes, image: np.ndarray, edges: dict[str, list[int]], added: np.ndarray | None, heat):
     height, width = edges["height"][-1], edges["width"][-1]
-    style = {"extent": (0, width, height, 0), "aspect": picture.shape[0] / height * width / picture.shape[1]}
+    style = {"extent": (0, width, height, 0), "aspect": image.shape[0] / height * width / image.shape[1]}
     axes.spines[:].set_color("#DADCE0")
     if added is None:
-        axes.imshow(picture, interpolation="lanczos", **style)
+        axes.imshow(image, interpolation="lanczos", **style)
         return
-    pale = 0.5 + 0.5 * picture.mean(-1)  # grey, so that every colour is the heat map's
+    pale = 0.5 + 0.5 * image.mean(-1)  # grey, so that all colours are those of the heat map
     axes.imshow(pale, cmap="gray", vmin=0, vmax=1, interpolation="lanczos", **style)
     colors = heat.to_rgba(added)
-    colors[..., 3] = 0.8 * np.sqrt(2 * np.abs(heat.norm(added) - 0.5))  # what did nothing hides nothing
+    colors[..., 3] = 0.8 * np.sqrt(2 * np.abs(heat.norm(added) - 0.5))  # transparent where nothing was added
     axes.pcolormesh(edges["width"], edges["height"], colors)
 
 
-def _draw_sound(figure, place, name, positions, value, processor, heat):
-    sound, rate = load_sound(name, value)
+def _draw_audio(figure, place, name, positions, value, processor, heat):
+    audio, rate = load_audio(name, value)
     rate = rate or processor.sub_processor(name, "feature_extractor").sampling_rate
     edges = next(iter(positions.edges.values()))
-    seconds = len(sound) / rate
+    seconds = len(audio) / rate
     per_second = positions_per_second(name, positions, processor) or edges[-1] / seconds
     axes = figure.add_axes(place)
     _shade(axes, [edge / per_second for edge in edges], positions, heat)
-    axes.plot(np.arange(len(sound)) / rate, sound, color=INK, linewidth=0.5)
+    axes.plot(np.arange(len(audio)) / rate, audio, color=INK, linewidth=0.5)
     axes.set(xlim=(0, seconds), yticks=[])
     axes.xaxis.set_major_formatter("{x:g} s")
 
@@ -284,9 +282,9 @@ def _shade(axes, edges: list[float], positions: PositionValues, heat):
 
 _DRAW = {
     "text": _draw_text,
-    "image": _draw_pictures,
-    "video": _draw_pictures,
-    "audio": _draw_sound,
+    "image": _draw_images,
+    "video": _draw_images,
+    "audio": _draw_audio,
     "series": _draw_series,
 }
 

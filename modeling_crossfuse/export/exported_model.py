@@ -1,6 +1,6 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Exported models, run by ONNX Runtime or PyTorch on the CPU: what `generate` drives in place of the model itself."""
+"""Exported models: `generate` drives their graphs, which ONNX Runtime or PyTorch runs on the CPU."""
 
 import json
 from collections.abc import Callable
@@ -15,24 +15,25 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 from ..arguments import encoder_tensor_names, known_arguments, refuse_beside_memory, refuse_unknown
 from ..decoder_cache import CACHE, takes_cache
+from ..extras import needs
 from ..modeling_crossfuse import CrossFuseForConditionalGeneration
 from ..outputs import CrossFuseEncoderOutput, CrossFuseSeq2SeqLMOutput
 from ..pretrained import CrossFusePreTrainedModel
-from .graphs import INPUTS_FILE, SUFFIXES, graph_inputs
+from .graphs import INPUTS_FILE, SUFFIXES, graph_inputs, name_states
 
 
-# Takes and gives tensors by name.
+# A function from tensors by name to tensors by name.
 Graph = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 
 
 def load_graph(path: Path, num_threads: int) -> Graph:
-    """A graph from its file; one of PyTorch has the threads of the process."""
+    """Loads a graph from its file; PyTorch's take the process's number of threads."""
     if path.suffix == SUFFIXES["torch"]:
-        return torch.export.load(path).module().forward  # as a module of this model, it would refuse `eval`
+        return torch.export.load(path).module().forward  # the module itself would refuse `eval`
     try:
         import onnxruntime
     except ImportError as error:
-        raise ImportError("running ONNX models needs onnxruntime: `pip install crossfuse[export]`") from error
+        raise needs("running ONNX models needs onnxruntime", "export") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -41,7 +42,7 @@ def load_graph(path: Path, num_threads: int) -> Graph:
     def run(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         try:
             arrays = session.run(outputs, {name: tensor.numpy() for name, tensor in inputs.items()})
-        except Exception as error:  # of a class of its own
+        except Exception as error:  # ONNX Runtime's errors share no other class
             shapes = ", ".join(f"`{name}` {tuple(tensor.shape)}" for name, tensor in inputs.items())
             raise ValueError(f"{path.name} does not take tensors of the shapes {shapes}: {error}") from error
         return {name: torch.from_numpy(array) for name, array in zip(outputs, arrays)}
@@ -52,32 +53,25 @@ def load_graph(path: Path, num_threads: int) -> Graph:
 @dataclass
 class CrossFuseExportedEncoderOutput(CrossFuseEncoderOutput):
     """
-    [`CrossFuseEncoderOutput`] and what the decoder reads the memory by.
+    [`CrossFuseEncoderOutput`], and the keys and values by which the decoder reads the memory.
 
     Args:
-        key_values (`torch.Tensor` of shape `(batch, layers, 2, key_value_heads, memory_length, head_dim)`): the keys
-            and values of each layer's cross-attention. One tensor, which `generate` repeats for beams.
+        key_values (`torch.Tensor` of shape `(batch, layers, 2, key_value_heads, memory_length, head_dim)`): those of
+            each layer's cross-attention, in one tensor, which `generate` repeats for beams.
     """
 
     key_values: torch.Tensor | None = None
 
 
 def refuse_recording(kwargs: dict[str, Any]):
-    """Raises a `ValueError` where what the layers make is asked for."""
+    """Raises a `ValueError` if attentions or hidden states are asked for, which the graphs don't give."""
     for flag in ("output_attentions", "output_hidden_states"):
         if kwargs.get(flag):
             raise ValueError(f"`{flag}={kwargs[flag]!r}` is not for an exported model, whose graphs give none")
 
 
 class CrossFuseExportedEncoder(nn.Module):
-    """
-    The encoder of an exported model.
-
-    Args:
-        graph (`Callable`): the encoder's graph.
-        config ([`CrossFuseConfig`]): the model's config.
-        example (`dict[str, dict]`): dtype and shape of each input, as `inputs.json` has them.
-    """
+    """The encoder of an exported model. `example` is what `inputs.json` has: dtype and shape of each input."""
 
     main_input_name = "input_ids"
 
@@ -86,7 +80,7 @@ class CrossFuseExportedEncoder(nn.Module):
         self.graph, self.config, self.example = graph, config, example
 
     def forward(self, input_ids: torch.LongTensor | None = None, **kwargs) -> CrossFuseExportedEncoderOutput:
-        """The inputs of [`CrossFuseMultimodalEncoder`], without hidden states and embeddings."""
+        """Takes the inputs of [`CrossFuseMultimodalEncoder`], but no hidden states and embeddings."""
         refuse_recording(kwargs)
         outputs = self.graph(self._fill(graph_inputs({"input_ids": input_ids, **kwargs}, self.config)))
         states = [
@@ -110,22 +104,16 @@ class CrossFuseExportedEncoder(nn.Module):
 
 class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
     """
-    An exported model. It answers as the one that it was exported from: `generate`, greedily, by beams or by sampling,
-    [`predict`], pipelines. It has no weights of its own and can't be trained or saved.
-
-    It is loaded by [`~CrossFuseExportedModel.from_folder`].
-
-    Args:
-        config ([`CrossFuseConfig`]): the model's config.
-        encoder ([`CrossFuseExportedEncoder`]): its encoder.
-        decoder_graph (`Callable`): the decoder's graph.
+    An exported model, which [`~CrossFuseExportedModel.from_folder`] loads. `generate` (greedily, by beams or by
+    sampling), [`predict`] and pipelines answer as with the model that was exported. It has no weights of its own and
+    can't be trained or saved.
     """
 
     _can_compile_fullgraph = False
-    beams_share_memory = False  # the graphs have a row of it for each of the answer
+    beams_share_memory = False  # the graphs take a row of the memory for each row of the answer
 
     def __init__(self, config, encoder: CrossFuseExportedEncoder, decoder_graph: Graph):
-        CrossFusePreTrainedModel.__init__(self, config)  # without the parts that it has graphs for
+        CrossFusePreTrainedModel.__init__(self, config)  # the graphs replace the parts that its base class would make
         self.encoder, self.decoder_graph = encoder, decoder_graph
         self.encoder_tensor_names = encoder_tensor_names(config)
         self.known_arguments = known_arguments(config)
@@ -134,11 +122,8 @@ class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
     @classmethod
     def from_folder(cls, folder: str | Path, num_threads: int | None = None) -> "CrossFuseExportedModel":
         """
-        Loads what `scripts/export.py` or [`export_model`] wrote.
-
-        Args:
-            folder (`str` or `Path`): the folder.
-            num_threads (`int`, *optional*): threads of ONNX Runtime; defaults to those of PyTorch.
+        Loads what `crossfuse export` or [`export_model`] wrote. ONNX Runtime takes PyTorch's number of threads, unless
+        `num_threads` is given.
 
         Raises:
             ImportError: for ONNX, if `crossfuse[export]` is not installed.
@@ -147,14 +132,12 @@ class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
         folder = Path(folder)
         suffix = next((suffix for suffix in SUFFIXES.values() if (folder / f"encoder{suffix}").is_file()), None)
         if suffix is None or not (folder / INPUTS_FILE).is_file():
-            raise FileNotFoundError(f"there is no exported model in {folder}; make one with scripts/export.py")
+            raise FileNotFoundError(f"there is no exported model in {folder}; make one with `crossfuse export`")
         config = AutoConfig.from_pretrained(folder)
-        graphs = [
-            load_graph(folder / f"{part}{suffix}", num_threads or torch.get_num_threads())
-            for part in ("encoder", "decoder")
-        ]
+        num_threads = num_threads or torch.get_num_threads()
+        encoder, decoder = (load_graph(folder / f"{part}{suffix}", num_threads) for part in ("encoder", "decoder"))
         example = json.loads((folder / INPUTS_FILE).read_text(encoding="utf-8"))
-        model = cls(config, CrossFuseExportedEncoder(graphs[0], config, example), graphs[1])
+        model = cls(config, CrossFuseExportedEncoder(encoder, config, example), decoder)
         model.generation_config = GenerationConfig.from_pretrained(folder)
         return model
 
@@ -180,21 +163,12 @@ class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
         cache: Cache | None = None,
         **kwargs,
     ) -> CrossFuseSeq2SeqLMOutput:
-        r"""
-        Args:
-            input_ids (`torch.LongTensor` of shape `(batch, length)`): values of the modality `text`, if there is one.
-            decoder_input_ids (`torch.LongTensor` of shape `(batch, target_length)`): tokens of the answer, those in
-                the cache left out.
-            decoder_attention_mask (`torch.Tensor` of shape `(batch, past + target_length)`): only of ones.
-            decoder_position_ids (`torch.LongTensor` of shape `(batch, target_length)`): only those that follow on the
-                tokens in the cache.
-            encoder_outputs ([`CrossFuseExportedEncoderOutput`]): a memory from before, instead of the modalities.
-            cache ([`~transformers.EncoderDecoderCache`]): keys and values of earlier steps.
-            kwargs: values and masks of the other modalities, named as `config.modalities.tensor_names` says.
+        """
+        Takes the arguments of [`CrossFuseForConditionalGeneration`], without labels, hidden states and embeddings.
 
         Raises:
-            ValueError: as [`CrossFuseMultimodalEncoder`] does, if `decoder_attention_mask` has a 0 or positions are
-                others, or if attentions or hidden states are asked for, which the graphs don't give.
+            ValueError: as [`CrossFuseMultimodalEncoder`] does, if `decoder_attention_mask` has a 0, if
+                `decoder_position_ids` don't follow on the cache, or if attentions or hidden states are asked for.
         """
         refuse_unknown(kwargs, self.known_arguments, type(self).forward)
         if encoder_outputs is None:
@@ -207,14 +181,13 @@ class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
         _check_answer(decoder_input_ids, decoder_attention_mask, decoder_position_ids, cache)
         if not cache.is_updated.get(0):
             self._start(cache, encoder_outputs.key_values)
-        outputs = self.decoder_graph(
-            {
-                "input_ids": decoder_input_ids.contiguous(),
-                "encoder_attention_mask": encoder_outputs.attention_mask,
-                **_named(cache.self_attention_cache, "decoder"),
-                **_named(cache.cross_attention_cache, "encoder"),
-            }
-        )
+        inputs = {
+            "input_ids": decoder_input_ids.contiguous(),
+            "encoder_attention_mask": encoder_outputs.attention_mask,
+        }
+        for part, states in (("decoder", cache.self_attention_cache), ("encoder", cache.cross_attention_cache)):
+            inputs |= name_states("past_key_values", part, ((layer.keys, layer.values) for layer in states.layers))
+        outputs = self.decoder_graph(inputs)
         for layer, states in enumerate(cache.self_attention_cache.layers):
             states.keys = outputs[f"present.{layer}.decoder.key"]
             states.values = outputs[f"present.{layer}.decoder.value"]
@@ -227,7 +200,7 @@ class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
 
     @staticmethod
     def _start(cache: EncoderDecoderCache, key_values: torch.Tensor):
-        """Fills the cache with what the encoder gave, and with no tokens."""
+        """Fills the cache with the encoder's keys and values, and with no tokens."""
         for layer, states in enumerate(key_values.unbind(1)):
             cache.cross_attention_cache.update(*states.unbind(1), layer)
             cache.self_attention_cache.update(*states[..., :0, :].unbind(1), layer)
@@ -235,22 +208,13 @@ class CrossFuseExportedModel(CrossFuseForConditionalGeneration):
 
 
 def _check_answer(input_ids, attention_mask, position_ids, cache: EncoderDecoderCache):
-    """Raises a `ValueError` for padding, or for positions that don't follow on the cache: the graph counts its own."""
+    """Raises a `ValueError` for padding, and for positions that don't follow on the cache."""
     if attention_mask is not None and not attention_mask.all():
         raise ValueError("`decoder_attention_mask` has a 0; an exported model takes answers without padding")
     past = cache.get_seq_length()
     expected = torch.arange(past, past + input_ids.shape[1])
     if position_ids is not None and not torch.equal(position_ids, expected.expand_as(position_ids)):
         raise ValueError(f"`decoder_position_ids` are not {past} and on; an exported model counts them itself")
-
-
-def _named(cache: DynamicCache, part: str) -> dict[str, torch.Tensor]:
-    """A cache as the decoder's inputs."""
-    named = {}
-    for layer, states in enumerate(cache.layers):
-        named[f"past_key_values.{layer}.{part}.key"] = states.keys
-        named[f"past_key_values.{layer}.{part}.value"] = states.values
-    return named
 
 
 __all__ = ["CrossFuseExportedModel"]

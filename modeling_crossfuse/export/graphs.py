@@ -3,13 +3,14 @@
 """
 Exports a model that generates as two graphs, for ONNX Runtime or PyTorch without this code.
 
-The encoder runs once for an answer. Beside the memory it gives the keys and values that every layer of the decoder
-reads the memory by, so that no step computes them again. The decoder runs once for a token: its self-attention's keys
+The encoder runs once for an answer. It gives the memory, and the keys and values by which every layer of the decoder
+reads the memory, so that no step computes them again. The decoder runs once for a token: its self-attention's keys
 and values go in as `past_key_values.*` and come out, longer by the new tokens, as `present.*`.
 """
 
 import json
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -18,24 +19,21 @@ from torch.export import Dim, ExportedProgram
 from transformers.cache_utils import EncoderDecoderCache
 
 from ..arguments import known_arguments, refuse_unknown
+from ..extras import needs
 from ..files import write_whole
 from ..inputs import find_present, read_inputs
 from ..modeling_crossfuse import CrossFuseForConditionalGeneration
 
 
-# The file that says what the encoder takes, and the ends of the graphs' files.
+# The file that describes the encoder's inputs, and the suffixes of the graphs' files.
 INPUTS_FILE = "inputs.json"
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 
 
 def graph_inputs(inputs: dict[str, torch.Tensor | None], config) -> dict[str, torch.Tensor]:
     """
-    The inputs of the encoder's graph from those of `forward`, checked as `forward` does: values and mask of each given
-    modality, and `modality_mask`. Images have their dimension for several per sample.
-
-    Args:
-        inputs (`dict[str, torch.Tensor]`): as `forward` takes them.
-        config ([`CrossFuseConfig`]): the model's.
+    Checks the inputs of `forward`, and turns them into those of the encoder's graph: values and mask of each given
+    modality, and `modality_mask`. Images get a dimension for several per sample.
 
     Raises:
         ValueError: as `forward` does, and if a modality is given as hidden states or embeddings.
@@ -52,14 +50,21 @@ def graph_inputs(inputs: dict[str, torch.Tensor | None], config) -> dict[str, to
     return {**result, "modality_mask": present.long()}
 
 
+def name_states(
+    prefix: str, part: str, states: Iterable[tuple[torch.Tensor, torch.Tensor]]
+) -> dict[str, torch.Tensor]:
+    """The keys and values of each layer by the names that they have in graphs, such as `present.0.encoder.key`."""
+    named = {}
+    for layer, (keys, values) in enumerate(states):
+        named |= {f"{prefix}.{layer}.{part}.key": keys, f"{prefix}.{layer}.{part}.value": values}
+    return named
+
+
 class EncoderGraph(nn.Module):
     """
     The encoders, the fusion, and the decoder's view of the memory: `last_hidden_state` `(batch, memory_length,
     d_model)`, `encoder_attention_mask` `(batch, memory_length)` and, for each layer of the decoder,
     `present.<layer>.encoder.key` and `.value` `(batch, key_value_heads, memory_length, head_dim)`.
-
-    Args:
-        model ([`CrossFuseForConditionalGeneration`]): the model.
     """
 
     def __init__(self, model: CrossFuseForConditionalGeneration):
@@ -70,23 +75,17 @@ class EncoderGraph(nn.Module):
     def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         outputs = self.encoder(**inputs, return_dict=True)
         memory = outputs.last_hidden_state
-        graph_outputs = {"last_hidden_state": memory, "encoder_attention_mask": outputs.attention_mask}
-        for layer, attention in enumerate(self.attentions):
-            keys, values = attention.keys_values(memory)
-            graph_outputs |= {f"present.{layer}.encoder.key": keys, f"present.{layer}.encoder.value": values}
-        return graph_outputs
+        states = name_states("present", "encoder", (attention.keys_values(memory) for attention in self.attentions))
+        return {"last_hidden_state": memory, "encoder_attention_mask": outputs.attention_mask, **states}
 
 
 class DecoderGraph(nn.Module):
     """
-    The decoder and the language modelling head, one or more tokens further: `input_ids` `(batch, new)`,
-    `encoder_attention_mask` `(batch, memory_length)` and, for each layer, `past_key_values.<layer>.encoder.key` and
-    `.value`, which the encoder gave, and `past_key_values.<layer>.decoder.key` and `.value` `(batch, key_value_heads,
-    past, head_dim)`, empty at first, to `logits` `(batch, new, vocab_size)` and `present.<layer>.decoder.key` and
-    `.value` `(batch, key_value_heads, past + new, head_dim)`.
-
-    Args:
-        model ([`CrossFuseForConditionalGeneration`]): the model.
+    The decoder and the language modelling head, for one or more tokens. It takes `input_ids` `(batch, new)`,
+    `encoder_attention_mask` `(batch, memory_length)`, for each layer what the encoder gave as
+    `past_key_values.<layer>.encoder.key` and `.value`, and `past_key_values.<layer>.decoder.key` and `.value` `(batch,
+    key_value_heads, past, head_dim)`, empty at first. It gives `logits` `(batch, new, vocab_size)` and
+    `present.<layer>.decoder.key` and `.value` `(batch, key_value_heads, past + new, head_dim)`.
     """
 
     def __init__(self, model: CrossFuseForConditionalGeneration):
@@ -102,80 +101,72 @@ class DecoderGraph(nn.Module):
         )
         past, new = cache.self_attention_cache.layers[0].keys.shape[2], input_ids.shape[1]
         position_ids = past + torch.arange(new, device=input_ids.device)
-        # A mask of four dimensions is taken as it is; to make its own, the decoder would ask whether there is a past.
+        # The decoder takes a mask of four dimensions as it is. To make its own, it would ask whether there is a past.
         mask = torch.arange(past + new, device=input_ids.device) <= position_ids[:, None]
         outputs = self.decoder(
             input_ids=input_ids,
             attention_mask=mask.expand(input_ids.shape[0], 1, -1, -1),
             position_ids=position_ids[None],
-            # Its length is read, and nothing else, since its keys and values are in the cache.
+            # Only its length is read, since its keys and values are in the cache.
             encoder_hidden_states=memory_mask[..., None].to(self.lm_head.weight.dtype),
             encoder_attention_mask=memory_mask,
             cache=cache,
             use_cache=True,
             return_dict=True,
         )
-        graph_outputs = {"logits": self.lm_head(outputs.last_hidden_state)}
-        for layer, states in enumerate(cache.self_attention_cache.layers):
-            graph_outputs |= {f"present.{layer}.decoder.key": states.keys}
-            graph_outputs |= {f"present.{layer}.decoder.value": states.values}
-        return graph_outputs
+        states = ((layer.keys, layer.values) for layer in cache.self_attention_cache.layers)
+        return {"logits": self.lm_head(outputs.last_hidden_state), **name_states("present", "decoder", states)}
 
 
 def _decoder_example(memory: dict[str, torch.Tensor], config) -> dict[str, torch.Tensor]:
-    """Inputs of the decoder's graph, after three tokens: sizes that nothing else has."""
+    """Inputs of the decoder's graph: two tokens after three others, sizes that no other dimension has."""
     mask, decoder = memory["encoder_attention_mask"], config.decoder
-    head_dim = decoder.hidden_size // decoder.num_attention_heads
-    example = {"input_ids": mask.new_ones(len(mask), 2, dtype=torch.long), "encoder_attention_mask": mask}
-    for layer in range(decoder.num_hidden_layers):
-        for part in ("key", "value"):
-            past = memory["last_hidden_state"].new_zeros(len(mask), decoder.num_key_value_heads, 3, head_dim)
-            example[f"past_key_values.{layer}.decoder.{part}"] = past
-            example[f"past_key_values.{layer}.encoder.{part}"] = memory[f"present.{layer}.encoder.{part}"]
-    return example
+    shape = (len(mask), decoder.num_key_value_heads, 3, decoder.hidden_size // decoder.num_attention_heads)
+    past = ((torch.zeros(shape), torch.zeros(shape)) for _ in range(decoder.num_hidden_layers))
+    return {
+        "input_ids": mask.new_ones(len(mask), 2, dtype=torch.long),
+        "encoder_attention_mask": mask,
+        **name_states("past_key_values", "decoder", past),
+        **{f"past_key_values{name.removeprefix('present')}": memory[name] for name in memory if "present" in name},
+    }
 
 
-def _encoder_dimensions(name: str, config) -> list[int]:
-    """The dimensions of an input of the encoder that may have another size in another batch."""
-    for modality, part in config.modalities.items():
-        if name == config.modalities.mask_name(modality):
-            return [1]
-        if name == config.modalities.value_name(modality):
-            lengths = ("length", "images", "frames", "samples", "steps")
-            return [1 + place for place, dimension in enumerate(part.layout) if dimension in lengths]
-    return []
-
-
-def _decoder_dimensions(name: str) -> list[int]:
-    return [2] if name.startswith("past_key_values") else [1]
-
-
-def trace(graph: nn.Module, example: dict[str, torch.Tensor], dimensions: dict[str, list[int]]) -> ExportedProgram:
+def _write_graph(
+    graph: nn.Module, example: dict[str, torch.Tensor], lengths: dict[str, int], path: Path
+) -> dict[str, torch.Tensor]:
     """
-    A graph as `torch.export` has it, for any batch size and, as far as the encoders allow it, for any length.
+    Writes a graph, for any batch size and, as far as the encoders allow it, for any length, and gives what it makes of
+    the example.
 
     Args:
         graph (`nn.Module`): takes and gives a dict of tensors.
         example (`dict[str, torch.Tensor]`): its inputs, with a batch of at least 2.
-        dimensions (`dict[str, list[int]]`): of each, the dimensions that are lengths.
-
-    Raises:
-        ValueError: if it can't be exported.
+        lengths (`dict[str, int]`): for each input that has a length, the dimension that is one.
+        path (`Path`): the file; its suffix says the format.
     """
-    shapes = {name: {0: Dim.DYNAMIC, **dict.fromkeys(dimensions[name], Dim.AUTO)} for name in example}
+    outputs = graph(example)
+    shapes = {name: {0: Dim.DYNAMIC} | ({lengths[name]: Dim.AUTO} if name in lengths else {}) for name in example}
     try:
         program = torch.export.export(graph, (example,), dynamic_shapes=(shapes,), strict=False)
-    except Exception as error:  # whatever an encoder does that has no place in a graph
+    except Exception as error:  # an encoder may do anything that has no place in a graph
         message = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(f"torch.export can't make a graph of this model: {message}") from error
-    # PyTorch can't load a program with a block that nothing reads, as the positions of an encoder without layers are.
+    # PyTorch can't load a program with a block that nothing reads, such as the positions of an encoder without layers.
     program.graph.eliminate_dead_code()
     _forget_source(program)
-    return program
+    if path.suffix == SUFFIXES["torch"]:
+        torch.export.save(program, path)
+        return outputs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are about what the exporter itself calls
+        names = {"input_names": list(example), "output_names": list(outputs)}
+        onnx = torch.onnx.export(program, dynamo=True, verbose=False, optimize=True, **names)
+    onnx.save(path)
+    return outputs
 
 
 def _forget_source(program: ExportedProgram):
-    """Takes out where in which file each node came from: what is written is for other machines."""
+    """Removes the file and line that each node came from, which mean nothing on another machine."""
     for part in program.graph_module.modules():
         for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)
@@ -186,19 +177,7 @@ def _import_onnx():
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ImportError("exporting to ONNX needs onnx and onnxscript: `pip install crossfuse[export]`") from error
-
-
-def _write(program: ExportedProgram, example: dict[str, torch.Tensor], outputs: list[str], path: Path):
-    if path.suffix == SUFFIXES["torch"]:
-        torch.export.save(program, path)
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what the exporter itself calls
-        onnx = torch.onnx.export(
-            program, dynamo=True, verbose=False, input_names=list(example), output_names=outputs, optimize=True
-        )
-    onnx.save(path)
+        raise needs("exporting to ONNX needs onnx and onnxscript", "export") from error
 
 
 @torch.no_grad()
@@ -215,9 +194,9 @@ def export_model(
     Args:
         model ([`CrossFuseForConditionalGeneration`]): the model in float32, in evaluation mode and on the CPU.
         inputs (`dict[str, torch.Tensor]`): an example with every modality, as `forward` takes it, of at least two
-            samples, each long enough to be two positions or more of the memory: of what there is only one,
-            `torch.export` makes a graph for one. Modalities that an exported model is not given take the time that
-            these take, so the shorter the better.
+            samples, each long enough for at least two positions of the memory: where there is only one,
+            `torch.export` makes a graph for one. A modality that an exported model is not given takes as long as
+            its example, so short examples are best.
         folder (`str` or `Path`): an existing folder.
         format (`str`, defaults to `"onnx"`): or `"torch"`.
 
@@ -260,14 +239,14 @@ def export_model(
     lacking = [name for name in config.modalities if config.modalities.value_name(name) not in example]
     if lacking:
         raise ValueError(f"`inputs` lacks `{config.modalities.value_name(lacking[0])}`; expected every modality")
-    encoder, decoder = EncoderGraph(model), DecoderGraph(model)
-    memory = encoder(example)
-    step = _decoder_example(memory, config)
+    lengths = {}
+    for values, *_ in config.modalities.tensor_specs.values():
+        lengths |= {values.name: values.mask_axis, values.mask_name: 1}
     suffix = SUFFIXES[format]
-    program = trace(encoder, example, {name: _encoder_dimensions(name, config) for name in example})
-    _write(program, example, list(memory), folder / f"encoder{suffix}")
-    program = trace(decoder, step, {name: _decoder_dimensions(name) for name in step})
-    _write(program, step, list(decoder(step)), folder / f"decoder{suffix}")
+    memory = _write_graph(EncoderGraph(model), example, lengths, folder / f"encoder{suffix}")
+    step = _decoder_example(memory, config)
+    lengths = {name: 2 if name.startswith("past_key_values") else 1 for name in step}
+    _write_graph(DecoderGraph(model), step, lengths, folder / f"decoder{suffix}")
     described = {
         name: {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
         for name, tensor in example.items()

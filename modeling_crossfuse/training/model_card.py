@@ -7,6 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,26 +16,80 @@ import torch
 import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..evaluation.metric_names import METRICS
 from ..files import write_whole
 
 
-# What the metrics give, the names that people know it by, and how many digits say enough.
-METRICS = {
-    "exact_match": ("exact match", 3),
-    "cer": ("CER", 3),
-    "chrf": ("chrF", 1),
-    "accuracy": ("accuracy", 3),
-    "f1_macro": ("macro F1", 3),
-    "f1_micro": ("micro F1", 3),
-    "subset_accuracy": ("subset accuracy", 3),
-    "mae": ("MAE", 3),
-    "rmse": ("RMSE", 3),
-    "r2": ("R²", 3),
-    "recall_at_1": ("recall@1", 3),
-    "recall_at_5": ("recall@5", 3),
-    "recall_at_10": ("recall@10", 3),
-    "mrr": ("MRR", 3),
-    "loss": ("loss", 3),
+_CLASSIFIER = {
+    "words": "answers with one of {config.num_labels} labels",
+    "kind": "label",
+    "tensor": "logits",
+    "shape": "(batch, {config.num_labels})",
+    "reader": "the classifier reads",
+    "use": "print(model(**batch).logits, model.config.id2label)",
+    "pipelines": {kind: f"{kind}-classification" for kind in ("image", "video", "audio", "text")},
+}
+# What a card says of a model, by its `task` or, where it classifies, by its problem type: what it does; the kind, the
+# tensor and the shape of its answer; what reads its memory; how the example uses a batch; and the task that the Hub
+# lists it under, by the first of the kinds that it has ("" stands for any).
+_TASKS = {
+    None: {
+        "words": "has no head",
+        "kind": "states",
+        "tensor": "last_hidden_state",
+        "shape": "(batch, length, {config.d_model})",
+        "reader": "a head is to read",
+        "use": "print(model(**batch).last_hidden_state.shape)",
+        "pipelines": {"": "feature-extraction"},
+    },
+    "generation": {
+        "words": "answers with text",
+        "kind": "text",
+        "tensor": "generate(...)",
+        "shape": "(batch, length), of {config.vocab_size:,} tokens",
+        "reader": "the decoder attends to",
+        "use": "answer = model.generate(**batch, max_new_tokens=64)\n"
+        "print(processor.batch_decode(answer, skip_special_tokens=True))",
+        "pipelines": {
+            **{kind: f"{kind}-text-to-text" for kind in ("image", "video", "audio")},
+            "text": "text-generation",
+        },
+    },
+    "single_label_classification": _CLASSIFIER,
+    "multi_label_classification": {
+        **_CLASSIFIER,
+        "words": "says which of {config.num_labels} labels it has",
+        "kind": "labels",
+    },
+    "regression": {**_CLASSIFIER, "words": "answers with numbers", "kind": "numbers"},
+    "token_classification": {
+        **_CLASSIFIER,
+        "words": "gives each position of `{model.labeled_modality}` one of {config.num_labels} labels",
+        "kind": "labels",
+        "shape": "(batch, positions, {config.num_labels})",
+        "use": "print(model(**batch).logits.argmax(-1), model.config.id2label)",
+        "pipelines": {"": "token-classification"},
+    },
+    "retrieval": {
+        "words": "turns it into one vector",
+        "kind": "vector",
+        "tensor": "get_fused_features(...).pooler_output",
+        "shape": "(batch, {model.projection.out_features})",
+        "reader": "becomes one vector",
+        "use": "print(model(**batch, return_loss=False).logits)",
+        "pipelines": {"": "feature-extraction"},
+    },
+}
+# What the Hub calls a generating model with a single kind of modalities, where it has another name for that.
+_PIPELINES_OF_ONE_KIND = {"image": "image-to-text", "audio": "automatic-speech-recognition"}
+
+# Code in the example that makes up an input of each kind, for the reader to replace, and a comment on it.
+_MADE_UP_INPUTS = {
+    "text": ('"what is it?"', ""),
+    "image": ('Image.new("RGB", (256, 256), "white")', '  # or Image.open("photo.jpg")'),
+    "video": ("np.zeros((8, 256, 256, 3), dtype=np.uint8)", "  # 8 frames"),
+    "audio": ('{"array": np.zeros(%(rate)d), "sampling_rate": %(rate)d}', '  # or "speech.ogg"'),
+    "series": ("np.zeros((100, %(channels)d))", "  # 100 steps"),
 }
 
 _EXPLANATIONS = {
@@ -44,20 +99,9 @@ _EXPLANATIONS = {
     "over its rank.",
 }
 
-_LIMITS = (
-    "It answers only as its training data did, and it always answers: it does not say when it does not know.",
-    "The results hold for data like those they were measured on. Measure again before you rely on it elsewhere.",
-    "What its training data favoured or left out, it favours or leaves out.",
-)
-
 
 def template_path() -> Path:
-    """
-    Where `model_card.md` is: beside the package in a checkout, under `share/crossfuse` in an installation.
-
-    Raises:
-        FileNotFoundError: if it is in neither place.
-    """
+    """Where `model_card.md` is: beside the package in a checkout, and under `share/crossfuse` in an installation."""
     beside = Path(__file__).resolve().parents[2] / "model_card.md"
     if beside.is_file():
         return beside
@@ -89,47 +133,26 @@ def write_model_card(
     template: str | Path | None = None,
 ) -> Path:
     """
-    Writes `README.md` into the folder of a saved model, whole or not at all.
+    Writes `README.md` into the folder of a saved model, whole or not at all, and returns its path.
 
     Args:
         output_dir (`str` or `Path`): the folder, which must exist.
         model: the model in it, with any head.
-        processor ([`CrossFuseProcessor`], *optional*): its processor; gives the sampling rate of the example.
-        dataset (`str`, *optional*): what it was trained on: an id on the Hub, or a folder, which is not listed under
-            `datasets` in the metadata, since the Hub would take it for an id.
+        processor ([`CrossFuseProcessor`], *optional*): its processor; the example needs the sampling rate.
+        dataset (`str`, *optional*): what it was trained on: an id on the Hub, or a folder, which the metadata does not
+            list under `datasets`, since the Hub would take it for an id.
         split (`str`, *optional*): what the metrics were measured on.
-        metrics (`dict`, *optional*): what [`evaluate_rows`] gives, and `loss`, other
-            keys being left out; or one such `dict` for each of several evaluations, by name, such as
-            `{"picture": {...}, "picture + speech": {...}}`.
+        metrics (`dict`, *optional*): the metrics of an evaluation, and `loss`; other keys are left out. Or one such
+            `dict` for each of several evaluations, by name, such as `{"image": {...}, "image + audio": {...}}`.
         recipe (`dict`, *optional*): settings of the training; those that are `None` or empty, and tokens of the Hub,
             are left out.
         duration (`float`, *optional*): seconds of training.
-        model_id (`str`, *optional*): what the example loads; the folder by default.
+        model_id (`str`, *optional*): what the example loads. Defaults to the folder.
         license (`str`, defaults to `"apache-2.0"`): as the Hub calls it.
         language (`str` or `Sequence[str]`, *optional*): codes such as `en`.
         limits (`Sequence[str]`, *optional*): sentences to add to the section on limits.
         tags (`Sequence[str]`, *optional*): for the Hub, beside those that say what the model is.
         template (`str` or `Path`, *optional*): another template than CrossFuse's own.
-
-    Returns:
-        `Path`: the card.
-
-    Raises:
-        FileNotFoundError: if the folder or the template does not exist.
-
-    Example:
-
-    ```python
-    >>>     >>> from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration
-    >>> from modeling_crossfuse.training.model_card import write_model_card
-
-    >>> config = CrossFuseConfig(d_model=32, num_hidden_layers=1, src_vocab_size=50, tgt_vocab_size=60)
-    >>> model = CrossFuseForConditionalGeneration(config)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     card = write_model_card(folder, model, metrics={"exact_match": 0.5}, duration=90).read_text()
-    >>> "| time of training | 1 min 30 s |" in card
-    True
-    ```
     """
     output_dir = Path(output_dir)
     if not output_dir.is_dir():
@@ -137,25 +160,23 @@ def write_model_card(
     modalities = model.config.modalities
     name = (model_id or output_dir.resolve().name).rstrip("/").split("/")[-1]
     results = _named_results(metrics)
+    result_header, result_rows = _result_table(results)
     card = ModelCard.from_template(
         _card_data(name, model, dataset, split, results, license, language, tags),
         template_path=str(template or template_path()),
         model_name=name,
         modality_list=_listed([f"`{name}`" for name in modalities]),
         modality_rows=list(_modality_rows(modalities)),
-        example=_example(model_id or output_dir.as_posix(), model, processor),
-        answer=_answer(model),
-        reader={
-            "generation": "the decoder attends to",
-            "classification": "the classifier reads",
-            "token classification": "the classifier reads",
-            "retrieval": "becomes one vector",
-        }.get(_head(model), "a head is to read"),
+        auto_class=type(model).auto_classes[0],
+        model_path=json.dumps(model_id or output_dir.as_posix()),
+        kinds={part.kind for part in modalities.values()},
+        example_inputs=list(_example_inputs(modalities, processor)),
+        answer=_describe_task(model),
         fusion=model.config.fusion.type,
         dataset=dataset and f"`{dataset}`",
         split=split,
-        result_header=_result_header(results),
-        result_rows=_result_rows(results),
+        result_header=result_header,
+        result_rows=result_rows,
         explanations=[
             text for key, text in _EXPLANATIONS.items() if any(key in values for values in results.values())
         ],
@@ -163,10 +184,10 @@ def write_model_card(
         num_parameters=f"{model.num_parameters():,}",
         part_rows=list(_part_rows(model)),
         dtype=str(model.dtype).removeprefix("torch."),
-        duration=None if duration is None else _format_duration(duration),
+        duration=None if duration is None else f"{timedelta(seconds=round(duration))} h",
         hardware=_hardware(),
         software=_software(),
-        limits=[*_LIMITS, *limits],
+        limits=limits,
     )
     write_whole(output_dir / "README.md", str(card).rstrip() + "\n")
     return output_dir / "README.md"
@@ -180,69 +201,34 @@ def _named_results(metrics: dict[str, Any] | None) -> dict[str, dict[str, float]
     return {name: values for name, values in shown.items() if values}
 
 
-def _head(model) -> str:
-    """What the model's head does, as a recipe's `task` calls it."""
-    if model.can_generate():
-        return "generation"
-    if hasattr(model, "get_fused_features"):
-        return "retrieval"
-    if hasattr(model, "labeled_modality"):
-        return "token classification"
-    return "classification" if hasattr(model, "classifier") else "none"
+def _describe_task(model) -> dict[str, str]:
+    """What the card says of a model's head."""
+    task = model.config.resolved_problem_type if model.task == "classification" else model.task
+    texts = {key: text for key, text in _TASKS[task].items() if key != "pipelines"}
+    described = {key: text.format(model=model, config=model.config) for key, text in texts.items()}
+    return {**described, "pipeline": _pipeline(model, _TASKS[task]["pipelines"])}
 
 
-def _pipeline_tag(head: str, kinds: set[str]) -> str | None:
-    """The task that the Hub lists the model under."""
-    if head in ("none", "token classification"):
-        return "feature-extraction" if head == "none" else "token-classification"
-    if head == "retrieval":
-        return "zero-shot-image-classification" if {"image", "text"} <= kinds else "feature-extraction"
-    if head == "classification":
-        shown = (kind for kind in ("image", "video", "audio", "text") if kind in kinds)
-        return next((f"{kind}-classification" for kind in shown), None)
-    for kind in ("image", "video", "audio"):
-        if kind in kinds and len(kinds) > 1:
-            return f"{kind}-text-to-text"
-    alone = {"image": "image-to-text", "video": "video-text-to-text", "audio": "automatic-speech-recognition"}
-    return next((alone[kind] for kind in kinds if kind in alone), "text-generation" if "text" in kinds else None)
-
-
-def _answer(model) -> dict[str, str]:
-    """What comes out of the model: in words, its kind, where it stands and its shape."""
-    config = model.config
-    if _head(model) == "generation":
-        shape = f"(batch, length), of {config.vocab_size:,} tokens"
-        return {"words": "answers with text", "kind": "text", "tensor": "generate(...)", "shape": shape}
-    if _head(model) == "retrieval":
-        shape = f"(batch, {model.projection.out_features})"
-        tensor = "get_fused_features(...).pooler_output"
-        return {"words": "turns it into one vector", "kind": "vector", "tensor": tensor, "shape": shape}
-    if _head(model) == "none":
-        shape = f"(batch, length, {config.d_model})"
-        return {"words": "has no head", "kind": "states", "tensor": "last_hidden_state", "shape": shape}
-    if _head(model) == "token classification":
-        words = f"gives each position of `{model.labeled_modality}` one of {config.num_labels} labels"
-        shape = f"(batch, positions, {config.num_labels})"
-        return {"words": words, "kind": "labels", "tensor": "logits", "shape": shape}
-    answers = {
-        "regression": ("answers with numbers" if config.num_labels > 1 else "answers with a number", "numbers"),
-        "multi_label_classification": (f"says which of {config.num_labels} labels it has", "labels"),
-    }
-    words, kind = answers.get(
-        config.resolved_problem_type, (f"answers with one of {config.num_labels} labels", "label")
-    )
-    return {"words": words, "kind": kind, "tensor": "logits", "shape": f"(batch, {config.num_labels})"}
+def _pipeline(model, pipelines: dict[str, str]) -> str | None:
+    """The task that the Hub lists a model under."""
+    kinds = {part.kind for part in model.config.modalities.values()}
+    if model.task == "retrieval" and {"image", "text"} <= kinds:
+        return "zero-shot-image-classification"
+    chosen = next((kind for kind in pipelines if kind in {"", *kinds}), None)
+    if model.task == "generation" and kinds == {chosen}:
+        return _PIPELINES_OF_ONE_KIND.get(chosen, pipelines[chosen])
+    return pipelines.get(chosen)
 
 
 def _card_data(name, model, dataset, split, results, license, language, tags) -> ModelCardData:
     kinds = {part.kind for part in model.config.modalities.values()}
-    task = _pipeline_tag(_head(model), kinds)
-    own_tags = ["encoder-decoder"] if model.can_generate() else []
+    pipeline = _describe_task(model)["pipeline"]
+    own_tags = ["encoder-decoder"] if model.task == "generation" else []
     hub_id = dataset if dataset and not Path(dataset).exists() else None
     return ModelCardData(
         model_name=name,
         library_name="transformers",
-        pipeline_tag=task,
+        pipeline_tag=pipeline,
         license=license,
         language=language if language is None or isinstance(language, str) else list(language),
         tags=[*dict.fromkeys(["crossfuse", "multimodal", *own_tags, *sorted(kinds), *tags])],
@@ -250,7 +236,7 @@ def _card_data(name, model, dataset, split, results, license, language, tags) ->
         metrics=sorted({key for values in results.values() for key in values} - {"loss"}) or None,
         eval_results=[
             EvalResult(
-                task_type=task or "text-generation",
+                task_type=pipeline or "text-generation",
                 dataset_type=dataset or "unknown",
                 dataset_name=dataset or "unknown",
                 dataset_split=split,
@@ -282,7 +268,7 @@ def _modality_rows(modalities) -> Iterator[dict[str, str]]:
 
 
 def _size(part, axis: str) -> Any:
-    """The size of a dimension of a modality's values, or its name where it may be any."""
+    """The size of a dimension of a modality's values, or its name where the size may differ."""
     size = getattr(part, "image_size", None) if axis in ("height", "width") else getattr(part, axis, None)
     if isinstance(size, (list, tuple)):
         size = size[axis == "width"]
@@ -298,77 +284,25 @@ def _encoder_name(part) -> str:
     return f"{part.architecture}{origin}" + (f" at `{part.revision[:8]}`" if part.revision else "")
 
 
-# The class that the example loads, and what it does with a batch.
-_EXAMPLES = {
-    "generation": (
-        "AutoModelForSeq2SeqLM",
-        "answer = model.generate(**batch, max_new_tokens=64)\n"
-        "print(processor.batch_decode(answer, skip_special_tokens=True))",
-    ),
-    "classification": ("AutoModelForSequenceClassification", "print(model(**batch).logits, model.config.id2label)"),
-    "none": ("AutoModel", "print(model(**batch).last_hidden_state.shape)"),
-    "token classification": (
-        "AutoModelForTokenClassification",
-        "print(model(**batch).logits.argmax(-1), model.config.id2label)",
-    ),
-    "retrieval": ("AutoModelForZeroShotImageClassification", "print(model(**batch, return_loss=False).logits)"),
-}
-
-
-def _example(model_id: str, model, processor) -> str:
-    """A program that runs as it stands: it makes up an input for each modality, which a reader replaces."""
-    modalities = model.config.modalities
-    auto_class, use = _EXAMPLES[_head(model)]
-    values = {
-        "text": ('"what is it?"', ""),
-        "image": ('Image.new("RGB", (256, 256), "white")', '  # or Image.open("photo.jpg")'),
-        "video": ("np.zeros((8, 256, 256, 3), dtype=np.uint8)", "  # 8 frames"),
-        "audio": ('{"array": np.zeros({rate}), "sampling_rate": {rate}}', '  # or "speech.ogg"'),
-        "series": ("np.zeros((100, {channels}))", "  # 100 steps"),
-    }
-    kinds = {part.kind for part in modalities.values()}
-    imports = ["import modeling_crossfuse  # registers the model with the Auto classes"]
-    if kinds & {"video", "audio", "series"}:
-        imports.insert(0, "import numpy as np")
-    if "image" in kinds:
-        imports.append("from PIL import Image")
-    imports.append(f"from transformers import {auto_class}, AutoProcessor")
-    arguments = []
+def _example_inputs(modalities, processor) -> Iterator[dict[str, str]]:
+    """For each modality, a made-up input for the example's call of the processor."""
     for name, part in modalities.items():
-        value, comment = values[part.kind]
+        value, comment = _MADE_UP_INPUTS[part.kind]
         extractor = getattr(processor, f"{name}_feature_extractor", getattr(processor, "feature_extractor", None))
-        value = value.replace("{channels}", str(getattr(part, "num_channels", 1)))
-        value = value.replace("{rate}", str(getattr(extractor, "sampling_rate", 16_000)))
-        arguments.append(f"    {name}=[{value}],{comment}")
-    return "\n".join(
-        [
-            *imports,
-            "",
-            f"model = {auto_class}.from_pretrained({json.dumps(model_id)})",
-            f"processor = AutoProcessor.from_pretrained({json.dumps(model_id)})",
-            "batch = processor(",
-            *arguments,
-            '    return_tensors="pt",',
-            ")",
-            use,
-        ]
-    )
+        sizes = {"rate": getattr(extractor, "sampling_rate", 16_000), "channels": getattr(part, "num_channels", 1)}
+        yield {"name": name, "value": value % sizes, "comment": comment}
 
 
-def _result_header(results: dict[str, dict[str, float]]) -> list[str]:
+def _result_table(results: dict[str, dict[str, float]]) -> tuple[list[str], list[list[str]]]:
+    """The head and the rows of the table of results. Only several evaluations have names, in a first column."""
     keys = [key for key in METRICS if any(key in values for values in results.values())]
-    return [*(["given"] if any(results) else []), *(METRICS[key][0] for key in keys)]
-
-
-def _result_rows(results: dict[str, dict[str, float]]) -> list[list[str]]:
-    keys = [key for key in METRICS if any(key in values for values in results.values())]
-    return [
-        [
-            *([name] if any(results) else []),
-            *(f"{values[key]:.{METRICS[key][1]}f}" if key in values else "" for key in keys),
-        ]
-        for name, values in results.items()
+    header = [METRICS[key][0] for key in keys]
+    rows = [
+        [f"{values[key]:.{METRICS[key][1]}f}" if key in values else "" for key in keys] for values in results.values()
     ]
+    if any(results):
+        return ["given", *header], [[name, *row] for name, row in zip(results, rows)]
+    return header, rows
 
 
 def _recipe_rows(recipe: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -382,24 +316,16 @@ def _recipe_rows(recipe: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _part_rows(model) -> Iterator[tuple[str, str]]:
-    for title, path in (
-        ("the encoders", "encoder.encoders"),
-        ("the fusion", "encoder.fusion"),
-        ("the decoder", "decoder"),
-    ):
-        part = model.base_model
-        for step in path.split("."):
-            part = getattr(part, step, None)
-        if part is None:
-            continue
-        yield title, f"{sum(parameter.numel() for parameter in part.parameters()):,}"
-
-
-def _format_duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = [f"{count} {unit}" for count, unit in ((hours, "h"), (minutes, "min"), (seconds, "s")) if count]
-    return " ".join(parts[:2]) or "0 s"
+    """The number of parameters in each part that the model has."""
+    encoder = getattr(model.base_model, "encoder", model.base_model)
+    parts = {
+        "the encoders": getattr(encoder, "encoders", None),
+        "the fusion": getattr(encoder, "fusion", None),
+        "the decoder": getattr(model.base_model, "decoder", None),
+    }
+    for title, part in parts.items():
+        if part is not None:
+            yield title, f"{sum(parameter.numel() for parameter in part.parameters()):,}"
 
 
 def _hardware() -> str:

@@ -1,6 +1,6 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenizers of one's own."""
+"""Training a tokenizer."""
 
 from collections.abc import Iterable
 
@@ -14,8 +14,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     2.
 
     Args:
-        texts (`Iterable[str]`): what to learn the vocabulary from.
-        vocab_size (`int`): tokens at most; bytes alone are 256.
+        texts (`Iterable[str]`): the texts that the vocabulary is learnt from.
+        vocab_size (`int`): the largest number of tokens; bytes alone are 256.
 
     Example:
 

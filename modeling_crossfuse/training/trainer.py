@@ -1,32 +1,23 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""A Trainer with a few additions."""
+"""A Trainer with learning rates for parts of a model, averages of the weights, and training by the clock."""
 
 import contextlib
-import logging
-import math
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast
 from safetensors.torch import load_file, save_file
-from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, Seq2SeqTrainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import has_length
 
 from ..pretrained import CrossFusePreTrainedModel
 from .model_card import write_model_card
-
-
-logger = logging.getLogger("crossfuse.training")
+from .time_budget import PlannedProgress, TimeBudget
 
 
 class _AverageWeights(TrainerCallback):
@@ -39,151 +30,18 @@ class _AverageWeights(TrainerCallback):
         self.averages.update_parameters(self.model)
 
 
-class _PlannedProgress(ProgressCallback):
-    """A bar that ends where training is planned to end."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            self.training_bar.total = state.max_steps
-        super().on_step_end(args, state, control, **kwargs)
-
-
-class TimeBudget(TrainerCallback, ExportableState):
-    """
-    Ends training when its time is up, with a schedule of the learning rate that is complete by then. After the first
-    steps, whose time is measured, the rest is planned: as many steps as fit, over which what is left of the schedule
-    is spread evenly. Later steps are measured, too, and the rest is planned again, so that training ends by the clock
-    on a machine that becomes slower. Where all steps fit, nothing changes.
-
-    The first process's clock counts. What goes on from a checkpoint has the time that was left.
-
-    Args:
-        minutes (`float`): what training takes at most, with the evaluations during it; but twelve steps at least.
-
-    Raises:
-        ValueError: if `minutes` is not above 0.
-
-    Example:
-
-    ```python
-    >>> from modeling_crossfuse.training.trainer import TimeBudget
-    >>> from transformers import Seq2SeqTrainer
-
-    >>> def make_trainer(**settings):
-    ...     return Seq2SeqTrainer(**settings, callbacks=[TimeBudget(minutes=8)])
-    ```
-    """
-
-    measured_steps = 10  # at least, for a plan
-
-    def __init__(self, minutes: float):
-        if not 0 < minutes < math.inf:
-            raise ValueError(f"`max_minutes={minutes}`; expected more than 0")
-        self.minutes = minutes
-        self.started = None
-        self._follow(0, 0.0, 1.0)
-        self.spent = 0.0
-
-    def _follow(self, step: int, position: float, pace: float):
-        """From `step` on, where the schedule is at `position`, a step is `pace` steps of the schedule."""
-        self.step, self.position, self.pace = step, position, pace
-
-    def position_at(self, step: int) -> float:
-        """Where the schedule is at a step of the training."""
-        return self.position + (step - self.step) * self.pace
-
-    def seconds(self) -> float:
-        """What training has taken so far, that before an interruption included."""
-        return self.spent + (0.0 if self.started is None else time.monotonic() - self.started)
-
-    def state(self) -> dict[str, Any]:
-        plan = {"step": self.step, "position": self.position, "pace": self.pace}
-        return {"args": {"minutes": self.minutes}, "attributes": {"spent": self.seconds(), **plan}}
-
-    def on_train_begin(self, args, state, control, lr_scheduler=None, **kwargs):
-        step, name = state.global_step, type(self).__name__
-        begun = {"spent": 0.0, "step": step, "position": float(step), "pace": 1.0}
-        saved = state.stateful_callbacks.get(name, {}) if step > 0 else {}
-        for key, value in saved.get("attributes", begun).items():
-            setattr(self, key, value)
-        self.started, self.marks, self.announced = time.monotonic(), [], None
-        self.schedule_steps = state.max_steps
-        state.stateful_callbacks.setdefault(name, self.state())
-        if isinstance(lr_scheduler, LambdaLR):  # of the others, none has an end
-            lr_scheduler.lr_lambdas = [self._paced(function) for function in lr_scheduler.lr_lambdas]
-
-    def _paced(self, function: Callable[[float], float]) -> Callable[[int], float]:
-        return lambda step: function(min(self.position_at(step), self.schedule_steps))
-
-    def on_step_end(self, args, state, control, **kwargs):
-        step, now = state.global_step, time.monotonic()
-        if not self.marks:  # workers start in the first step, and kernels are chosen: it says little
-            self.marks, self.next_plan = [(step, now)], step + self.measured_steps
-        if not self.next_plan <= step < state.max_steps:
-            return
-        seconds = self._seconds_a_step(step, now)
-        fitting = step + max(1, int((60 * self.minutes - self.seconds()) / seconds))
-        fitting = int(broadcast(torch.tensor(fitting, device=args.device)))
-        state.max_steps = min(fitting, self.schedule_steps)
-        left, position = state.max_steps - step, self.position_at(step)
-        self._follow(step, position, (self.schedule_steps - position) / left)
-        self.next_plan = step + max(1, left // 10)
-        if state.is_world_process_zero:
-            self._announce(seconds, state.max_steps)
-
-    def _seconds_a_step(self, step: int, now: float) -> float:
-        """Measured over the later half of the steps so far: one slow moment changes little, a slower machine much."""
-        middle = (self.marks[0][0] + step) / 2
-        since, then = next(mark for mark in reversed(self.marks) if mark[0] <= middle)
-        self.marks.append((step, now))
-        return max((now - then) / (step - since), 1e-6)  # a clock may be coarse
-
-    def _announce(self, seconds: float, steps: int):
-        """Says what is planned, and again when that has changed by more than a tenth."""
-        if self.announced is None or abs(steps - self.announced) > self.announced / 10:
-            self.announced = steps
-            count = "all" if steps == self.schedule_steps else f"{steps:,} of"
-            logger.info(
-                f"measured {seconds:.2f} s a step: {count} {self.schedule_steps:,} steps fit in the "
-                f"{self.minutes:g} minutes"
-            )
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            logger.info(f"trained {state.global_step:,} steps in {self.seconds() / 60:.1f} minutes")
-
-
 def parameter_groups(
     model: torch.nn.Module, learning_rate: float, learning_rates: dict[str, float], weight_decay: float
 ) -> list[dict[str, Any]]:
     """
-    Groups of an optimizer in which parts of the model have learning rates of their own. Vectors, which are biases and
-    the weights of norms, don't decay.
+    An optimizer's groups of the parameters that require a gradient, each part of the model with its own learning rate.
+    Biases and the weights of norms, which are vectors, don't decay.
 
-    Args:
-        model (`torch.nn.Module`): its parameters that require a gradient are grouped.
-        learning_rate (`float`): that of parameters which `learning_rates` says nothing of.
-        learning_rates (`dict[str, float]`): start of a parameter's name, without `"model."`, to its learning rate; the
-            longest start that fits counts. The name of a modality stands for its encoder.
-        weight_decay (`float`): that of matrices.
-
-    Raises:
-        ValueError: if a key of `learning_rates` is the start of no parameter's name.
-
-    Example:
-
-    ```python
-    >>> import torch
-    >>> from modeling_crossfuse.training.trainer import parameter_groups
-
-    >>> model = torch.nn.ModuleDict({"encoder": torch.nn.Linear(2, 2), "decoder": torch.nn.Linear(2, 2, bias=False)})
-    >>> groups = parameter_groups(model, 1e-3, {"decoder": 2e-3}, weight_decay=0.1)
-    >>> [(len(group["params"]), group["lr"], group["weight_decay"]) for group in groups]
-    [(1, 0.001, 0.1), (1, 0.001, 0.0), (1, 0.002, 0.1)]
-    ```
+    `learning_rates` has the start of a parameter's name, without `"model."`, to its learning rate; the longest start
+    that fits counts, and the name of a modality stands for its encoder.
     """
     named = {
-        name.removeprefix("base_model.model.").removeprefix("model."): parameter  # the first is that of PEFT
+        name.removeprefix("base_model.model.").removeprefix("model."): parameter  # PEFT adds the first
         for name, parameter in model.named_parameters()
     }
     modalities = getattr(getattr(model, "config", None), "modalities", ())
@@ -203,7 +61,7 @@ def parameter_groups(
 
 
 class _Secret(str):
-    """A string that is not pickled: Trainer pushes `training_args.bin`, and with it `hub_token`, for all to read."""
+    """A string that is not pickled: with `training_args.bin`, Trainer would push `hub_token` for all to read."""
 
     __slots__ = ()
 
@@ -215,7 +73,7 @@ class _Secret(str):
 
 
 def batch_length(batch: dict[str, torch.Tensor]) -> int:
-    """Positions that a batch's masks keep, and its labels: what its cost grows with."""
+    """How many positions a batch's masks keep, and how many labels it has: its cost grows with their number."""
     masks = [value for name, value in batch.items() if name.endswith("mask") and name != "modality_mask"]
     labels = batch.get("labels")
     return int(sum((mask != 0).sum() for mask in masks)) + (0 if labels is None else int((labels != -100).sum()))
@@ -223,21 +81,22 @@ def batch_length(batch: dict[str, torch.Tensor]) -> int:
 
 class CrossFuseTrainer(Seq2SeqTrainer):
     """
-    [`~transformers.Seq2SeqTrainer`] with a learning rate per part and an average of the weights. The model may be one
-    that PEFT has added adapters to. With `train_sampling_strategy="group_by_length"`, samples of about one length
-    share a batch: as the column `length_column_name` says or, without it, as the collator makes them, once for each
-    sample before training starts.
+    [`~transformers.Seq2SeqTrainer`] with learning rates for parts of the model and an average of the weights. It takes
+    models with adapters of PEFT, too. With `train_sampling_strategy="group_by_length"`, samples of about one length
+    share a batch: the column `length_column_name` says how long they are; without it, the collator makes each sample
+    once before training starts, and its masks and labels are counted.
 
     Args:
-        eval_collator (`Callable`, *optional*): collator for evaluation and prediction, where training's augments.
+        eval_collator (`Callable`, *optional*): collator for evaluation and prediction. Defaults to that of training,
+            which may augment its batches.
         learning_rates (`dict[str, float]`, *optional*): start of a parameter's name, such as
             `"encoder.encoders.image.stem"`, to its learning rate; the longest start that fits counts. The name of a
             modality, such as `"image"`, stands for its encoder.
-        ema_decay (`float`, *optional*): evaluate and save the exponential moving average of the weights.
-            Checkpoints hold both, so that resuming changes nothing.
+        ema_decay (`float`, *optional*): evaluate and save the exponential moving average of the weights. Checkpoints
+            have the weights and their average, so that resuming changes nothing.
         max_minutes (`float`, *optional*): end training by the clock, as [`TimeBudget`] says.
-        card (`dict`, *optional*): arguments of [`write_model_card`] that say more about
-            the training than the trainer knows by itself.
+        card (`dict`, *optional*): arguments of [`write_model_card`], for what the trainer does not know of the
+            training.
 
     Raises:
         ValueError: if a key of `learning_rates` is the start of no parameter's name, or `max_minutes` is not above 0.
@@ -257,10 +116,6 @@ class CrossFuseTrainer(Seq2SeqTrainer):
         self.card = dict(card or {})
         if self.args.hub_token is not None:
             self.args.hub_token = _Secret(self.args.hub_token)
-        if self.args.push_to_hub:  # what it pushes is to load without CrossFuse, too
-            for part in (self.model, self.processing_class):
-                if hasattr(part, "saves_code"):
-                    part.saves_code = True
         self.eval_collator = eval_collator or self.data_collator
         self.learning_rates = {key: float(value) for key, value in (learning_rates or {}).items()}
         self.averages = None
@@ -271,14 +126,14 @@ class CrossFuseTrainer(Seq2SeqTrainer):
         if max_minutes is not None:
             self.add_callback(TimeBudget(max_minutes))
             if self.pop_callback(ProgressCallback) is not None:
-                self.add_callback(_PlannedProgress)
+                self.add_callback(PlannedProgress)
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         unwrapped = self.accelerator.unwrap_model(model)
         if "labels" not in inputs or not unwrapped.can_generate():
             return super().compute_loss(model, inputs, return_outputs, **kwargs)
         if self.label_smoother is not None or self.compute_loss_func is not None:
-            # Trainer keeps the labels from the model then, which can't make the decoder's input of them.
+            # Trainer does not show the model the labels then; the decoder's input is made of them here.
             prepare = unwrapped.prepare_decoder_input_ids_from_labels
             inputs = {"decoder_input_ids": prepare(inputs["labels"]), **inputs}
         elif not return_outputs:
@@ -290,13 +145,12 @@ class CrossFuseTrainer(Seq2SeqTrainer):
         groups = self.args.train_sampling_strategy == "group_by_length" and has_length(rows)
         if not groups or self.args.length_column_name in getattr(rows, "column_names", ()):
             return super()._get_train_sampler(train_dataset)
-        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return LengthGroupedSampler(batch_size, lengths=self._sample_lengths(rows))
-
-    def _sample_lengths(self, rows) -> list[int]:
-        """How much of each sample is kept by masks, and of its labels. transformers looks at one input only."""
+        # transformers would take the length of one input for that of the sample.
         progress = tqdm(rows, desc="measuring lengths", disable=self.args.disable_tqdm)
-        return [batch_length(self.eval_collator([row])) for row in progress]
+        lengths = [batch_length(self.eval_collator([row])) for row in progress]
+        return LengthGroupedSampler(
+            self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=lengths
+        )
 
     def create_optimizer(self, model=None):
         if self.optimizer is not None or not self.learning_rates:
@@ -306,26 +160,23 @@ class CrossFuseTrainer(Seq2SeqTrainer):
         self.optimizer = optimizer_class(groups, **arguments)
         return self.optimizer
 
-    @contextlib.contextmanager
-    def _collator_of_evaluation(self):
-        own, self.data_collator = self.data_collator, self.eval_collator
+    def _get_dataloader(self, *args, is_training: bool = False, **kwargs):
+        own = self.data_collator
+        if not is_training:
+            self.data_collator = self.eval_collator
         try:
-            yield
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
         finally:
             self.data_collator = own
 
-    def get_eval_dataloader(self, eval_dataset=None):
-        with self._collator_of_evaluation():
-            return super().get_eval_dataloader(eval_dataset)
-
-    def get_test_dataloader(self, test_dataset):
-        with self._collator_of_evaluation():
-            return super().get_test_dataloader(test_dataset)
+    @property
+    def _has_averages(self) -> bool:
+        return self.averages is not None and self.averages.n_averaged > 0
 
     @contextlib.contextmanager
     def averaged_weights(self):
-        """Within it, the model holds the average of its weights."""
-        if self.averages is None or self.averages.n_averaged == 0:
+        """Within this context, the model has the average of its weights."""
+        if not self._has_averages:
             yield
             return
         own = {key: value.clone() for key, value in self.model.state_dict().items()}
@@ -336,13 +187,13 @@ class CrossFuseTrainer(Seq2SeqTrainer):
             self.model.load_state_dict(own)
 
     def use_averaged_weights(self):
-        """Puts the average of the weights in their place, for good."""
-        if self.averages is not None and self.averages.n_averaged > 0:
+        """Replaces the weights by their average, and ends averaging."""
+        if self._has_averages:
             self.model.load_state_dict(self.averages.module.state_dict())
         self.averages = None
 
     def merge_adapter(self, folder: str | Path):
-        """Saves the adapter of a model with LoRA in a folder, and makes the model a plain one that has it in it."""
+        """Saves the adapter of a model with LoRA in a folder, and adds it to the model's weights."""
         if self.args.should_save:
             self.model.save_pretrained(folder)
         self.model = self.model_wrapped = self.model.merge_and_unload()
@@ -356,17 +207,16 @@ class CrossFuseTrainer(Seq2SeqTrainer):
             return super().save_model(output_dir, _internal_call)
         with self.averaged_weights():
             super().save_model(output_dir, _internal_call)
-        # Trainer's settings, pickled: nothing reads them, and the card has them for people.
+        # Nothing reads Trainer's pickled settings, and people find them in the card.
         Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def create_model_card(self, *args, tags: str | list[str] | None = None, **kwargs):
         """
-        Writes [`write_model_card`]'s card into the output folder; adapters get the one
-        of [`~transformers.Trainer`].
+        Writes the card of [`write_model_card`] into the output folder. A model with adapters gets the card of
+        [`~transformers.Trainer`], which takes the other arguments.
 
         Args:
             tags (`str` or `list[str]`, *optional*): for the Hub.
-            args, kwargs: of the card of adapters; see `card` for the other.
         """
         model = self.accelerator.unwrap_model(self.model)
         if not isinstance(model, CrossFusePreTrainedModel):

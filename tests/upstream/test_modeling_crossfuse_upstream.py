@@ -21,6 +21,7 @@ from modeling_crossfuse import (
     CrossFuseModel,
 )
 
+from ..helpers import composed_config
 from .transformers_tests.generation.test_utils import GenerationTesterMixin
 from .transformers_tests.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor
 from .transformers_tests.test_training_mixin import TrainingTesterMixin
@@ -166,15 +167,15 @@ class WrappedTester(TextTester):
             "num_attention_heads": 2,
             "intermediate_size": 16,
         }
-        return CrossFuseConfig(
+        return composed_config(
+            {
+                "text": BertConfig(vocab_size=self.vocab_size, **sizes),
+                "image": ViTConfig(image_size=16, patch_size=8, **sizes),
+                "wrist": {"kind": "series", "num_channels": 6},
+            },
             d_model=self.hidden_size,
             num_hidden_layers=0,
             num_attention_heads=self.num_attention_heads,
-            modalities={
-                "text": {"encoder": BertConfig(vocab_size=self.vocab_size, **sizes)},
-                "image": {"encoder": ViTConfig(image_size=16, patch_size=8, **sizes)},
-                "wrist": {"kind": "series", "num_channels": 6},
-            },
             fusion={"type": "latent", "num_layers": 2, "num_latents": self.seq_length},
             decoder={"vocab_size": self.vocab_size, "num_hidden_layers": self.num_hidden_layers},
         )

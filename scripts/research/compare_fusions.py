@@ -13,7 +13,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-Compares the four fusions with support vector machines on the six-view digits of scripts/prepare_digits.py, by
+Compares the four fusions with support vector machines on the six-view digits of scripts/research/prepare_digits.py, by
 cross-validation: with all views, with each alone, and the mean over the subsets of each size.
 
 One CrossFuse model and one joined machine answer for every subset. CrossFuse is trained with modality dropout and is
@@ -37,21 +37,24 @@ from sklearn.svm import SVC
 from torch.utils.data import StackDataset, default_collate
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
+from crossfuse.errors import ends_in_one_line
+from crossfuse.flags import Parser, above_zero, file_to_write
+from crossfuse.loading import silence_transformers
+from crossfuse.tables import format_table
 from modeling_crossfuse import CrossFuseConfig, CrossFuseForSequenceClassification
-from modeling_crossfuse.command_line import check_arguments, format_table, run_program
 from modeling_crossfuse.data.rows import load_rows
-from modeling_crossfuse.evaluation.evaluation import subsets
 from modeling_crossfuse.evaluation.plots import plot_curves
+from modeling_crossfuse.evaluation.scores import subsets
 from modeling_crossfuse.files import write_whole
 
 
 EPILOG = """
 examples:
   the README's figures, in a quarter of an hour on one core:
-    python scripts/prepare_digits.py
-    python scripts/compare_fusions.py --output digits.json
+    python scripts/research/prepare_digits.py
+    python scripts/research/compare_fusions.py --output digits.json
   one fusion, quickly:
-    python scripts/compare_fusions.py --methods joint svm --folds 3 --epochs 5
+    python scripts/research/compare_fusions.py --methods joint svm --folds 3 --epochs 5
 
 exit codes: 0 done, 2 a wrong argument or data set (one line on standard error says which)
 """
@@ -66,27 +69,24 @@ Predict = Callable[[tuple[str, ...], Views], np.ndarray]
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="compare_fusions.py",
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("compare_fusions.py", __doc__, EPILOG)
     parser.add_argument("--dataset", default="outputs/digits", help="folder of the digits (default: outputs/digits)")
     parser.add_argument(
         "--methods", nargs="+", choices=METHODS, default=list(METHODS), help="what to compare (default: all)"
     )
     parser.add_argument("--folds", type=int, default=10, metavar="N", help="of the cross-validation (default: 10)")
-    parser.add_argument("--epochs", type=int, default=25, metavar="N", help="of training CrossFuse (default: 25)")
-    parser.add_argument("--max_samples", type=int, metavar="N", help="use N rows only, spaced evenly")
+    parser.add_argument(
+        "--epochs", type=above_zero, default=25, metavar="N", help="of training CrossFuse (default: 25)"
+    )
+    parser.add_argument("--max_samples", type=above_zero, metavar="N", help="use N rows only, spaced evenly")
     parser.add_argument("--seed", type=int, default=0, help="of the folds, the weights and the batches (default: 0)")
     parser.add_argument(
         "--output",
+        type=file_to_write,
         metavar="FILE",
         help="write the accuracy of every subset to this JSON file, too, and draw it beside it",
     )
     args = parser.parse_args(argv)
-    check_arguments(args, ("epochs", "max_samples"))
     if args.folds < 2:
         raise ValueError(f"--folds is {args.folds}; expected at least 2")
     return args
@@ -273,7 +273,9 @@ def main(argv: list[str] | None = None) -> list[dict]:
     Returns:
         `list[dict]`: the accuracy of each method in each fold with each subset of the views.
     """
-    return run_program("compare_fusions.py", run, argv)
+    silence_transformers()
+    with ends_in_one_line("compare_fusions.py"):
+        return run(argv)
 
 
 if __name__ == "__main__":

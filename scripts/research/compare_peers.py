@@ -44,8 +44,11 @@ from transformers import (
     ViTConfig,
 )
 
+from crossfuse.errors import ends_in_one_line
+from crossfuse.flags import Parser, above_zero, file_to_write
+from crossfuse.loading import silence_transformers
+from crossfuse.training_arguments import parse_recipe
 from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration, CrossFuseProcessor
-from modeling_crossfuse.command_line import check_arguments, run_program
 from modeling_crossfuse.data.augmentation import BatchAugmentation
 from modeling_crossfuse.data.caching import CachedInputs, CachedInputsCollator
 from modeling_crossfuse.data.rows import load_rows, select_columns
@@ -53,18 +56,18 @@ from modeling_crossfuse.evaluation.metrics import compute_text_metrics
 from modeling_crossfuse.files import write_whole
 from modeling_crossfuse.modeling_crossfuse import shift_tokens_right
 from modeling_crossfuse.training import train_tokenizer
-from modeling_crossfuse.training.recipes import number_labels, parse_recipe, recipe_texts
+from modeling_crossfuse.training.building import number_labels, recipe_texts
 from modeling_crossfuse.training.trainer import parameter_groups
 
 
 EPILOG = """
 examples:
   the README's figures, on one thread:
-    python scripts/compare_peers.py --minutes 4 --threads 1 --clock cpu --output peers.json
+    python scripts/research/compare_peers.py --minutes 4 --threads 1 --clock cpu --output peers.json
   look for the learning rates anew, on the validation split, before the comparison:
-    python scripts/compare_peers.py --learning_rates vit_bert=1e-3,2e-3,4e-3 vit_gpt2=1e-3,2e-3,4e-3
+    python scripts/research/compare_peers.py --learning_rates vit_bert=1e-3,2e-3,4e-3 vit_gpt2=1e-3,2e-3,4e-3
   one model, with smaller patches:
-    python scripts/compare_peers.py --models vit_gpt2 --patch_size 4 --minutes 3 --split validation
+    python scripts/research/compare_peers.py --models vit_gpt2 --patch_size 4 --minutes 3 --split validation
 
 exit codes: 0 done, 2 a wrong argument, recipe or data set (one line on standard error says which)
 """
@@ -102,12 +105,7 @@ CLOCKS = {"wall": time.monotonic, "cpu": time.process_time}
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="compare_peers.py",
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("compare_peers.py", __doc__, EPILOG)
     parser.add_argument(
         "--recipe",
         default="configuration/recipes/emoji.yaml",
@@ -141,11 +139,17 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--warmup", type=float, default=0.1, metavar="SHARE", help="of the time, with a rising rate (default: 0.1)"
     )
-    parser.add_argument("--patch_size", type=int, default=8, metavar="N", help="of the ViT, in pixels (default: 8)")
-    parser.add_argument("--encoder_layers", type=int, default=4, metavar="N", help="of the ViT (default: 4)")
-    parser.add_argument("--decoder_layers", type=int, default=2, metavar="N", help="of BERT or GPT-2 (default: 2)")
+    parser.add_argument(
+        "--patch_size", type=above_zero, default=8, metavar="N", help="of the ViT, in pixels (default: 8)"
+    )
+    parser.add_argument("--encoder_layers", type=above_zero, default=4, metavar="N", help="of the ViT (default: 4)")
+    parser.add_argument(
+        "--decoder_layers", type=above_zero, default=2, metavar="N", help="of BERT or GPT-2 (default: 2)"
+    )
     parser.add_argument("--split", default="test", help="split to evaluate on (default: test)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of the processor (default: PyTorch's)")
+    parser.add_argument(
+        "--threads", type=above_zero, metavar="N", help="threads of the processor (default: PyTorch's)"
+    )
     parser.add_argument(
         "--clock",
         choices=CLOCKS,
@@ -153,9 +157,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="what the minutes are of: the clock on the wall, or this process's processor time, which is fairer on a "
         "busy machine and needs --threads 1 (default: wall)",
     )
-    parser.add_argument("--output", metavar="FILE", help="write the results to this JSON file, too")
+    parser.add_argument(
+        "--output", type=file_to_write, metavar="FILE", help="write the results to this JSON file, too"
+    )
     args = parser.parse_args(argv)
-    check_arguments(args, ("minutes", "search_minutes", "patch_size", "encoder_layers", "decoder_layers", "threads"))
+    for name in ("minutes", "search_minutes"):
+        if getattr(args, name) <= 0:
+            raise ValueError(f"--{name} is {getattr(args, name)}; expected more than 0")
     if not 0 <= args.warmup < 1:
         raise ValueError(f"--warmup is {args.warmup}; expected a share from 0 to less than 1")
     if args.clock == "cpu" and args.threads != 1:
@@ -201,7 +209,7 @@ class Task:
     """
 
     def __init__(self, args: argparse.Namespace):
-        self.recipe, self.arguments = parse_recipe([args.recipe], __doc__)
+        self.recipe, self.arguments = parse_recipe([args.recipe])
         if "image" not in self.recipe.inputs or self.recipe.target is None:
             raise ValueError(f"the recipe {args.recipe} has no column for the modality image, or no target")
         self.recipe.questions = None
@@ -525,7 +533,9 @@ def main(argv: list[str] | None = None) -> list[dict]:
     Returns:
         `list[dict]`: parameters, learning rate, steps, minutes and metrics of each model.
     """
-    return run_program("compare_peers.py", run, argv)
+    silence_transformers()
+    with ends_in_one_line("compare_peers.py"):
+        return run(argv)
 
 
 if __name__ == "__main__":

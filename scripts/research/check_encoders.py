@@ -44,9 +44,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES as MULTIMODAL_LMS
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as SEQ_TO_SEQ_LMS
 
+from crossfuse.errors import ends_in_one_line, one_line
+from crossfuse.flags import Parser, above_zero, file_to_write
+from crossfuse.loading import silence_transformers
+from crossfuse.tables import format_table
 from modeling_crossfuse import CrossFuseForConditionalGeneration
-from modeling_crossfuse.command_line import check_arguments, format_table, one_line, run_program
-from modeling_crossfuse.encoder_probe import DecoderError, made_up_values
+from modeling_crossfuse.encoder_probe import DecoderError, values_that_fit
 from modeling_crossfuse.encoder_search import VALUES_ARGUMENTS, JointError
 from modeling_crossfuse.files import write_whole
 
@@ -54,9 +57,9 @@ from modeling_crossfuse.files import write_whole
 EPILOG = """
 examples:
   two types:
-    python scripts/check_encoders.py bert whisper
+    python scripts/research/check_encoders.py bert whisper
   all of them, which takes a quarter of an hour; the table goes into a file:
-    python scripts/check_encoders.py --output docs/encoders.md
+    python scripts/research/check_encoders.py --output docs/encoders.md
 """
 
 WORKS, FAILS, NOT_BUILT, NO_MEMORY = "works", "fails", "not built", "out of memory"
@@ -66,7 +69,7 @@ DECODER, JOINT = "decoder only", "no own encoder"
 MEMORY_ERRORS = ("MemoryError", "allocate memory", "could not create a primitive", "process was killed")
 SETTINGS = {"d_model": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
 LABELS = torch.tensor([[3, 4, 5], [6, 7, 8]])
-# By these, parts that take patches of pictures show themselves.
+# By these, parts that take patches of images show themselves.
 GRIDS = {"grid_thw", "image_grid_thw"}
 # Of one kind of one type, in seconds, and of memory, in bytes.
 TIME_LIMIT = 60
@@ -115,7 +118,7 @@ def try_encoder(model: PreTrainedModel, kind: str) -> str:
     )
     modalities = crossfuse.config.modalities
     part, encoder = modalities[kind], crossfuse.get_encoder().encoders[kind].model.eval()
-    values = made_up_values(encoder, part)
+    values = values_that_fit(encoder, part)
     inputs = {modalities.value_name(kind): values, "wrist_values": torch.randn(2, 3, 2)}
     if kind in ("text", "audio"):  # the second sample is shorter
         axis = 1 + next(i for i, name in enumerate(part.layout) if name in ("length", "frames", "samples"))
@@ -163,14 +166,14 @@ def check_saving(crossfuse: CrossFuseForConditionalGeneration, inputs: dict[str,
 
 
 def kinds_of(model: PreTrainedModel) -> list[str]:
-    """The kinds of values that a model, or a part of it, takes; videos where it says so, and not for every picture."""
+    """The kinds of values that a model, or a part of it, takes; videos only where it says so."""
     parts = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
     arguments = [set(inspect.signature(part.forward).parameters) for part in parts]
-    films = any("video" in part.input_modalities for part in parts) or any(
+    videos = any("video" in part.input_modalities for part in parts) or any(
         "pixel_values_videos" in names for names in arguments
     )
-    only_films = all("video" in part.input_modalities and "image" not in part.input_modalities for part in parts)
-    left_out = {"video"} if not films else {"image"} if only_films else set()
+    only_videos = all("video" in part.input_modalities and "image" not in part.input_modalities for part in parts)
+    left_out = {"video"} if not videos else {"image"} if only_videos else set()
     return [
         kind
         for kind, names in VALUES_ARGUMENTS.items()
@@ -321,9 +324,9 @@ def to_markdown(rows: list[tuple[str, str, str, str]]) -> str:
 
     return f"""# Encoders of transformers {transformers.__version__} as encoders of modalities
 
-Made by `python scripts/check_encoders.py --output docs/encoders.md`: each type of model that `AutoModel` can make,
-with a tiny random config and as the encoder of a modality beside a series, in forward, backward, generate, with a
-missing sample, saved and loaded again. *Decoder only* models read text from left to right to continue it; they are
+Made by `python scripts/research/check_encoders.py --output docs/encoders.md`: each type of model that `AutoModel` can
+make, with a tiny random config and as the encoder of a modality beside a series, in forward, backward, generate, with
+a missing sample, saved and loaded again. *Decoder only* models read text from left to right to continue it; they are
 refused with an error, and are not counted. *No own encoder* says that a model takes the values of a kind only
 together with those of another, in one stream, and that no part of it takes them alone: these are refused, too, and not
 counted. *Not built* are types of which no model could be made, for want of a
@@ -337,21 +340,17 @@ could not be tried within the limit of memory; it is not counted.
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="check_encoders.py",
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("check_encoders.py", __doc__, EPILOG)
     parser.add_argument("types", nargs="*", metavar="TYPE", help="model types (default: all)")
-    parser.add_argument("--processes", type=int, default=2, metavar="N", help="processes (default: 2)")
-    parser.add_argument("--output", metavar="FILE", help="write the table there: Markdown, or JSON if it ends so")
+    parser.add_argument("--processes", type=above_zero, default=2, metavar="N", help="processes (default: 2)")
+    parser.add_argument(
+        "--output", type=file_to_write, metavar="FILE", help="write the table there: Markdown, or JSON if it ends so"
+    )
     return parser.parse_args(argv)
 
 
 def run(argv: list[str] | None) -> list[tuple[str, str, str, str]]:
     args = parse_args(argv)
-    check_arguments(args, above_zero=("processes",))
     known = all_types()
     unknown = [name for name in args.types if name not in known]
     if unknown:
@@ -367,7 +366,9 @@ def run(argv: list[str] | None) -> list[tuple[str, str, str, str]]:
 
 
 def main(argv: list[str] | None = None) -> list[tuple[str, str, str, str]]:
-    return run_program("check_encoders.py", run, argv)
+    silence_transformers()
+    with ends_in_one_line("check_encoders.py"):
+        return run(argv)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ Besides `npm` and `espeak-ng` (Debian: `apt-get install npm espeak-ng`) the scri
 the sub-folders `data` and `LICENSES` of the output folder are replaced, and only once all checks have passed.
 
 ```bash
-python scripts/prepare_emoji.py --output data/emoji
+python scripts/research/prepare_emoji.py --output data/emoji
 ```
 """
 

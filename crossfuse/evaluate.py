@@ -1,0 +1,220 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Measures how good the answers of one or several models are over a data set's split, and how that changes where
+modalities are missing or corrupted.
+
+Each input of the model that is named in --inputs is read from a column; leave one out to see what the model makes of
+the others, or let --missing all try every combination. --corruption makes all inputs worse, in the same way in every
+run. A level from 0, nothing, to 1, nothing left, is for pictures and videos the share of the width that is hidden, for
+text the share of the characters, and for sound and series the share of the amplitude that is noise: 0.5 is 0 dB.
+"""
+
+import argparse
+import itertools
+import json
+from collections import Counter
+from pathlib import Path
+
+from .flags import (
+    Parser,
+    add_dataset_arguments,
+    add_device_arguments,
+    add_generation_arguments,
+    file_to_write,
+    generation_options,
+    parse_mapping,
+)
+from .tables import format_table
+
+
+EPILOG = """
+examples:
+  name the pictures of the test split:
+    crossfuse evaluate checkpoints/emoji --dataset data/emoji --inputs image=picture --target name
+  from pictures alone, from speech alone and from both:
+    crossfuse evaluate checkpoints/emoji --dataset data/emoji --inputs image=picture audio=speech \\
+        --target name --missing all
+  two models under growing corruption; the curves are drawn in results.png:
+    crossfuse evaluate outputs/concat outputs/joint --dataset data/emoji --inputs image=picture audio=speech \\
+        --target name --corruption 0 0.25 0.5 0.75 1 --output results.json
+  ask a question; its answers stand in a column inside a struct:
+    crossfuse evaluate checkpoints/emoji --dataset data/emoji --inputs image=picture \\
+        --question "name in French" --target names.fr
+
+exit codes: 0 done, 2 a wrong argument, model or data set (one line on standard error says which)
+"""
+
+
+def level(text: str) -> float:
+    """The type of a level of corruption."""
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return float(text)
+
+
+def parse_args(parser: Parser, argv: list[str]) -> argparse.Namespace:
+    parser.add_argument("models", metavar="MODEL", nargs="+", help="folders of saved models, or their ids on the Hub")
+    add_dataset_arguments(parser, required=True)
+    parser.add_argument(
+        "--missing",
+        choices=("none", "all"),
+        default="none",
+        help="which inputs to leave out: none, or every combination of them, one after the other (default: none)",
+    )
+    parser.add_argument(
+        "--corruption",
+        nargs="+",
+        type=level,
+        default=[0.0],
+        metavar="LEVEL",
+        help="make the inputs worse, to one level from 0 to 1 after the other (default: 0)",
+    )
+    add_generation_arguments(parser)
+    add_device_arguments(parser)
+    parser.add_argument(
+        "--output",
+        type=file_to_write,
+        metavar="FILE",
+        help="write the results to this JSON file, too, and draw them beside it",
+    )
+    args = parser.parse_args(argv)
+    repeated = [name for name, count in Counter(args.models).items() if count > 1]
+    if repeated:
+        raise ValueError(f"the model {repeated[0]} is given twice")
+    args.inputs = parse_mapping(args.inputs)
+    return args
+
+
+def evaluate_model(args: argparse.Namespace, name: str, rows) -> list[dict]:
+    """The metrics of a model at each level of corruption, of all inputs together or of every combination of them."""
+    from modeling_crossfuse.evaluation.degradation import Degradation
+    from modeling_crossfuse.evaluation.prediction import check_inputs
+    from modeling_crossfuse.evaluation.scores import evaluate_rows, subsets
+
+    from .loading import load_model
+
+    inputs = args.inputs
+    model, processor = load_model(name, args.device, args.dtype)
+    check_inputs(model.config, rows, inputs, args.target)
+    combinations = list(subsets(list(inputs))) if args.missing == "all" else [tuple(inputs)]
+    answerable = {names: rows_with(names, rows, inputs, processor, args.question) for names in combinations}
+    results = []
+    for level, names in itertools.product(args.corruption, combinations):
+        chosen = {name: inputs[name] for name in names}
+        metrics = evaluate_rows(
+            model,
+            processor,
+            answerable[names],
+            chosen,
+            args.target,
+            question=args.question,
+            batch_size=args.batch_size,
+            degrade=Degradation(processor.modalities, level),
+            **generation_options(args),
+        )
+        results.append({"model": name, "corruption": level, "inputs": chosen, **metrics})
+    return results
+
+
+def rows_with(names: tuple[str, ...], rows, inputs: dict[str, str], processor, question: str | None):
+    """The rows that have any of the modalities `names`, which some lack: all of them where a question is asked."""
+    from modeling_crossfuse.data.rows import get_column, select_columns
+
+    if question is not None or len(names) == len(inputs):
+        return rows
+    columns = [inputs[name] for name in names]
+    kept = [
+        index
+        for index, row in enumerate(select_columns(rows, columns))
+        if not all(processor.is_missing(name, get_column(row, column)) for name, column in zip(names, columns))
+    ]
+    if not kept:
+        raise ValueError(f"no row has {' or '.join(names)}, so --missing all can't be answered")
+    return rows.select(kept)
+
+
+def results_table(results: list[dict]) -> str:
+    """The results as text for the terminal; what all of them share is left out."""
+    from modeling_crossfuse.evaluation.metric_names import METRICS
+
+    described = [
+        {"model": result["model"], "corruption": f"{result['corruption']:g}", "inputs": " + ".join(result["inputs"])}
+        for result in results
+    ]
+    varying = [key for key in described[0] if key == "inputs" or len({row[key] for row in described}) > 1]
+    columns = {name: METRICS[name] for name in results[0] if name in METRICS}
+    header = [*varying, *(title for title, _ in columns.values()), "samples", "samples/s"]
+    rows = [
+        [
+            *(row[key] for key in varying),
+            *(f"{result[name]:.{digits}f}" for name, (_, digits) in columns.items()),
+            f"{result['num_samples']:,}",
+            f"{result['samples_per_second']:.1f}",
+        ]
+        for row, result in zip(described, results)
+    ]
+    return format_table(header, rows, right=range(len(varying), len(header)))
+
+
+def short_names(models: list[str]) -> dict[str, str]:
+    """The last part of each model's path or id, unless two have the same."""
+    models = list(dict.fromkeys(models))
+    names = [Path(model).name for model in models]
+    return dict(zip(models, names if len(set(names)) == len(names) else models))
+
+
+def draw(results: list[dict], output: Path) -> list[Path]:
+    """
+    Draws beside the JSON file `output` what there is several of: the metric of each combination of inputs, at the
+    lowest level of corruption, as bars; the metric of all inputs at each level as curves.
+    """
+    from modeling_crossfuse.evaluation.metric_names import METRICS
+    from modeling_crossfuse.evaluation.plots import plot_bars, plot_curves
+
+    metric = next(name for name in results[0] if name in METRICS)
+    label = METRICS[metric][0]
+    combinations = {tuple(result["inputs"]) for result in results}
+    levels = sorted({result["corruption"] for result in results})
+    names = short_names([result["model"] for result in results])
+    bars, curves = {}, {}
+    for result in results:
+        value, given, name = result[metric], tuple(result["inputs"]), names[result["model"]]
+        if result["corruption"] == levels[0]:
+            bars.setdefault(name, {})[" + ".join(given)] = value
+        if given == max(combinations, key=len):
+            curves.setdefault(name, {})[result["corruption"]] = value
+    drawn = []
+    if len(combinations) > 1:
+        title = "Inputs given" + (f", at level {levels[0]:g} of corruption" if levels[0] else "")
+        drawn.append(plot_bars(bars, output.with_name(f"{output.stem}-missing.png"), label, title))
+    if len(levels) > 1:
+        path = output.with_name(f"{output.stem}-corruption.png")
+        drawn.append(plot_curves(curves, path, label, "level of corruption", "All inputs given, and corrupted"))
+    return drawn
+
+
+def run(args: argparse.Namespace) -> list[dict]:
+    """
+    Evaluates, prints a table, and writes JSON and plots if asked to.
+
+    Returns:
+        `list[dict]`: for each model, level of corruption and combination of inputs, these and what [`evaluate_rows`]
+        gives.
+    """
+    from modeling_crossfuse.data.rows import load_rows
+    from modeling_crossfuse.files import write_whole
+
+    rows = load_rows(args.dataset, args.split, args.max_samples, args.dataset_config)
+    results = []
+    for name in args.models:
+        results += evaluate_model(args, name, rows)
+        if results[-1].keys() != results[0].keys():
+            raise ValueError(f"{name} has another head than {args.models[0]}; their answers can't be compared")
+    print(results_table(results))
+    if args.output is not None:
+        settings = {name: value for name, value in vars(args).items() if name not in ("inputs", "output", "device")}
+        write_whole(args.output, json.dumps({**settings, "results": results}, indent=2, ensure_ascii=False) + "\n")
+        for path in [args.output, *draw(results, Path(args.output))]:
+            print(f"written to {path}")
+    return results

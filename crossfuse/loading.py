@@ -1,0 +1,118 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Loading models, and the values of one sample."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub.utils import logging as hub_logging
+from transformers import AutoConfig, AutoProcessor, PreTrainedConfig
+from transformers.utils import logging
+
+from modeling_crossfuse.configuration_crossfuse import ready_config
+from modeling_crossfuse.data.rows import check_exists
+from modeling_crossfuse.heads import MODELS
+from modeling_crossfuse.training.precision import loading_dtype
+
+from .errors import one_line
+
+
+# The models that the programs can ask, by the name in a config.
+MODEL_CLASSES = {
+    model.__name__: model for model in MODELS if model.task in ("generation", "classification", "retrieval")
+}
+
+
+def silence_transformers():
+    """Leaves out what transformers and huggingface_hub log, and bars."""
+    logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
+    logging.disable_progress_bar()  # of loading the weights
+
+
+def load_model(name_or_path: str, device: str | None = None, dtype: str = "auto"):
+    """
+    A saved model and its processor.
+
+    Args:
+        name_or_path (`str`): a folder, or an id on the Hub.
+        device (`str`, *optional*): defaults to a GPU where there is one.
+        dtype (`str`, defaults to `"auto"`): `"float32"`, `"bfloat16"`, `"float16"`, or what
+            [`loading_dtype`] chooses.
+
+    Returns:
+        The model, in evaluation mode, and the processor.
+
+    Raises:
+        OSError, ValueError: if they can't be loaded; the message says why.
+    """
+    silence_transformers()
+    check_exists("model", name_or_path)
+    place = find_device(device)
+    config = load_config(name_or_path)
+    name = (config.architectures or [None])[0]
+    if name not in MODEL_CLASSES:
+        raise ValueError(f"the model is a {name or config.model_type}; expected one of {', '.join(MODEL_CLASSES)}")
+    chosen = loading_dtype(config.dtype, place) if dtype == "auto" else getattr(torch, dtype)
+    model = MODEL_CLASSES[name].from_pretrained(name_or_path, dtype=chosen)
+    processor = AutoProcessor.from_pretrained(name_or_path)
+    return model.eval().to(place), processor
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device of that name, or a GPU where there is one. One that this machine lacks is a `ValueError`."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"--device: {name!r} is no device here: {one_line(error)}") from error
+    return device
+
+
+def load_config(name_or_path: str) -> PreTrainedConfig:
+    """
+    The config of a saved model, or a ready one.
+
+    Args:
+        name_or_path (`str`): a folder, an id on the Hub, or the name of a ready configuration, such as `tiny`.
+
+    Raises:
+        OSError: if there is none; the message names it, which transformers' own may not.
+    """
+    try:
+        return AutoConfig.from_pretrained(ready_config(name_or_path))
+    except OSError as error:
+        raise OSError(
+            f"the model {name_or_path!r} is no folder here, nor to be had from the Hub: {one_line(error)}"
+        ) from error
+
+
+def read_input(kind: str, value: str) -> Any:
+    """
+    One modality's value, as the processor takes it.
+
+    Args:
+        kind (`str`): the modality's kind.
+        value (`str`): text itself, or the path of a file: an image, audio or video, numbers (`.npy`), or a series
+            (`.npy`, or `.csv` with one line per step).
+
+    Raises:
+        ValueError: if there is no such file, or it holds no numbers.
+    """
+    if kind == "text":
+        return value
+    path = Path(value)
+    if not path.is_file():
+        raise ValueError(f"there is no file {value}")
+    if kind != "series" and path.suffix != ".npy":
+        return value  # the processor opens it
+    if path.suffix not in (".npy", ".csv"):
+        raise ValueError(f"{value} is no series: expected a .npy or .csv file")
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False)
+        return np.loadtxt(path, delimiter=",", ndmin=2, dtype=np.float32)
+    except (EOFError, ValueError) as error:
+        raise ValueError(f"{value} is not a table of numbers: {one_line(error)}") from error

@@ -1,0 +1,113 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Answers of a CrossFuse model: for one sample, given on the command line, or for every row of a data set.
+
+One sample: --inputs image=cat.png audio=clip.ogg text="name in French". Images, audio and videos are files; text is
+the text itself; a series is a file of numbers, .npy or .csv (one line per step). Give as many modalities as you have.
+
+A data set: with --dataset, --inputs maps modalities to its columns. Each row's answer is one line of JSON.
+"""
+
+import argparse
+import json
+
+from .flags import (
+    Parser,
+    add_dataset_arguments,
+    add_device_arguments,
+    add_generation_arguments,
+    file_to_write,
+    generation_options,
+    parse_mapping,
+)
+
+
+EPILOG = """
+examples:
+  name an image:
+    crossfuse predict checkpoints/emoji --inputs image=cat.png
+  an image, audio and a question together:
+    crossfuse predict checkpoints/emoji --inputs image=cat.png audio=clip.ogg text="name in French"
+  every image of a data set, the answers as lines of JSON in a file:
+    crossfuse predict checkpoints/emoji --dataset data/emoji --split test --inputs image=picture \\
+        --question "name in French" --output answers.jsonl
+
+exit codes: 0 done, 2 a wrong argument, file, model or data set (one line on standard error says which)
+"""
+
+
+def parse_args(parser: Parser, argv: list[str]) -> argparse.Namespace:
+    parser.add_argument("model", metavar="MODEL", help="folder of a saved model, or its id on the Hub")
+    add_dataset_arguments(
+        parser, has_target=False, inputs="one sample: files, or the text itself; with --dataset, columns of it"
+    )
+    parser.add_argument("--columns", dest="inputs", nargs="+", help=argparse.SUPPRESS)  # as --inputs was once called
+    add_generation_arguments(parser)
+    add_device_arguments(parser)
+    parser.add_argument(
+        "--output", type=file_to_write, metavar="FILE", help="write the rows' answers here instead of printing them"
+    )
+    args = parser.parse_args(argv)
+    if args.inputs is None:
+        raise ValueError("--inputs is missing: give one sample, such as image=cat.png, or columns of a --dataset")
+    if args.dataset is None and (args.question or args.output):
+        raise ValueError("--question and --output go with --dataset; ask a question as --inputs text=...")
+    args.inputs = parse_mapping(args.inputs)
+    return args
+
+
+def predict_sample(args: argparse.Namespace, model, processor) -> list[str]:
+    """The answer for the sample on the command line."""
+    from modeling_crossfuse.evaluation.prediction import predict
+
+    from .loading import read_input
+
+    modalities, row = model.config.modalities, {}
+    for name, value in args.inputs.items():
+        if name not in modalities:
+            raise ValueError(f"unknown modality {name!r}; this model takes {', '.join(modalities)}")
+        row[name] = read_input(modalities[name].kind, value)
+    answers = predict(
+        model, processor, [row], {name: name for name in row}, progress=False, **generation_options(args)
+    )
+    print(answers[0])
+    return answers
+
+
+def predict_rows(args: argparse.Namespace, model, processor, rows) -> list[str]:
+    """The answers for a data set's rows, written as lines of JSON."""
+    from modeling_crossfuse.evaluation.prediction import check_inputs, predict
+    from modeling_crossfuse.files import write_whole
+
+    check_inputs(model.config, rows, args.inputs)
+    answers = predict(
+        model,
+        processor,
+        rows,
+        args.inputs,
+        question=args.question,
+        batch_size=args.batch_size,
+        **generation_options(args),
+    )
+    lines = "".join(
+        json.dumps({"row": row, "answer": answer}, ensure_ascii=False) + "\n" for row, answer in enumerate(answers)
+    )
+    if args.output is None:
+        print(lines, end="")
+    else:
+        write_whole(args.output, lines)
+        print(f"{len(answers):,} answers written to {args.output}")
+    return answers
+
+
+def run(args: argparse.Namespace) -> list[str]:
+    """Prints or writes a model's answers, and returns them."""
+    from modeling_crossfuse.data.rows import load_rows
+
+    from .loading import load_model
+
+    if args.dataset is None:
+        return predict_sample(args, *load_model(args.model, args.device, args.dtype))
+    rows = load_rows(args.dataset, args.split, args.max_samples, args.dataset_config)
+    return predict_rows(args, *load_model(args.model, args.device, args.dtype), rows)

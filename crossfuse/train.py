@@ -1,0 +1,212 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Trains or fine-tunes a CrossFuse model on any data set whose columns map to modalities.
+
+RECIPE is a YAML file of flags, or the name of a ready one, such as emoji. The command line wins over it.
+"""
+
+import argparse
+import contextlib
+import logging
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from .recipe import parse_flags
+
+
+EPILOG = """
+Every flag may also stand in the recipe. So may every flag of transformers' Seq2SeqTrainingArguments, such as
+--output_dir, --learning_rate, --num_train_epochs or --per_device_train_batch_size: `crossfuse train --help_trainer`
+lists them.
+
+examples:
+  the emoji recipe, with another learning rate:
+    crossfuse train emoji --learning_rate 5e-4
+  a data set of your own, without a recipe:
+    crossfuse train --model small --dataset me/photos --inputs image=photo text=question \\
+        --target answer --output_dir outputs/photos --num_train_epochs 10 --per_device_train_batch_size 32
+  with encoders of transformers, which run once for each sample and not again while the rest learns:
+    crossfuse train --encoders '{"image": "google/siglip2-base-patch16-224"}' --freeze image \\
+        --cache_encoder_outputs --dataset me/photos --inputs image=photo text=question --target answer
+  only adapters, which LoRA adds to a trained model:
+    crossfuse train configuration/recipes/emoji_lora.yaml
+  in ten minutes, whatever the machine, with a schedule that fits:
+    crossfuse train emoji --max_minutes 10
+  on several processes:
+    torchrun --nproc_per_node 2 -m crossfuse train emoji
+    accelerate launch -m crossfuse train emoji
+  going on after an interruption:
+    crossfuse train emoji --resume_from_checkpoint last
+
+exit codes: 0 done, 2 a wrong argument, recipe, model or data set (one line on standard error says which)
+"""
+
+# What of `TrainingArguments` a reader of a model card wants to know.
+CARD_KEYS = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_steps",
+    "bf16",
+    "seed",
+)
+
+logger = logging.getLogger("crossfuse")
+
+
+def parse_args(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    parser.usage = "crossfuse train [RECIPE] [--flag value ...]"
+    parser.allow_abbrev = False  # the other flags are not known yet
+    parser.add_argument("--help_trainer", action="store_true", help="show the flags of Seq2SeqTrainingArguments")
+    flags = parse_flags(argv, parser)
+    return argparse.Namespace(help_trainer=flags.own.pop("help_trainer"), flags=flags)
+
+
+def card_settings(recipe, arguments, num_processes: int, steps: int) -> dict[str, Any]:
+    """What a model card says of a training that has made so many steps."""
+    settings = {key: getattr(arguments, key) for key in CARD_KEYS}
+    return {**vars(recipe), **settings, "max_steps": steps, "num_processes": num_processes}
+
+
+def make_compute_metrics(recipe, arguments, model, processor):
+    """What the Trainer calls with answers and labels, if there is anything to compare."""
+    import torch
+
+    from modeling_crossfuse.evaluation.metrics import compute_label_metrics, compute_text_metrics
+    from modeling_crossfuse.evaluation.prediction import read_logits
+
+    def compare_texts(prediction):
+        pad = processor.tokenizer.pad_token_id
+        texts = []
+        for tokens in (prediction.predictions, prediction.label_ids):
+            tokens = tokens.copy()
+            tokens[tokens == -100] = pad
+            texts.append(processor.batch_decode(tokens, skip_special_tokens=True))
+        return compute_text_metrics(predictions=texts[0], references=texts[1])
+
+    def compare_labels(prediction):
+        config, labels = model.config, torch.tensor(prediction.label_ids)
+        if config.problem_type == "single_label_classification":
+            labels = torch.nn.functional.one_hot(labels, config.num_labels)
+        elif config.problem_type == "regression":
+            labels = labels.view(len(labels), -1)
+        answers = read_logits(torch.tensor(prediction.predictions), config)
+        return compute_label_metrics(answers, read_logits(labels, config), config.problem_type)
+
+    if recipe.task == "classification":
+        return compare_labels
+    return compare_texts if arguments.predict_with_generate else None
+
+
+def resume_point(arguments) -> str | None:
+    """The checkpoint to go on from: `last` stands for the newest in the output folder."""
+    if arguments.resume_from_checkpoint in ("last", "true", "True"):
+        from transformers.trainer_utils import get_last_checkpoint
+
+        checkpoint = get_last_checkpoint(arguments.output_dir)
+        if checkpoint is None:
+            raise ValueError(f"`resume_from_checkpoint`: there is no checkpoint in {arguments.output_dir}")
+        return checkpoint
+    return arguments.resume_from_checkpoint
+
+
+def end_processes(trainer):
+    """
+    Ends what connects the processes of a distributed training. Its threads can abort a process in which Python ends
+    before them; and they can wait forever where it is DistributedDataParallel that ends last, which holds the
+    interpreter's lock then. So that goes first.
+    """
+    trainer.model_wrapped = trainer.model
+    trainer.accelerator.free_memory()
+    trainer.accelerator.end_training()
+
+
+def run(args: argparse.Namespace) -> str | None:
+    """
+    Trains, evaluates, and saves model, processor and model card.
+
+    Returns:
+        `str`: the folder they were saved in.
+    """
+    import transformers
+
+    from modeling_crossfuse.data.rows import load_rows
+    from modeling_crossfuse.training.building import add_lora, build_model, cache_rows, make_collators, number_labels
+    from modeling_crossfuse.training.trainer import CrossFuseTrainer
+
+    from .training_arguments import TrainerParser, describe_precision, read_arguments
+
+    if args.help_trainer:
+        return TrainerParser(prog="crossfuse train").print_help()
+    logging.basicConfig(format="%(message)s")
+    logger.setLevel(logging.INFO)
+    recipe, arguments = read_arguments(args.flags)
+    # Between processes: convolutions give their gradients channels last, which costs a copy and no more.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    transformers.set_seed(arguments.seed)
+    checkpoint = resume_point(arguments)
+    rows = load_rows(recipe.dataset, recipe.train_split, recipe.max_train_samples, recipe.dataset_config)
+    eval_rows = None
+    if recipe.eval_split:
+        eval_rows = load_rows(recipe.dataset, recipe.eval_split, recipe.max_eval_samples, recipe.dataset_config)
+    with arguments.main_process_first(desc="building the model"):
+        labels = number_labels(recipe, rows)
+        model, processor = build_model(recipe, rows, labels)
+    if recipe.task == "generation":
+        model.generation_config.max_length = recipe.max_target_length
+    whole = add_lora(model, recipe.lora) if recipe.lora else model
+    if arguments.process_index == 0:
+        trained = whole.num_parameters(only_trainable=True)
+        logger.info(
+            f"{model.num_parameters():,} parameters, {trained:,} of which train; {len(rows):,} samples to train on"
+        )
+        logger.info(describe_precision(recipe, arguments))
+    train_collator, eval_collator = make_collators(recipe, model, processor, labels, arguments.seed)
+    cache = Path(arguments.output_dir, "_encoder_outputs")  # Trainer does not push what starts so
+    if recipe.cache_encoder_outputs:
+        model.get_encoder().to(arguments.device)
+    with arguments.main_process_first(desc="caching") if recipe.cache_encoder_outputs else contextlib.nullcontext():
+        rows = cache_rows(recipe, rows, model, processor, cache)
+        if eval_rows is not None:
+            eval_rows = cache_rows(recipe, eval_rows, model, processor, cache)
+    trainer = CrossFuseTrainer(
+        model=whole,
+        args=arguments,
+        train_dataset=rows,
+        eval_dataset=eval_rows,
+        data_collator=train_collator,
+        eval_collator=eval_collator,
+        processing_class=processor,
+        compute_metrics=make_compute_metrics(recipe, arguments, model, processor),
+        learning_rates=recipe.learning_rates,
+        ema_decay=recipe.ema_decay,
+        max_minutes=recipe.max_minutes,
+    )
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    duration = time.monotonic() - started
+    metrics = trainer.evaluate() if eval_rows is not None else {}
+    trainer.use_averaged_weights()
+    if recipe.answer_classifier:
+        model.drop_answer_head()
+    if recipe.lora:
+        trainer.merge_adapter(Path(arguments.output_dir, "adapter"))
+    trainer.card = {
+        "dataset": recipe.dataset,
+        "split": recipe.eval_split,
+        "metrics": {key.removeprefix("eval_"): value for key, value in metrics.items()},
+        "recipe": card_settings(recipe, arguments, arguments.world_size, trainer.state.global_step),
+        "duration": duration,
+    }
+    trainer.create_model_card()
+    trainer.save_state()
+    trainer.save_model()
+    end_processes(trainer)
+    return arguments.output_dir

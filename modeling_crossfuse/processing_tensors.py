@@ -1,0 +1,237 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""
+From the raw samples of one modality to its tensors, with a function for each kind.
+
+Samples are a dict: the key is what an error calls the sample, such as "`image` of sample 3". A function may change the
+options that it is given.
+"""
+
+import inspect
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers.utils import logging
+
+from .encoder_processors import pixel_values
+from .media import (
+    fits_pillow,
+    image_size,
+    is_list,
+    load_audio,
+    load_frames,
+    load_image,
+    load_series,
+    resample,
+    resize_array,
+    target_size,
+)
+from .processing_options import SETTINGS
+
+
+logger = logging.get_logger(__name__)
+
+
+def text_tensors(samples: dict[str, str], options: dict[str, Any], tokenizer) -> tuple[Any, Any]:
+    """Tokens and their mask, a list for each sample; `padding` makes the lists equally long."""
+    for where, text in samples.items():
+        if not isinstance(text, str):
+            raise TypeError(f"{where} is {type(text).__name__}; expected a str")
+        if not text.strip():
+            raise ValueError(f"{where} is empty; expected text, or None where the sample has none")
+    if options.get("max_length") is not None:
+        options.setdefault("truncation", True)
+    tokens = tokenizer(list(samples.values()), return_attention_mask=True, **options)
+    for where, mask in zip(samples, tokens["attention_mask"]):
+        if not any(mask):
+            raise ValueError(f"{where} gives no token: {samples[where]!r}")
+    return tokens["input_ids"], tokens["attention_mask"]
+
+
+def image_tensors(samples: dict[str, Any], options: dict[str, Any], image_processor) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels `(samples, channels, height, width)`, or `(samples, images, ...)` of lists of images; and a mask."""
+    # One array may have several images, too.
+    samples = {where: list(sample) if getattr(sample, "ndim", 0) == 4 else sample for where, sample in samples.items()}
+    several = any(is_list(sample) for sample in samples.values())
+    lists = {where: sample if is_list(sample) else [sample] for where, sample in samples.items()}
+    images = [
+        (f"{where}, image {index}" if several else where, image)
+        for where, sample in lists.items()
+        for index, image in enumerate(sample)
+        if image is not None
+    ]
+    pixels = _image_pixels(images, options, image_processor)
+    number = max(map(len, lists.values()))
+    mask = np.array([[int(i < len(s) and s[i] is not None) for i in range(number)] for s in lists.values()])
+    if not several:
+        return pixels, mask
+    values = np.zeros((*mask.shape, *pixels.shape[1:]), dtype=pixels.dtype)
+    values[mask == 1] = pixels
+    return values, mask
+
+
+def _image_pixels(images: list[tuple[str, Any]], options: dict[str, Any], image_processor) -> np.ndarray:
+    """Pixels `(images, channels, height, width)`."""
+    num_channels = options.pop("num_channels", 3)
+    do_rescale = options.get("do_rescale", getattr(image_processor, "do_rescale", True))
+    do_resize = options.pop("do_resize", getattr(image_processor, "do_resize", True))
+    size = target_size(options.get("size", getattr(image_processor, "size", None)))
+    loaded = [load_image(where, image, num_channels, do_rescale) for where, image in images]
+    if do_resize and size is not None:
+        loaded = [
+            image if fits_pillow(image) or image_size(image) == size else resize_array(image, size) for image in loaded
+        ]
+    # Images that have the size already are not resized, since that would take most of the time.
+    is_resized = [do_resize and image_size(image) != size for image in loaded]
+    pixels: list[np.ndarray | None] = [None] * len(loaded)
+    for resize in set(is_resized):
+        rows = [row for row, value in enumerate(is_resized) if value == resize]
+        processed = _process_images([loaded[row] for row in rows], image_processor, do_resize=resize, **options)
+        for row, image in zip(rows, processed):
+            pixels[row] = image
+    shapes = {image.shape for image in pixels}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"{images[0][0]} and others have different shapes after the image processor: "
+            f"{', '.join(map(str, sorted(shapes)))}; set `size={{'height': ..., 'width': ...}}`"
+        )
+    return np.stack(pixels)
+
+
+def _process_images(images: list[Any], image_processor, **options) -> list[np.ndarray]:
+    output = pixel_values(image_processor(images, input_data_format="channels_first", **options))
+    # Image processors of video models take images for the frames of one video.
+    output = output[0] if len(output) == 1 and np.ndim(output[0]) == 4 else output
+    return [np.asarray(image, dtype=np.float32) for image in output]
+
+
+def video_tensors(
+    samples: dict[str, Any], options: dict[str, Any], image_processor, video_processor
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels `(samples, frames, channels, height, width)`, and a mask of the frames."""
+    num_frames = options.pop("num_frames", None)
+    if not options.pop("do_sample_frames", True):
+        num_frames = None
+    if num_frames is not None and num_frames < 1:
+        raise ValueError(f"`num_frames={num_frames}`; expected at least 1")
+    videos = [
+        [(f"{where}, frame {index}", frame) for index, frame in enumerate(load_frames(where, sample, num_frames))]
+        for where, sample in samples.items()
+    ]
+    if video_processor is not None:
+        return pad_rows([_video_pixels(frames, dict(options), video_processor) for frames in videos])
+    pixels = _image_pixels([frame for frames in videos for frame in frames], options, image_processor)
+    return pad_rows(np.split(pixels, np.cumsum([len(frames) for frames in videos])[:-1]))
+
+
+def _video_pixels(frames: list[tuple[str, Any]], options: dict[str, Any], video_processor) -> np.ndarray:
+    """Pixels `(frames, channels, height, width)` of one video."""
+    num_channels = options.pop("num_channels", 3)
+    loaded = [load_image(where, frame, num_channels, do_rescale=True) for where, frame in frames]
+    arrays = [x if isinstance(x, np.ndarray) else np.moveaxis(np.atleast_3d(np.asarray(x)), -1, 0) for x in loaded]
+    output = video_processor(
+        [np.stack(arrays)],
+        do_sample_frames=False,
+        input_data_format="channels_first",
+        return_tensors="pt",
+        **options,
+    )
+    pixels = pixel_values(output)[0]
+    if pixels.ndim != 4:
+        raise ValueError(f"{frames[0][0]}: the `video_processor` cuts videos into patches; expected whole frames")
+    return pixels.float().numpy()
+
+
+def audio_tensors(
+    samples: dict[str, Any], options: dict[str, Any], feature_extractor
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """What the feature extractor gives, and its mask if it gives one."""
+    extractor, given_rate = feature_extractor, options.pop("sampling_rate", None)
+    changed = {key: options.pop(key) for key in SETTINGS["audio"] if key in options}
+    if changed:
+        extractor = type(extractor)(**{**extractor.to_dict(), **changed})
+    target = extractor.sampling_rate
+    clips = [_clip(where, sample, given_rate, target) for where, sample in samples.items()]
+    parameters = inspect.signature(extractor.__call__).parameters
+    if "return_attention_mask" in parameters:
+        options.setdefault("return_attention_mask", True)
+    if "padding" in parameters and parameters["padding"].default in (False, None):
+        options.setdefault("padding", True)  # a batch is one tensor
+    features = extractor(clips, sampling_rate=target, return_tensors="np", **options)
+    mask = next((features[key] for key in features if key.endswith("mask")), None)
+    return features[extractor.model_input_names[0]], mask
+
+
+def _clip(where: str, sample: Any, given_rate: int | None, target: int) -> np.ndarray:
+    """Audio `(samples,)` at the sampling rate `target`; `given_rate` is that of a sample that does not say its own."""
+    audio, rate = load_audio(where, sample)
+    rate = given_rate if rate is None else rate
+    if rate is None:
+        logger.warning_once(
+            f"Audio is given as an array without a sampling rate and taken to have {target} Hz. Give "
+            "`sampling_rate=...`, or dicts of `array` and `sampling_rate`."
+        )
+        return audio
+    return resample(where, audio, rate, target)
+
+
+def series_tensors(samples: dict[str, Any], options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Values `(samples, steps, channels)`, and a mask of the steps."""
+    mean, std = options.get("mean"), options.get("std")
+    rows = []
+    for where, sample in samples.items():
+        values = load_series(where, sample, options.get("num_channels", 1))
+        # In double precision, since large numbers that differ little, such as times, would become equal in single.
+        values = (values - (0.0 if mean is None else mean)) / (1.0 if std is None else std)
+        if np.abs(values).max() > np.finfo(np.float32).max:
+            raise ValueError(f"{where} has values beyond the range of float32")
+        rows.append(values[: options.get("max_length")].astype(np.float32))
+    return pad_rows(rows)
+
+
+TENSORS = {
+    "text": text_tensors,
+    "image": image_tensors,
+    "video": video_tensors,
+    "audio": audio_tensors,
+    "series": series_tensors,
+}
+
+
+def pad_rows(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Arrays `(steps, ...)` as one array `(rows, longest, ...)`, padded with 0, and its mask `(rows, longest)`."""
+    values = pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True)
+    mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row in rows], batch_first=True)
+    return values.numpy(), mask.numpy()
+
+
+def spread_rows(values: Any, rows: list[int], batch_size: int, fill: int) -> Any:
+    """A batch whose `rows` have the values, and whose other rows, of samples without the modality, have `fill`."""
+    if isinstance(values, list):
+        if len({len(row) for row in values}) > 1:  # tokens without padding
+            spread = [[] for _ in range(batch_size)]
+            for row, value in zip(rows, values):
+                spread[row] = value
+            return spread
+        values = np.array(values, dtype=np.int64)
+    if len(rows) == batch_size:
+        return values
+    spread = np.full((batch_size, *values.shape[1:]), fill, dtype=values.dtype)
+    spread[rows] = values
+    return spread
+
+
+def convert_tensors(data: dict[str, Any], return_tensors: str | None) -> dict[str, Any]:
+    """Arrays as PyTorch's tensors; without `return_tensors`, tokens and masks as lists, as tokenizers give them."""
+    if return_tensors is None:
+        return {
+            key: value.tolist() if getattr(value, "dtype", None) == np.int64 else value for key, value in data.items()
+        }
+    for name, value in data.items():
+        if isinstance(value, list):
+            raise ValueError(f"`{name}` has rows of different lengths; use `padding=True`, or `return_tensors=None`")
+    if return_tensors == "np":
+        return data
+    return {key: torch.from_numpy(value) for key, value in data.items()}

@@ -1,0 +1,283 @@
+# Copyright 2026 The CrossFuse Authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""From a recipe to the model, processor, collators and rows that training takes. A recipe is `crossfuse.recipe`'s."""
+
+import functools
+import itertools
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedTokenizerFast
+
+from ..configuration_crossfuse import PROBLEM_TYPES, CrossFuseConfig, ready_config
+from ..data.augmentation import BatchAugmentation
+from ..data.caching import CachedInputs, CachedInputsCollator, EncodedInputs, frozen_modalities
+from ..data.collator import CrossFuseDataCollator
+from ..data.rows import get_column, has_text, label_names, problem_type_of, select_columns, top_column
+from ..extras import needs
+from ..heads import HEADS
+from ..pretrained import CrossFusePreTrainedModel
+from ..processing_crossfuse import CrossFuseProcessor
+from .tokenizer import train_tokenizer
+
+
+def recipe_texts(recipe, rows: datasets.Dataset) -> Iterable[str]:
+    """
+    Every text of the training rows that a tokenizer has to know: questions, their answers, targets, text inputs. The
+    target comes as often, beside the answer to one question, as training asks for it: what is frequent gets tokens.
+    """
+    questions = recipe.questions or {}
+    targets = [recipe.target] if recipe.task == "generation" else []
+    columns = [*targets, *questions.values(), *recipe.inputs.values()]
+    columns = [column for column in dict.fromkeys(columns) if column]
+    texts = select_columns(rows, columns)
+    columns = [column for column in columns if has_text(texts.features[top_column(texts, column)])]
+    asked = max(1 - recipe.question_dropout, 0.01)
+    repeats = {recipe.target: max(1, round(recipe.question_dropout * len(questions) / asked))}
+    yield from questions
+    for row in select_columns(texts, columns) if columns else ():
+        for column in columns:
+            if isinstance(text := get_column(row, column), str):
+                yield from itertools.repeat(text, repeats.get(column, 1))
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A JSON merge patch (RFC 7396): null removes a key."""
+    merged = base | {
+        key: _merge(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+        for key, value in changes.items()
+    }
+    return {key: value for key, value in merged.items() if key not in changes or value is not None}
+
+
+def number_labels(recipe, rows: datasets.Dataset) -> dict[str, int] | None:
+    """The distinct labels in the column of the targets to their numbers, where a recipe needs them."""
+    if recipe.target is None:
+        raise ValueError("`target` is missing; give the column of the text to generate, or of the labels")
+    if recipe.task == "generation" and not recipe.answer_classifier:
+        return None
+    if recipe.task == "classification" and _problem_type(recipe, rows) == "regression":
+        return None
+    return {label: number for number, label in enumerate(label_names(rows, recipe.target))}
+
+
+def _problem_type(recipe, rows: datasets.Dataset) -> str:
+    """What the targets of a classification are: as `model_overrides` say, or as the column looks."""
+    chosen = (recipe.model_overrides or {}).get("problem_type")
+    if chosen is None:
+        return problem_type_of(_feature(rows.features, recipe.target))
+    if chosen not in PROBLEM_TYPES:
+        raise ValueError(f"`problem_type={chosen!r}`; expected one of {', '.join(PROBLEM_TYPES)}")
+    return chosen
+
+
+def _feature(features: dict[str, Any], column: str) -> Any:
+    """The feature of a column, or of a field of a struct."""
+    if column in features:
+        return features[column]
+    head, dot, rest = column.partition(".")
+    if not dot or not isinstance(features.get(head), dict):
+        raise ValueError(f"no column {column!r}; the data set has {', '.join(features)}")
+    return _feature(features[head], rest)
+
+
+def _label_settings(recipe, rows: datasets.Dataset, labels: dict[str, int] | None) -> dict[str, Any]:
+    """What a config says of the labels of a classification."""
+    problem_type = _problem_type(recipe, rows)
+    if problem_type == "regression":
+        first = get_column(select_columns(rows, [recipe.target])[0], recipe.target)
+        return {"problem_type": problem_type, "num_labels": len(first) if isinstance(first, list) else 1}
+    names = {number: label for label, number in labels.items()}
+    return {"problem_type": problem_type, "id2label": names, "label2id": dict(labels)}
+
+
+def build_model(recipe, rows: datasets.Dataset, labels: dict[str, int] | None = None):
+    """
+    The model and processor of a recipe: those saved in a folder or on the Hub, or new ones from a config, and from
+    encoders if the recipe has any, with a tokenizer and series statistics fitted on the training rows.
+
+    Args:
+        recipe ([`RecipeArguments`]): the recipe.
+        rows (`datasets.Dataset`): the training rows.
+        labels (`dict[str, int]`, *optional*): what [`number_labels`] gives.
+
+    Returns:
+        `tuple[CrossFusePreTrainedModel, CrossFuseProcessor]`: a model of the recipe's `task`.
+
+    Raises:
+        ValueError: if `encoders` are given for a model that has weights already, or `freeze` names no modality.
+    """
+    source = ready_config(recipe.model)
+    config = AutoConfig.from_pretrained(source)
+    if recipe.model_overrides:
+        settings = config.to_dict()
+        settings["modalities"].pop("names")  # their order is that of the dict
+        config = type(config).from_dict(_merge(settings, recipe.model_overrides))
+    config.num_answers = len(labels) if recipe.answer_classifier else 0
+    if recipe.task == "classification" and (labels is None or not labels.keys() <= config.label2id.keys()):
+        for key, value in _label_settings(recipe, rows, labels).items():
+            setattr(config, key, value)
+    if _has_weights(source):
+        if recipe.encoders:
+            raise ValueError(
+                f"`encoders` make a new model, and `model={recipe.model!r}` has weights already; expected a config"
+            )
+        model = HEADS[recipe.task].from_pretrained(
+            source, config=config, attn_implementation=recipe.attn_implementation, dtype=torch.float32
+        )
+        processor = AutoProcessor.from_pretrained(source)
+    else:
+        model, processor = _new_model(recipe, config, train_tokenizer(recipe_texts(recipe, rows), recipe.vocab_size))
+        _fit_series(processor, recipe.inputs, rows)
+    model.freeze_modalities(*recipe.freeze)
+    return model, processor
+
+
+def _new_model(recipe, config: CrossFuseConfig, tokenizer: PreTrainedTokenizerFast):
+    model_class = HEADS[recipe.task]
+    config.vocab_size = len(tokenizer)
+    for part in config.modalities.values():
+        if part.kind == "text" and not part.is_wrapped:  # one of transformers has a tokenizer of its own
+            part.vocab_size = len(tokenizer)
+    if not recipe.encoders and not any(part.is_wrapped for part in config.modalities.values()):
+        model = model_class._from_config(config, attn_implementation=recipe.attn_implementation)
+        return model, CrossFuseProcessor.from_config(config, tokenizer=tokenizer)
+    encoders = {name: _encoder_entry(part) for name, part in config.modalities.items()}
+    for name, entry in (recipe.encoders or {}).items():
+        is_built_in_text = isinstance(entry, dict) and "encoder" not in entry and entry.get("kind", name) == "text"
+        encoders[name] = {**entry, "vocab_size": len(tokenizer)} if is_built_in_text else entry
+    settings = {key: value for key, value in config.to_diff_dict().items() if key not in ("modalities", "dtype")}
+    model = model_class.from_encoders(
+        encoders, freeze=recipe.freeze, attn_implementation=recipe.attn_implementation, **settings
+    )
+    return model, CrossFuseProcessor.from_encoders(encoders, tokenizer=tokenizer)
+
+
+def _encoder_entry(part: PreTrainedConfig) -> dict[str, Any]:
+    """A modality's config as an entry of `encoders`."""
+    if part.is_wrapped:
+        return {"kind": part.kind, "encoder": part.encoder, "modality_dropout": part.modality_dropout}
+    return part.to_dict()
+
+
+def _fit_series(processor: CrossFuseProcessor, inputs: dict[str, str], rows: datasets.Dataset):
+    for name, settings in processor.modalities.items():
+        if settings["kind"] == "series" and name in inputs:
+            column = inputs[name]
+            processor.fit_series(name, (get_column(row, column) for row in select_columns(rows, [column])))
+
+
+def _has_weights(model: str) -> bool:
+    folder = Path(model)
+    return not folder.is_dir() or any(folder.glob("*.safetensors"))
+
+
+def add_lora(model: CrossFusePreTrainedModel, settings: dict[str, Any]):
+    """
+    Freezes a model, and adds LoRA adapters (Hu et al., 2021) that train in its place.
+
+    Args:
+        model ([`CrossFusePreTrainedModel`]): the model, which is changed in place.
+        settings (`dict[str, Any]`): those of `peft.LoraConfig`. `target_modules` are names, or ends of names, of
+            linear layers: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj` and `down_proj` in what is
+            built in, and their own names in encoders of transformers. Adapters train in frozen encoders, too.
+
+    Returns:
+        `peft.PeftModel`
+
+    Raises:
+        ImportError: if peft is not installed.
+        ValueError: if a setting is unknown, or no module has such a name.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise needs("`lora` needs peft", "peft") from error
+    if getattr(model, "answer_head", None) is not None and "answer_head" not in settings.get("modules_to_save", ()):
+        raise ValueError(
+            "`answer_classifier` is new and has to train as a whole; name `answer_head` in the `modules_to_save` of "
+            "`lora`, or leave it out"
+        )
+    try:
+        config = LoraConfig(**settings)
+    except TypeError as error:
+        raise ValueError(f"`lora={settings!r}`: {error}") from error
+    with warnings.catch_warnings():
+        # peft asks for what transformers 5.24 has renamed.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        return get_peft_model(model, config)
+
+
+def make_collators(
+    recipe,
+    model,
+    processor: CrossFuseProcessor,
+    labels: dict[str, int] | None = None,
+    seed: int = 0,
+) -> tuple[CrossFuseDataCollator, CrossFuseDataCollator]:
+    """
+    The collator for training, with questions and augmentation, and the one for evaluation, without.
+
+    Args:
+        recipe ([`RecipeArguments`]): the recipe.
+        model ([`CrossFuseForConditionalGeneration`]): the model, with what is frozen frozen.
+        processor ([`CrossFuseProcessor`]): its processor.
+        labels (`dict[str, int]`, *optional*): what [`number_labels`] gives.
+        seed (`int`, defaults to 0): that of the questions.
+
+    Raises:
+        ValueError: if `cache_encoder_outputs` has no frozen encoder, or the input of one is augmented.
+    """
+    make, augmentation = CrossFuseDataCollator, recipe.augmentation or {}
+    if recipe.cache_encoder_outputs or recipe.cache_inputs:
+        encoded = frozen_modalities(model, recipe.inputs) if recipe.cache_encoder_outputs else []
+        for name in set(encoded) & set(augmentation):
+            raise ValueError(
+                f"`augmentation` has {name!r}, and `cache_encoder_outputs` encodes it once only; drop one of them"
+            )
+        kinds = {name: part.kind for name, part in model.config.modalities.items()}
+        decoded = [name for name, kind in kinds.items() if recipe.cache_inputs and kind != "text"]
+        make = functools.partial(CachedInputsCollator, cached={*encoded, *decoded})
+    shared = {"inputs": recipe.inputs, "target": recipe.target}
+    training = {
+        "augment": BatchAugmentation(processor, model.config.modalities, augmentation) if augmentation else None,
+        "seed": seed,
+    }
+    if recipe.task == "generation":
+        shared["max_target_length"] = recipe.max_target_length
+        training |= {
+            "questions": recipe.questions,
+            "question_dropout": recipe.question_dropout,
+            "answer_ids": labels,
+        }
+    else:
+        shared["problem_type"] = "retrieval" if recipe.task == "retrieval" else model.config.problem_type
+        shared["label2id"] = labels if recipe.task == "retrieval" else model.config.label2id
+    return make(processor, **shared, **training), make(processor, **shared)
+
+
+def cache_rows(
+    recipe, rows: datasets.Dataset, model, processor: CrossFuseProcessor, folder: str | Path
+) -> torch.utils.data.Dataset:
+    """
+    The rows of a split as the collators of [`make_collators`] expect them: as they are, with their inputs decoded, or
+    with the outputs of frozen encoders.
+
+    Args:
+        recipe ([`RecipeArguments`]): the recipe.
+        rows (`datasets.Dataset`): the rows.
+        model ([`CrossFuseForConditionalGeneration`]): the model; its encoders run where they are.
+        processor ([`CrossFuseProcessor`]): its processor.
+        folder (`str` or `Path`): where the encoders' outputs are kept.
+    """
+    if not recipe.cache_encoder_outputs:
+        return CachedInputs(rows, processor, recipe.inputs, recipe.target) if recipe.cache_inputs else rows
+    encoded = EncodedInputs(rows, model, processor, recipe.inputs, folder)
+    if recipe.cache_inputs:
+        others = {name: column for name, column in recipe.inputs.items() if name not in encoded.names}
+        encoded.rows = CachedInputs(encoded.rows, processor, others, recipe.target)
+    return encoded
