@@ -4,41 +4,17 @@
 
 import statistics
 import time
-from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from modeling_crossfuse.export.exported_model import CrossFuseExportedModel
+from modeling_crossfuse.made_up import made_up_sample
 
 
 # The largest difference between a number that a graph gives and the model's, in float32.
 TOLERANCE = 1e-4
 # What speed is measured on: tokens of an answer, and how often each side gives it.
 NUM_TOKENS, NUM_RUNS = 16, 21
-
-
-def made_up_sample(modalities, length: int) -> dict[str, Any]:
-    """A sample of noise: of each modality about as many positions as `length` says, but no more than two images."""
-    noise = np.random.default_rng(length)
-
-    def image() -> Image.Image:
-        return Image.fromarray(noise.integers(0, 256, (32, 32, 3), dtype=np.uint8))
-
-    def audio(part) -> dict[str, Any]:
-        # Each convolution halves the number of frames, of 10 ms; encoders of transformers make one of 20 ms or so.
-        frames = length * 2 ** getattr(part, "num_conv_layers", 2)
-        return {"array": noise.standard_normal(160 * frames) / 10, "sampling_rate": 16_000}
-
-    makers = {
-        "text": lambda part: " ".join(["word"] * length),
-        "image": lambda part: [image() for _ in range(min(length, 2))],
-        "video": lambda part: [image() for _ in range(length * part.temporal_patch_size)],
-        "audio": audio,
-        "series": lambda part: noise.standard_normal((length * getattr(part, "patch_length", 1), part.num_channels)),
-    }
-    return {name: makers[part.kind](part) for name, part in modalities.items()}
 
 
 def made_up_batch(model, processor, *lengths: int, missing: bool = False) -> dict[str, torch.Tensor]:

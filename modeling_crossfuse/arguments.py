@@ -54,13 +54,13 @@ def takes_modalities(forward: Callable) -> Callable:
 
 def refuse_unknown(given: dict[str, Any], known: frozenset[str], forward: Callable | None = None):
     """
-    Raises a `ValueError` for an argument that nobody would read, with the nearest that there is.
+    Raises a `ValueError` for an argument that is not read. The message names the argument that was probably meant.
 
     Args:
-        given (`dict[str, Any]`): arguments by name. Tensors of modalities that the model has not may be `None`, and a
-            mask of them of ones.
-        known (`frozenset[str]`): which are read.
-        forward (`Callable`, *optional*): what they were given to; the error says what arguments it names.
+        given (`dict[str, Any]`): arguments by name. Those of modalities that the model lacks may be `None`, or the
+            mask of ones that `generate` adds.
+        known (`frozenset[str]`): the arguments that are read.
+        forward (`Callable`, *optional*): the method they were given to, whose arguments the message lists.
     """
     for name in given:
         if name in known or (given[name] is None and name in _MAY_BE_NONE) or is_default_mask(name, given[name]):

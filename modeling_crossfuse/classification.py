@@ -57,7 +57,7 @@ class CrossFuseForSequenceClassification(CrossFusePreTrainedEncoderModel):
     ...     id2label={0: "rest", 1: "walk", 2: "run"},
     ... )
     >>> model = CrossFuseForSequenceClassification(config)
-    >>> # the second sample has no picture
+    >>> # the second sample has no image
     >>> outputs = model(
     ...     pixel_values=torch.zeros(2, 3, 16, 16),
     ...     wrist_values=torch.zeros(2, 5, 6),

@@ -176,7 +176,7 @@ class CrossFuseConfig(LayerConfig):
             kind `text`, or else of kind `series`, by default.
         contrastive_groups (`dict[str, list[str]]`, *optional*): two groups of modalities that
             [`CrossFuseForRetrieval`] compares, by names of your own, such as
-            `{"picture": ["image", "audio"], "name": ["text"]}`. By default all that is not text, and text.
+            `{"emoji": ["image", "audio"], "name": ["text"]}`. By default all that is not text, and text.
         contrastive_loss (`str`, defaults to `"softmax"`): `"softmax"` (Radford et al., 2021, *CLIP*) or `"sigmoid"`
             (Zhai et al., 2023, *SigLIP*).
         projection_dim (`int`, *optional*): width of the embeddings of [`CrossFuseForRetrieval`]; `d_model` by default.

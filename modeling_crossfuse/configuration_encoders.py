@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of encoders: a class for each kind that is built in, and one for the encoders of transformers."""
 
+import math
 from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
@@ -31,6 +32,8 @@ class CrossFuseBuiltInEncoderConfig(PartConfig):
     # What the dimensions of the values are, after the batch. Those that are a field of the config have its size.
     layout: ClassVar[tuple[str, ...]]
     position_axes: ClassVar[int] = 1
+    # Whether each image is encoded by itself.
+    encodes_images: ClassVar[bool] = False
     num_hidden_layers: int = natural_int(default=4)
     modality_dropout: float | int = probability(default=0.0)
     frozen: bool = False
@@ -71,7 +74,7 @@ class CrossFuseTextConfig(CrossFuseBuiltInEncoderConfig):
 class CrossFuseImageConfig(CrossFuseBuiltInEncoderConfig):
     """
     Configuration of a modality of kind `image`: `pixel_values` of shape `(batch, channels, height, width)` or
-    `(batch, images, channels, height, width)`. Pictures of another size than `image_size` work too.
+    `(batch, images, channels, height, width)`. Images of other sizes work, too.
 
     Args:
         image_size (`int`, defaults to 224): height and width that the processor resizes to, in pixels.
@@ -90,6 +93,7 @@ class CrossFuseImageConfig(CrossFuseBuiltInEncoderConfig):
     kind: ClassVar[str] = "image"
     layout: ClassVar[tuple[str, ...]] = ("images", "num_channels", "height", "width")
     position_axes: ClassVar[int] = 2
+    encodes_images: ClassVar[bool] = True
     image_size: int = positive_int(default=224)
     patch_size: int = positive_int(default=16)
     num_channels: int = positive_int(default=3)
@@ -98,7 +102,7 @@ class CrossFuseImageConfig(CrossFuseBuiltInEncoderConfig):
     stem_width: int | None = optional_positive_int(default=None)
 
     def validate_stem(self):
-        if self.stem_type == "conv" and (self.patch_size < 2 or self.patch_size & (self.patch_size - 1)):
+        if self.stem_type == "conv" and (self.patch_size < 2 or not math.log2(self.patch_size).is_integer()):
             raise ValueError(
                 f"`patch_size={self.patch_size}` is not a power of two of at least 2, as `stem_type='conv'` needs"
             )
@@ -108,7 +112,7 @@ class CrossFuseImageConfig(CrossFuseBuiltInEncoderConfig):
 class CrossFuseVideoConfig(CrossFuseBuiltInEncoderConfig):
     """
     Configuration of a modality of kind `video`: `pixel_values_videos` of shape
-    `(batch, frames, channels, height, width)`. Other sizes and numbers of frames than the config's work too.
+    `(batch, frames, channels, height, width)`. Other sizes and numbers of frames work, too.
 
     Args:
         image_size (`int`, defaults to 224): height and width that the processor resizes each frame to, in pixels.

@@ -105,14 +105,8 @@ def refuse_unknown_keys(config: PreTrainedConfig, kwargs: dict[str, Any]):
 
 def read_rope_parameters(rope_parameters: dict[str, Any] | None, rope_theta: float | int | None) -> dict[str, Any]:
     """
-    Rotary positions as transformers' configs have them, `{"rope_type": "default", "rope_theta": ...}`.
-
-    Args:
-        rope_parameters (`dict`, *optional*): what is given of it.
-        rope_theta (`float`, *optional*): the short form of its only setting.
-
-    Raises:
-        ValueError: for another `rope_type`, another key, a wavelength that is not above 0, or two that differ.
+    Rotary positions as transformers' configs have them, `{"rope_type": "default", "rope_theta": ...}`, from these or
+    from their short form `rope_theta`. Raises a `ValueError` for anything else, and for two that differ.
     """
     given = dict(rope_parameters or {})
     unknown = sorted(given.keys() - _DEFAULT_ROPE.keys())
@@ -128,12 +122,12 @@ def read_rope_parameters(rope_parameters: dict[str, Any] | None, rope_theta: flo
     return {**_DEFAULT_ROPE, **given}
 
 
-# More than any model has. A file that asks for more would take all memory, or forever, before it could fail.
+# No model has more. A file that asks for more would take all memory before it could fail, or never end.
 MAX_SIZE, MAX_LAYERS, MAX_LABELS, MAX_MODALITIES, MAX_DEPTH = 2**25, 1000, 2**20, 1000, 16
 
 
 def refuse_huge(where: str, value: Any, depth: int = 0):
-    """Raises a `ValueError` for settings, of whatever part, that no model has: sizes, layers, or levels of nesting."""
+    """Raises a `ValueError` for sizes, numbers of layers and levels of nesting that no model has."""
     if depth > MAX_DEPTH:
         raise ValueError(f"`{where}` is nested more than {MAX_DEPTH} levels deep")
     if isinstance(value, dict):

@@ -74,6 +74,7 @@ class TensorSpec(NamedTuple):
         name, mask_name (`str`): the keyword arguments of the tensor and of its mask.
         layout (`tuple[str, ...]`): what the dimensions of the tensor are, after the batch.
         mask_axis (`int`): the dimension of the tensor, the batch counted, that the mask runs along.
+        is_tokens (`bool`): whether it holds the ids of tokens.
         is_encoded (`bool`): whether it is what the encoder gave before.
     """
 
@@ -81,13 +82,14 @@ class TensorSpec(NamedTuple):
     mask_name: str
     layout: tuple[str, ...]
     mask_axis: int
+    is_tokens: bool = False
     is_encoded: bool = False
 
 
 def _tensor_specs(names: TensorNames, part: PreTrainedConfig) -> tuple[TensorSpec, ...]:
     """The ways to give a modality, its values first."""
     mask_axis = next((axis for axis, dimension in enumerate(part.layout, start=1) if dimension in _LENGTHS), 1)
-    specs = [TensorSpec(names.values, names.mask, part.layout, mask_axis)]
+    specs = [TensorSpec(names.values, names.mask, part.layout, mask_axis, is_tokens=part.kind == "text")]
     if names.embeds is not None:
         # The embeddings of an encoder of transformers may be narrower than its hidden states.
         width = "embedding_size" if part.is_wrapped else "hidden_size"

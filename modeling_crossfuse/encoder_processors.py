@@ -26,7 +26,7 @@ from transformers.utils import cached_file, is_torchvision_available
 
 from .configuration_encoders import CrossFuseWrappedEncoderConfig
 from .encoder_search import infer_kind
-from .encoder_sources import SUB_PROCESSORS, EncoderSource, check_tokenizer
+from .encoder_sources import EncoderSource, check_tokenizer, parts_of_kind
 from .loading import explain_loading
 
 
@@ -80,9 +80,8 @@ def load_processor(
     hub = {**hub, "revision": source.revision or "main"}
     config = _load_config(source, hub)
     kind = source.kind or infer_kind(_model_or_class(source, config), source.where)
-    kinds = ("image", "video") if kind == "video" else (kind,)
     for part in source.processors:
-        if SUB_PROCESSORS[part] not in kinds:
+        if part not in parts_of_kind(kind):
             raise ValueError(f"`encoders[{source.name!r}]` has a `{part}`, which is not for values of kind {kind!r}")
     if kind == "text":
         found = _load_tokenizer(source, config, tokenizer, hub)

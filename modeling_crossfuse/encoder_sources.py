@@ -24,6 +24,12 @@ SUB_PROCESSORS = {
 }
 
 
+def parts_of_kind(kind: str) -> list[str]:
+    """What values of a kind are processed by. A video's frames are images, too."""
+    kinds = ("image", "video") if kind == "video" else (kind,)
+    return [part for part, own in SUB_PROCESSORS.items() if own in kinds]
+
+
 @dataclass
 class EncoderSource:
     """One entry of `encoders`."""

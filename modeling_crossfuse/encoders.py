@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encoders: built-in ones, a stem per kind in front of the one Transformer layer, and any that transformers has."""
 
+import math
 from itertools import pairwise
 
 import torch
@@ -77,8 +78,8 @@ def _patch_projection(config) -> nn.Module:
 
 class Convolution(nn.Conv2d):
     """
-    A convolution that hands its weights on channels last, the order that convolutions are fastest in, several times so
-    in bfloat16 on CPUs. The parameter itself stays contiguous, as saved weights have to be.
+    A convolution that computes with its channels last: on CPUs, it is several times as fast so in bfloat16. The
+    parameter itself stays contiguous, as saved weights have to be.
     """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -103,12 +104,12 @@ def _normed_convolution(channels: int, width: int, **kwargs) -> list[nn.Module]:
 
 def _convolutional_stem(config) -> nn.Module:
     """
-    Convolutions that each halve the picture and double the channels, residual blocks after all but the first, and a
+    Convolutions that each halve the image and double the channels, with residual blocks after all but the first, and a
     projection to the encoder's width.
     """
     width = config.stem_width or max(config.hidden_size // 8, 8)
     layers: list[nn.Module] = [Convolution(config.num_channels, width, 3, stride=2, padding=1, bias=False)]
-    for _ in range(config.patch_size.bit_length() - 2):
+    for _ in range(int(math.log2(config.patch_size)) - 1):  # the first has halved the image once
         channels, width = width, min(2 * width, config.hidden_size)
         layers.extend(_normed_convolution(channels, width, stride=2))
         layers.extend(ResidualConvolutions(width) for _ in range(config.stem_depth))
@@ -169,13 +170,12 @@ class SeriesStem(nn.Module):
 STEMS = {"text": TextStem, "image": ImageStem, "video": VideoStem, "audio": AudioStem, "series": SeriesStem}
 
 
-class CrossFuseEncoderBase(CrossFusePreTrainedModel):
+class CrossFuseModalityEncoder(CrossFusePreTrainedModel):
     """
     What built-in and wrapped encoders share: several images per sample, and freezing. A subclass implements
     `_encode(values, mask)`.
     """
 
-    encodes_images: bool
     known_arguments = frozenset({"output_attentions", "skip_padding"})
 
     def forward(self, values: torch.Tensor, mask: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
@@ -185,7 +185,7 @@ class CrossFuseEncoderBase(CrossFusePreTrainedModel):
         attention implementation; a `ValueError` is raised for any other argument.
         """
         refuse_unknown(kwargs, self.known_arguments, type(self).forward)
-        if self.encodes_images:
+        if self.config.encodes_images:
             return self._encode_images(values, mask, **kwargs)
         return self._encode(values, mask, **kwargs)
 
@@ -234,7 +234,7 @@ class CrossFuseEncoderBase(CrossFusePreTrainedModel):
             parameter.requires_grad_(name in self._trainable and not self.config.frozen)
 
 
-class CrossFuseEncoder(CrossFuseEncoderBase):
+class CrossFuseBuiltInEncoder(CrossFuseModalityEncoder):
     """
     A built-in encoder: the stem of its kind, positions, and Transformer layers.
 
@@ -247,7 +247,6 @@ class CrossFuseEncoder(CrossFuseEncoderBase):
 
     def __init__(self, config: CrossFuseBuiltInEncoderConfig):
         super().__init__(config)
-        self.encodes_images = config.kind == "image"
         self.stem = STEMS[config.kind](config)
         rotary = config.position_embedding_type == "rotary"
         self.rotary_emb = CrossFuseRotaryEmbedding(config, config.position_axes) if rotary else None
@@ -276,7 +275,7 @@ class CrossFuseEncoder(CrossFuseEncoderBase):
         return hidden_states, mask
 
 
-class CrossFuseWrappedEncoder(CrossFuseEncoderBase):
+class CrossFuseWrappedEncoder(CrossFuseModalityEncoder):
     """
     The adapter around any encoder of transformers.
 
@@ -301,7 +300,6 @@ class CrossFuseWrappedEncoder(CrossFuseEncoderBase):
                 "`CrossFuseForConditionalGeneration.from_encoders({name: encoder config}, ...)`"
             )
         self.model = build_encoder(config.encoder, config.architecture)
-        self.encodes_images = config.encodes_images
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -344,11 +342,11 @@ class CrossFuseEncoders(CrossFusePreTrainedModel):
                     f"`modalities` has the name {name!r}, which is an attribute of a model; choose another"
                 )
             wrapped = part.is_wrapped
-            self.add_module(name, CrossFuseWrappedEncoder(part) if wrapped else CrossFuseEncoder(part))
+            self.add_module(name, CrossFuseWrappedEncoder(part) if wrapped else CrossFuseBuiltInEncoder(part))
             self[name].note_trainable()
             self[name].apply_frozen()
             self[name].train(self.training)
         self.post_init()
 
-    def __getitem__(self, name: str) -> CrossFuseEncoderBase:
+    def __getitem__(self, name: str) -> CrossFuseModalityEncoder:
         return self.get_submodule(name)

@@ -69,7 +69,7 @@ def _read_modality(tensors: dict[str, Any], spec: TensorSpec, part) -> ModalityI
     values, mask = tensors[spec.name], tensors.get(spec.mask_name)
     if not isinstance(values, torch.Tensor):
         raise TypeError(f"`{spec.name}` is {type(values).__name__}; expected a torch.Tensor")
-    if part.kind == "image" and values.dim() == 4:
+    if spec.layout[0] == "images" and values.dim() == len(spec.layout):  # one image a sample
         values = values.unsqueeze(1)
     _check_values(values, spec, part)
     if mask is None:
@@ -93,9 +93,8 @@ def _check_mask(mask: torch.Tensor, values: torch.Tensor, spec: TensorSpec) -> t
 
 
 def _check_values(values: torch.Tensor, spec: TensorSpec, part):
-    is_tokens = part.kind == "text" and spec.layout == part.layout
-    if values.is_floating_point() == is_tokens:
-        expected = "integers, the ids of tokens" if is_tokens else "floating point numbers"
+    if values.is_floating_point() == spec.is_tokens:
+        expected = "integers, the ids of tokens" if spec.is_tokens else "floating point numbers"
         raise ValueError(f"`{spec.name}` has dtype {values.dtype}; expected {expected}")
     dims = 1 + len(spec.layout)
     if values.dim() != dims:

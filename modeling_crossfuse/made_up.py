@@ -46,4 +46,5 @@ def _made_up_input(part: Any, length: int, noise: np.random.Generator) -> Any:
         # Each convolution halves the number of frames of 10 ms. Encoders of transformers make about one for 20 ms.
         frames = length * 2 ** getattr(part, "num_conv_layers", 2)
         return {"array": noise.standard_normal(160 * frames) / 10, "sampling_rate": 16_000}
-    return noise.standard_normal((length * part.patch_length, part.num_channels))
+    steps = length * getattr(part, "patch_length", 1)  # encoders of transformers have none
+    return noise.standard_normal((steps, part.num_channels))

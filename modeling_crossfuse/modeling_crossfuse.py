@@ -288,7 +288,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
     ...     decoder={"vocab_size": 60},
     ... )
     >>> model = CrossFuseForConditionalGeneration(config).eval()
-    >>> # the second sample has no picture
+    >>> # the second sample has no image
     >>> answers = model.generate(
     ...     input_ids=torch.tensor([[3, 4, 5], [6, 7, 8]]),
     ...     pixel_values=torch.zeros(2, 3, 16, 16),
@@ -445,8 +445,8 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
 
 class CrossFuseForSpeechSeq2Seq(CrossFuseForConditionalGeneration):
     """
-    [`CrossFuseForConditionalGeneration`] whose main input is sound: what the pipeline `automatic-speech-recognition`
-    loads from a checkpoint of it, and hands `input_features` `(batch, num_mel_bins, frames)`.
+    [`CrossFuseForConditionalGeneration`] whose main input is audio. The pipeline `automatic-speech-recognition` loads
+    it from a checkpoint, and hands it `input_features` `(batch, num_mel_bins, frames)`.
 
     Args:
         config ([`CrossFuseConfig`]): the config, with a modality `audio`.

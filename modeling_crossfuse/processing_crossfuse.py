@@ -17,13 +17,13 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase, TextIn
 from .configuration_crossfuse import CrossFuseConfig
 from .configuration_modalities import TensorNames, tensor_names
 from .encoder_processors import is_same, load_processor
-from .encoder_sources import HUB_ARGUMENTS, SUB_PROCESSORS, check_tokenizer, read_encoders
+from .encoder_sources import HUB_ARGUMENTS, SUB_PROCESSORS, check_tokenizer, parts_of_kind, read_encoders
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .image_processing_crossfuse import CrossFuseVideoImageProcessor
 from .media import as_batch, is_list, load_series
 from .processing_options import ALIASES, KWARGS_NAMES, OPTIONS, check_settings, close_match, options_of, take_options
 from .processing_tensors import TENSORS, convert_tensors, spread_rows
-from .sub_processors import SubProcessorsMixin, parts_of_kind
+from .sub_processors import SubProcessorsMixin
 
 
 class CrossFuseProcessor(SubProcessorsMixin):
@@ -253,8 +253,8 @@ class CrossFuseProcessor(SubProcessorsMixin):
     def _names_of_kind(self, kind: str | None) -> list[str]:
         return [name for name, settings in self.modalities.items() if settings["kind"] == kind]
 
-    def _tensor_names(self, name: str) -> TensorNames:
-        # What an encoder calls audio, its feature extractor calls so, too.
+    def _model_arguments(self, name: str) -> TensorNames:
+        """The arguments of the model for a modality. The encoder and its feature extractor call audio by one name."""
         extractor = self.sub_processor(name, "feature_extractor")
         values_argument = None if extractor is None else extractor.model_input_names[0]
         return tensor_names(name, self.modalities[name]["kind"], values_argument)
@@ -262,7 +262,7 @@ class CrossFuseProcessor(SubProcessorsMixin):
     @property
     def model_input_names(self) -> list[str]:
         """Names of the tensors that a call can give."""
-        names = [self._tensor_names(name) for name in self.modalities]
+        names = [self._model_arguments(name) for name in self.modalities]
         return [name for own in names for name in (own.values, own.mask)] + ["modality_mask"]
 
     def __call__(
@@ -323,7 +323,7 @@ class CrossFuseProcessor(SubProcessorsMixin):
             chosen.pop("kind")
             values, mask = TENSORS[kind](samples, chosen, **parts)
             fill = (parts["tokenizer"].pad_token_id or 0) if kind == "text" else 0
-            names = self._tensor_names(name)
+            names = self._model_arguments(name)
             data[names.values] = spread_rows(values, rows, len(modality_mask), fill)
             if mask is not None:
                 data[names.mask] = spread_rows(mask, rows, len(modality_mask), 0)
@@ -335,7 +335,7 @@ class CrossFuseProcessor(SubProcessorsMixin):
         return_tensors = arguments.pop("return_tensors", None)
         if return_tensors not in (None, "pt", "np"):
             raise ValueError(f"`return_tensors={return_tensors!r}`; expected 'pt', 'np' or None")
-        options = take_options(arguments, {kind: self._options_of(kind) for kind in OPTIONS})
+        options = take_options(arguments, {kind: self._call_options(kind) for kind in OPTIONS})
         inputs = {}
         for key, value in arguments.items():
             if value is not None:
@@ -345,7 +345,7 @@ class CrossFuseProcessor(SubProcessorsMixin):
                 inputs[name] = value
         return inputs, options, return_tensors
 
-    def _options_of(self, kind: str) -> set[str]:
+    def _call_options(self, kind: str) -> set[str]:
         """The options of a call for a kind."""
         return options_of(kind, [self.sub_processor(name, "image_processor") for name in self._names_of_kind(kind)])
 

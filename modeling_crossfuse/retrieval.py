@@ -78,7 +78,7 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderModel):
     ...     modalities={"text": {"vocab_size": 50}, "image": {"image_size": 16, "patch_size": 8}},
     ... )
     >>> model = CrossFuseForRetrieval(config).eval()
-    >>> # zero-shot classification: 2 pictures, 3 names
+    >>> # zero-shot classification: 2 images, 3 names
     >>> outputs = model(
     ...     pixel_values=torch.zeros(2, 3, 16, 16), input_ids=torch.tensor([[3, 4], [5, 6], [7, 8]]), return_loss=False
     ... )
@@ -150,7 +150,7 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderModel):
         return self._features_of_kind("audio", kwargs)
 
     def _features_of_kind(self, kind: str, tensors: dict[str, Any]) -> BaseModelOutputWithPooling:
-        names = [name for name, part in self.config.modalities.items() if part.kind == kind]
+        names = self.config.modalities.names_of_kind(kind)
         return self.get_fused_features(**self._without_others(names, tensors))
 
     def _without_others(self, names: list[str], tensors: dict[str, Any]) -> dict[str, Any]:

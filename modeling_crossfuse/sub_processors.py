@@ -10,7 +10,7 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import cached_file, is_torchvision_available
 
 from .configuration_modalities import check_modality_name
-from .encoder_sources import SUB_PROCESSORS
+from .encoder_sources import SUB_PROCESSORS, parts_of_kind
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .hub import CodeToHubMixin
 from .image_processing_crossfuse import CrossFuseVideoImageProcessor
@@ -111,12 +111,6 @@ class SubProcessorsMixin(CodeToHubMixin, ProcessorMixin):
         if part == "image_processor" and hasattr(transformers, f"{name}Pil"):
             name = f"{name}Pil"
         return cls.get_possibly_dynamic_module(name)(**settings)
-
-
-def parts_of_kind(kind: str) -> list[str]:
-    """What values of a kind are processed by. A video's frames are images, too."""
-    kinds = ("image", "video") if kind == "video" else (kind,)
-    return [part for part, own in SUB_PROCESSORS.items() if own in kinds]
 
 
 def _load_shared(part: str, settings: dict[str, Any], source: str, **kwargs) -> Any:

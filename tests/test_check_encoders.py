@@ -79,7 +79,7 @@ def test_the_page(script):
 
 
 def test_the_page_in_the_repository_covers_every_type(script):
-    """It is made anew where transformers has got new types; see the README's developer part."""
+    """It is made again when transformers has new types; see docs/developing.md."""
     import transformers
 
     page = PAGE.read_text(encoding="utf-8")

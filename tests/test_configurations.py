@@ -20,7 +20,7 @@ from .helpers import tiny_inputs
 CONFIGURATION = Path(__file__).resolve().parent.parent / "configuration"
 RECIPES = sorted((CONFIGURATION / "recipes").glob("*.yaml"))
 
-# Millions of parameters, as the README's table gives them.
+# Millions of parameters, as the table in docs/models.md gives them.
 SIZES = {"tiny": 1.0, "small": 22.6, "base": 308, "emoji": 3.4}
 
 

@@ -180,12 +180,8 @@ class CrossFusePipeline(Pipeline):
         # different modalities, and the processor makes a batch of them.
         if not isinstance(inputs, Sized):
             inputs, num_workers = PipelineIterator(inputs, lambda sample: sample, {}), min(num_workers, 1)
-        loader = DataLoader(
-            inputs,
-            num_workers=num_workers,
-            batch_size=batch_size,
-            collate_fn=partial(self._encode, **preprocess_params),
-        )
+        collate = partial(self._encode, **preprocess_params)
+        loader = DataLoader(inputs, num_workers=num_workers, batch_size=batch_size, collate_fn=collate)
         outputs = PipelineIterator(loader, self.forward, forward_params, loader_batch_size=batch_size)
         return PipelineIterator(outputs, self.postprocess, postprocess_params)
 

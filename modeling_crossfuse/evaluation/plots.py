@@ -168,15 +168,7 @@ def readable_on(color: str) -> str:
 
 
 # Okabe and Ito's colours again, and a marker for each, which tells apart lines that lie on one another.
-_CURVES = (
-    ("#0072B2", "o"),
-    ("#E69F00", "s"),
-    ("#009E73", "^"),
-    ("#CC79A7", "D"),
-    ("#56B4E9", "v"),
-    ("#D55E00", "X"),
-    ("#000000", "P"),
-)
+_CURVES = tuple(zip(("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"), "os^DvXP"))
 
 
 def plot_bars(values: Mapping[str, Mapping[str, float]], path: str | Path, label: str, title: str = "") -> Path:

@@ -62,7 +62,7 @@ class Pieces:
         sizes |= {name: self.length for name, axis in self.axes.items() if axis == given.axis}
         images = sizes.get("images", 1)
         inner = len(self.axes) - ("images" in sizes)
-        # The most cells along each axis; the power of a cube may be a little less than its whole root.
+        # The most cells along each axis. 1e-6 is for roots that come out too small, as 64 ** (1 / 3) does.
         side = max(1, int((max_positions / images) ** (1 / inner) + 1e-6))
         self.edges = {}
         for name, size in sizes.items():

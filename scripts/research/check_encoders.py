@@ -315,7 +315,7 @@ TABLE_HEADER = ["type", "kind", "result", "encoder, or reason"]
 
 
 def to_markdown(rows: list[tuple[str, str, str, str]]) -> str:
-    """The page that the README links."""
+    """The page `docs/encoders.md`."""
 
     def table(header, lines):
         # Messages may name files of this machine.
@@ -324,14 +324,19 @@ def to_markdown(rows: list[tuple[str, str, str, str]]) -> str:
 
     return f"""# Encoders of transformers {transformers.__version__} as encoders of modalities
 
-Made by `python scripts/research/check_encoders.py --output docs/encoders.md`: each type of model that `AutoModel` can
-make, with a tiny random config and as the encoder of a modality beside a series, in forward, backward, generate, with
-a missing sample, saved and loaded again. *Decoder only* models read text from left to right to continue it; they are
-refused with an error, and are not counted. *No own encoder* says that a model takes the values of a kind only
-together with those of another, in one stream, and that no part of it takes them alone: these are refused, too, and not
-counted. *Not built* are types of which no model could be made, for want of a
-package or because the default config does not fit the model. *Out of memory* says nothing of the encoder but that it
-could not be tried within the limit of memory; it is not counted.
+`python scripts/research/check_encoders.py --output docs/encoders.md` made this page. For each type of model that
+`AutoModel` can make, the program builds a model from a tiny config with random weights and uses it as the encoder of a
+modality beside a series. It runs forward, backward and generate, leaves the modality out of a sample, and saves and
+loads the model. A type *works* if all of this does. The other results are:
+
+- *fails*: one of the checks failed; the table has the reason.
+- *decoder only*: the model reads text from left to right to continue it. CrossFuse refuses such a model with an error.
+  It is not counted.
+- *no own encoder*: the model takes the values of this kind only in one stream with those of another kind, and no part
+  of it takes them alone. CrossFuse refuses such a model, too. It is not counted.
+- *not built*: the program could not make a model of this type, because a package is missing or the default config does
+  not fit the model.
+- *out of memory*: the program could not try the encoder within its limit of memory. It is not counted.
 
 {table(SUMMARY_HEADER, summary(rows))}
 

@@ -50,7 +50,7 @@ from modeling_crossfuse.files import write_whole
 
 EPILOG = """
 examples:
-  the README's figures, in a quarter of an hour on one core:
+  the figures of docs/results.md, in a quarter of an hour on one core:
     python scripts/research/prepare_digits.py
     python scripts/research/compare_fusions.py --output digits.json
   one fusion, quickly:

@@ -62,7 +62,7 @@ from modeling_crossfuse.training.trainer import parameter_groups
 
 EPILOG = """
 examples:
-  the README's figures, on one thread:
+  the figures of docs/results.md, on one thread:
     python scripts/research/compare_peers.py --minutes 4 --threads 1 --clock cpu --output peers.json
   look for the learning rates anew, on the validation split, before the comparison:
     python scripts/research/compare_peers.py --learning_rates vit_bert=1e-3,2e-3,4e-3 vit_gpt2=1e-3,2e-3,4e-3
