@@ -1,7 +1,7 @@
 # Everything runs in .venv, or in .venvs/<name>, which each target makes and fills by itself.
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check
-EVERYDAY := -m pytest -n 2 -q -m "not slow" --ignore tests/upstream
+EVERYDAY := -m pytest -n 2 --dist worksteal -p no:hypothesispytest -q -m "not slow" --ignore tests/upstream
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: demo test test-fast test-versions test-lowest test-torchvision lint constraints clean

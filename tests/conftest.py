@@ -5,6 +5,7 @@
 import gc
 import importlib
 import os
+import sys
 
 import pytest
 
@@ -15,19 +16,29 @@ from .hub_server import TOKEN, serve
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
 
+imported = 0  # modules that are left out of the search for garbage
+
+
 def pytest_collectstart():
     """
     Imports the package before any test's file imports transformers, which then keeps quiet. The process that only
     hands tests to others collects none, and starts without it.
     """
+    gc.disable()  # modules are no garbage
     importlib.import_module("modeling_crossfuse")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def freeze_what_is_imported():
+def pytest_collection_finish():
+    gc.enable()
+
+
+def pytest_runtest_setup():
     """Leaves modules out of the search for garbage: each Trainer starts one, which takes a third of a second else."""
-    gc.collect()
-    gc.freeze()
+    global imported
+    if len(sys.modules) > imported:
+        gc.collect()
+        gc.freeze()
+        imported = len(sys.modules)
 
 
 @pytest.fixture(autouse=True)

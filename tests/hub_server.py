@@ -123,6 +123,7 @@ class _Answer(Exception):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else a small answer waits for 40 ms
     server: HubServer
 
     def log_message(self, *args):

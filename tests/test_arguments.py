@@ -173,7 +173,10 @@ def test_what_nobody_would_read(model_class, name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("model_class", [CrossFuseForConditionalGeneration, CrossFuseForSequenceClassification])
+@pytest.mark.parametrize(
+    "model_class",
+    [CrossFuseForConditionalGeneration, pytest.param(CrossFuseForSequenceClassification, marks=pytest.mark.slow)],
+)
 def test_in_a_compiled_graph(model_class):
     """In one graph, which asks for no argument's value."""
     torch.compiler.reset()

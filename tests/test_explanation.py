@@ -245,9 +245,9 @@ def planted():
     config = CrossFuseConfig(**{**TINY, "modalities": modalities, "initializer_range": 0.05})
     torch.manual_seed(0)
     model = CrossFuseForConditionalGeneration(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(400):
+    for _ in range(200):
         inputs, labels = planted_batch(64, generator)
         loss = model(**inputs, labels=labels).loss
         loss.backward()
@@ -274,7 +274,7 @@ def test_noise_contributes_about_nothing(planted):
 
 def test_the_planted_positions_count_most(planted):
     model, inputs, _ = planted
-    for explanation in explain(model, inputs, max_positions=8):
+    for explanation in explain(model, take_rows(inputs, [0, 1]), max_positions=8):
         assert_adds_up(explanation)
         wrist, image, text = (explanation.positions[name] for name in ("wrist", "image", "text"))
         assert wrist.values[0].argmax() == STEP

@@ -212,7 +212,7 @@ def test_use_cache_of_the_config():
     assert torch.equal(outputs.sequences, reference(model, inputs))
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiled_forward_with_a_static_cache(backend):
     torch.compiler.reset()
     model = make_model("text", "wrist", fusion="joint")

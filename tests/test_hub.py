@@ -277,10 +277,15 @@ FAULTS = {
 }
 
 
+@pytest.fixture
+def short_pauses(monkeypatch):
+    """The client waits for a second and more between attempts."""
+    monkeypatch.setattr("time.sleep", lambda seconds, sleep=time.sleep: sleep(seconds if seconds < 1 else 0.02))
+
+
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_interrupted_push(fault, hub, model, saved, capsys, monkeypatch):
+def test_interrupted_push(fault, hub, model, saved, capsys, short_pauses):
     """The repository has the old model or the new one, whole; and the next push completes."""
-    monkeypatch.setattr("time.sleep", lambda seconds, sleep=time.sleep: sleep(min(seconds, 0.3)))  # between attempts
     push_to_hub([str(saved), "me/fusion"])
     repository = hub.repositories["me/fusion"]
     before = dict(repository.files())
@@ -300,7 +305,7 @@ def test_interrupted_push(fault, hub, model, saved, capsys, monkeypatch):
     assert AutoModelForSeq2SeqLM.from_pretrained("me/fusion").lm_head.weight.abs().sum() == 0
 
 
-def test_passing_faults_are_overcome(hub, saved):
+def test_passing_faults_are_overcome(hub, saved, short_pauses):
     hub.faults += [Fault("preupload", 503), Fault("objects/batch", 503), Fault("PUT /lfs/", 500)]
     push_to_hub([str(saved), "me/fusion"])
     assert not hub.faults

@@ -52,10 +52,12 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize(
+    ("settings", "fusion"),
+    [*(("tied", fusion) for fusion in FUSIONS), *((name, "joint") for name in list(SETTINGS)[1:])],
+)
 def test_bits_and_answers_are_the_same_after_loading(settings, fusion, tmp_path):
-    config = tiny_config(*MODALITIES, fusion=fusion, **settings)
+    config = tiny_config(*MODALITIES, fusion=fusion, **SETTINGS[settings])
     model, inputs = tiny_model(config), tiny_inputs(config)
     model.save_pretrained(tmp_path)
     loaded = CrossFuseForConditionalGeneration.from_pretrained(tmp_path)

@@ -10,11 +10,13 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 from transformers import ProgressCallback, TrainerCallback
 
 from crossfuse.training_arguments import parse_recipe
 from modeling_crossfuse.training import time_budget
 from modeling_crossfuse.training.time_budget import TimeBudget
+from modeling_crossfuse.training.trainer import CrossFuseTrainer
 
 from .test_training import SCRIPT, argv_of, assert_equal_weights, folder, make_trainer, train  # noqa: F401
 
@@ -39,10 +41,15 @@ class Clock(TrainerCallback):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Trains for at most a minute by the clock; gives the trainer, and the clock, which started at 1000."""
+    """
+    Trains for at most a minute by the clock; gives the trainer, and the clock, which started at 1000. Unless it
+    `computes`, a step has no loss and no gradients, which the clock and the schedule don't depend on.
+    """
 
-    def run(seconds, max_minutes=1, stop_after=None, resume=None, **arguments):
+    def run(seconds, max_minutes=1, stop_after=None, resume=None, computes=False, **arguments):
         clock = Clock(seconds, stop_after)
+        if not computes:
+            monkeypatch.setattr(CrossFuseTrainer, "training_step", lambda *args: torch.zeros(()))
         monkeypatch.setattr(time_budget, "time", SimpleNamespace(monotonic=clock.monotonic))
         settings = {"max_steps": 200, "lr_scheduler_type": "linear", "warmup_steps": 20, **arguments}
         trainer = make_trainer(tmp_path, callbacks=[clock], **settings)
@@ -73,7 +80,7 @@ def test_it_ends_by_the_clock_with_the_whole_schedule(run, caplog):
 
 
 def test_nothing_changes_where_all_steps_fit(run, caplog):
-    settings = {"max_steps": 40, "lr_scheduler_type": "cosine"}
+    settings = {"max_steps": 40, "lr_scheduler_type": "cosine", "computes": True}
     with caplog.at_level(logging.INFO, "crossfuse"):
         (limited, clock), (free, other) = run(lambda step: 1.0, **settings), run(lambda step: 1.0, None, **settings)
     assert limited.state.global_step == 40 and clock.rates == other.rates
@@ -149,12 +156,6 @@ def test_training_twice(run):
     assert trainer.state.global_step == 60 and clock.rates[0] == 0
 
 
-def test_the_bar_ends_where_training_does(folder, tmp_path, capsys):  # noqa: F811
-    trainer = train(folder, tmp_path, max_minutes=1e-9, max_steps=100, disable_tqdm=False)
-    assert len([part for part in trainer.callback_handler.callbacks if isinstance(part, ProgressCallback)]) == 1
-    assert "| 12/12 [" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf")])
 def test_budgets_that_are_refused(tmp_path, minutes):
     message = r"`max_minutes=.*`; expected more than 0"
@@ -164,11 +165,14 @@ def test_budgets_that_are_refused(tmp_path, minutes):
         parse_recipe(["--output_dir", str(tmp_path), "--max_minutes", str(minutes)])
 
 
-def test_the_recipe_hands_it_on(folder, tmp_path):  # noqa: F811
-    trainer = train(folder, tmp_path, max_minutes=1e-9, max_steps=100)
+def test_the_recipe_hands_it_on(folder, tmp_path, capsys):  # noqa: F811
+    trainer = train(folder, tmp_path, max_minutes=1e-9, max_steps=100, disable_tqdm=False)
     assert trainer.state.global_step == 12
     card = (tmp_path / "README.md").read_text()
     assert "| `max_steps` | 12 |" in card and "| `max_minutes` | 1e-09 |" in card
+    # The bar ends where training does.
+    assert len([part for part in trainer.callback_handler.callbacks if isinstance(part, ProgressCallback)]) == 1
+    assert "| 12/12 [" in capsys.readouterr().err
 
 
 @pytest.mark.slow
