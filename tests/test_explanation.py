@@ -49,9 +49,14 @@ def assert_adds_up(explanation):
 # Modalities
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize(
-    "names", [("wrist",), ("text", "image"), ("text", "image", "audio"), ("text", "image", "video", "audio")]
+    ("fusion", "names"),
+    [
+        *((fusion, ("text", "image", "audio")) for fusion in FUSIONS),
+        ("concat", ("wrist",)),
+        ("latent", ("text", "image")),
+        ("joint", ("text", "image", "video", "audio")),
+    ],
 )
 def test_contributions_add_up_to_the_score(fusion, names):
     config = tiny_config(*names, fusion=fusion)

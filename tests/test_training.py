@@ -570,15 +570,14 @@ def wrapped_model(fusion: str = "joint") -> CrossFuseForConditionalGeneration:
     ).eval()
 
 
-@pytest.mark.parametrize("task_type", [None, "SEQ_2_SEQ_LM"])
 @pytest.mark.parametrize(
-    ("names", "places"),
+    ("names", "places", "task_type"),
     [
-        (["q_proj", "k_proj", "v_proj", "o_proj"], ["encoders.image", "encoder.fusion", "decoder"]),
-        (["gate_proj", "up_proj", "down_proj"], ["encoders.image", "encoder.fusion", "decoder"]),
-        (["query", "value"], ["encoders.text"]),
-        ("all-linear", ["encoders.text", "encoders.image", "encoder.fusion", "decoder"]),
-        (r".*decoder\..*cross_attn\.(q|v)_proj", ["decoder"]),
+        (["q_proj", "k_proj", "v_proj", "o_proj"], ["encoders.image", "encoder.fusion", "decoder"], "SEQ_2_SEQ_LM"),
+        (["gate_proj", "up_proj", "down_proj"], ["encoders.image", "encoder.fusion", "decoder"], None),
+        (["query", "value"], ["encoders.text"], "SEQ_2_SEQ_LM"),
+        ("all-linear", ["encoders.text", "encoders.image", "encoder.fusion", "decoder"], None),
+        (r".*decoder\..*cross_attn\.(q|v)_proj", ["decoder"], None),
     ],
 )
 def test_adapters_train_alone(tmp_path, names, places, task_type):
