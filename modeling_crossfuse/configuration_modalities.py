@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of the modalities: the encoder of each, and the keyword arguments of `forward` that carry it."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from huggingface_hub.dataclasses import strict
@@ -86,10 +87,15 @@ class TensorSpec(NamedTuple):
     is_encoded: bool = False
 
 
+def mask_axis(layout: Iterable[str]) -> int:
+    """The dimension of values, the batch counted, that their mask runs along."""
+    return next((axis for axis, dimension in enumerate(layout, start=1) if dimension in _LENGTHS), 1)
+
+
 def _tensor_specs(names: TensorNames, part: PreTrainedConfig) -> tuple[TensorSpec, ...]:
     """The ways to give a modality, its values first."""
-    mask_axis = next((axis for axis, dimension in enumerate(part.layout, start=1) if dimension in _LENGTHS), 1)
-    specs = [TensorSpec(names.values, names.mask, part.layout, mask_axis, is_tokens=part.kind == "text")]
+    axis = mask_axis(part.layout)
+    specs = [TensorSpec(names.values, names.mask, part.layout, axis, is_tokens=part.kind == "text")]
     if names.embeds is not None:
         # The embeddings of an encoder of transformers may be narrower than its hidden states.
         width = "embedding_size" if part.is_wrapped else "hidden_size"

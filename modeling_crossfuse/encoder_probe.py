@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .configuration_encoders import CrossFuseWrappedEncoderConfig
+from .configuration_modalities import mask_axis
 from .encoder_calls import CONSTANT_ARGUMENTS, LENGTHS_ARGUMENTS, call_encoder
 from .encoder_patches import patch_layouts
 from .made_up import made_up_values
@@ -143,8 +144,7 @@ def _call(encoder: nn.Module, config: CrossFuseWrappedEncoderConfig, values: tor
     """The hidden states for made-up values, of which the second audio sample is shorter than the first."""
     parameter = next(encoder.parameters())
     values = values.to(device=parameter.device, dtype=parameter.dtype if values.is_floating_point() else None)
-    axis = next((axis for axis, name in enumerate(config.layout, 1) if name in ("frames", "samples")), 1)
-    mask = torch.ones(values.shape[0], values.shape[axis], dtype=torch.long, device=values.device)
+    mask = torch.ones(len(values), values.shape[mask_axis(config.layout)], dtype=torch.long, device=values.device)
     if config.kind == "audio":
         mask[-1, -mask.shape[1] // 4 :] = 0
     return call_encoder(encoder, config, values, mask)[0]
