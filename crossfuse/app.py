@@ -25,11 +25,9 @@ examples:
   a Space on the Hub, which starts by itself after the upload:
     crossfuse app me/my-model --write_space my-space
     hf upload me/my-space my-space . --repo-type space
-
-exit codes: 0 done, 2 a wrong argument, file or model (one line on standard error says which)
 """
 
-# In a Space, the model lies beside this file; see `write_space`.
+# In a Space, the model lies beside app.py; see `write_space`.
 SPACE_MODEL, DEMO_MODEL, DEMO_DATA = "model", "checkpoints/emoji", "data/emoji"
 # What a Space installs besides gradio, in the versions that this program runs with.
 REQUIREMENTS = (
@@ -68,12 +66,8 @@ def parse_args(parser: Parser, argv: list[str]) -> argparse.Namespace:
 
 def write_space(folder: Path, model, processor, data: str | None = None):
     """
-    Writes a Space: this program, the packages, the model, and what the Hub has to know about them.
-
-    Args:
-        folder (`Path`): must not exist, or be empty.
-        model, processor: as [`load_model`] gives them.
-        data (`str`, *optional*): the demo's data, whole: its README and licences belong to the images.
+    Writes a Space: this program, the packages, the model, and what the Hub has to know about them. If the demo's data
+    is given, all of it goes along, since its README and licences belong to the images.
     """
     import modeling_crossfuse
 
@@ -106,9 +100,8 @@ def write_space(folder: Path, model, processor, data: str | None = None):
 
 def run(args: argparse.Namespace):
     """Serves the page until the process is stopped, or writes a Space."""
-    import gradio  # noqa: F401  before the model is loaded
-
     from .loading import load_model
+    from .page import serve
 
     model, processor = load_model(args.model, args.device, args.dtype)
     if model.task == "retrieval":
@@ -120,6 +113,4 @@ def run(args: argparse.Namespace):
         write_space(args.write_space, model, processor, data)
         print(f"written to {args.write_space}; next: hf upload NAME/SPACE {args.write_space} . --repo-type space")
         return
-    from .page import serve
-
     serve(model, processor, data, server_name=args.host, server_port=args.port, share=args.share)

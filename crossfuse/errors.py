@@ -16,15 +16,8 @@ def one_line(error: Exception) -> str:
 @contextlib.contextmanager
 def ends_in_one_line(program: str, extra: str | None = None) -> Iterator[None]:
     """
-    Turns an error about arguments, files, models or data into one line on standard error. Errors of programming stay
-    tracebacks.
-
-    Args:
-        program (`str`): the program's name, which the line begins with.
-        extra (`str`, *optional*): the extra of pyproject.toml to install if a module is missing.
-
-    Raises:
-        SystemExit: with code 2 in place of such an error, and with 130 if the program was interrupted.
+    Turns an error about arguments, files, models or data into one line on standard error and the exit code 2, and an
+    interruption into 130. Errors of programming stay tracebacks. If a module is missing, `extra` is what to install.
     """
     try:
         yield
@@ -37,7 +30,7 @@ def ends_in_one_line(program: str, extra: str | None = None) -> Iterator[None]:
 
 
 def _message(program: str, error: Exception, extra: str | None) -> str:
-    if not isinstance(error, ModuleNotFoundError) or extra is None:
+    if not isinstance(error, ModuleNotFoundError) or error.name is None or extra is None:
         return one_line(error)
     from modeling_crossfuse.extras import needs
 

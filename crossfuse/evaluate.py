@@ -6,8 +6,8 @@ modalities are missing or corrupted.
 
 Each input of the model that is named in --inputs is read from a column; leave one out to see what the model makes of
 the others, or let --missing all try every combination. --corruption makes all inputs worse, in the same way in every
-run. A level from 0, nothing, to 1, nothing left, is for pictures and videos the share of the width that is hidden, for
-text the share of the characters, and for sound and series the share of the amplitude that is noise: 0.5 is 0 dB.
+run. A level from 0, nothing, to 1, nothing left, is for images and videos the share of the width that is hidden, for
+text the share of the characters, and for audio and series the share of the amplitude that is noise: 0.5 is 0 dB.
 """
 
 import argparse
@@ -30,9 +30,9 @@ from .tables import format_table
 
 EPILOG = """
 examples:
-  name the pictures of the test split:
+  name the images of the test split:
     crossfuse evaluate checkpoints/emoji --dataset data/emoji --inputs image=picture --target name
-  from pictures alone, from speech alone and from both:
+  from images alone, from speech alone and from both:
     crossfuse evaluate checkpoints/emoji --dataset data/emoji --inputs image=picture audio=speech \\
         --target name --missing all
   two models under growing corruption; the curves are drawn in results.png:
@@ -41,8 +41,6 @@ examples:
   ask a question; its answers stand in a column inside a struct:
     crossfuse evaluate checkpoints/emoji --dataset data/emoji --inputs image=picture \\
         --question "name in French" --target names.fr
-
-exit codes: 0 done, 2 a wrong argument, model or data set (one line on standard error says which)
 """
 
 
@@ -196,11 +194,8 @@ def draw(results: list[dict], output: Path) -> list[Path]:
 
 def run(args: argparse.Namespace) -> list[dict]:
     """
-    Evaluates, prints a table, and writes JSON and plots if asked to.
-
-    Returns:
-        `list[dict]`: for each model, level of corruption and combination of inputs, these and what [`evaluate_rows`]
-        gives.
+    Evaluates, prints a table, and writes JSON and plots if asked to. Returns the model, level of corruption, inputs
+    and metrics of each evaluation.
     """
     from modeling_crossfuse.data.rows import load_rows
     from modeling_crossfuse.files import write_whole

@@ -17,7 +17,6 @@ With --dataset, the model's answers before and after are compared with a column 
 import argparse
 import contextlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,9 +35,6 @@ examples:
   with int8 weights, and what that costs in exact match:
     crossfuse export checkpoints/emoji --output emoji-int8 --quantize int8 --dataset data/emoji \\
         --inputs image=picture --target name
-
-exit codes: 0 done, 2 a wrong argument, model or data set, or an export that differs from the model (one line on
-standard error says which)
 """
 
 
@@ -65,16 +61,11 @@ def parse_args(parser: Parser, argv: list[str]) -> argparse.Namespace:
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A folder to write into, which becomes `path` at the end, or nothing if there is an error."""
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)  # mkdtemp lets nobody else read it
-        temporary.replace(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as work:
+        folder = Path(work, path.name)
+        folder.mkdir()
+        yield folder
+        folder.replace(path)
 
 
 def export_graphs(model, processor, folder: Path, format: str):
@@ -137,12 +128,7 @@ def compare_answers(args: argparse.Namespace, rows, models: dict[str, Any], proc
 
 
 def run(args: argparse.Namespace) -> list[dict[str, float]]:
-    """
-    Exports a model.
-
-    Returns:
-        `list[dict[str, float]]`: with `--dataset`, what [`evaluate_rows`] gives of the model and of the exported one.
-    """
+    """Exports a model; with `--dataset`, returns the metrics of the model and of the exported one."""
     import torch
 
     from modeling_crossfuse.data.rows import load_rows

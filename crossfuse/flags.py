@@ -22,13 +22,7 @@ class OneLineErrors:
 
 
 class Parser(OneLineErrors, argparse.ArgumentParser):
-    """
-    The parser of a program's command line.
-
-    Args:
-        name (`str`): the program's name.
-        description, epilog (`str`): texts of `--help`, whose lines stay as they are.
-    """
+    """The parser of a program's command line. The lines of its description and epilog stay as they are."""
 
     def __init__(self, name: str, description: str = "", epilog: str = "", **settings):
         super().__init__(
@@ -86,16 +80,7 @@ def file_to_write(path: str) -> str:
 
 
 def parse_mapping(pairs: Mapping[str, str] | Iterable[str] | None) -> dict[str, str]:
-    """
-    Modalities and what belongs to each, as a command line or a recipe gives them.
-
-    Args:
-        pairs (`list[str]`, `dict[str, str]`, *optional*): such as `["image=photo", "audio=speech"]`; a `dict` stays
-            as it is, and None becomes an empty one.
-
-    Raises:
-        ValueError: if one is not of the form `modality=value`, or a modality comes twice.
-    """
+    """`["image=photo", "audio=speech"]` as a `dict`. A `dict` stays as it is, and None becomes an empty one."""
     if pairs is None or isinstance(pairs, Mapping):
         return dict(pairs or {})
     mapping = {}
@@ -119,13 +104,7 @@ def add_dataset_arguments(
     parser.add_argument("--dataset", required=required, help="data set: its folder, or its id on the Hub")
     parser.add_argument("--dataset_config", metavar="NAME", help="configuration of the data set, if it has several")
     parser.add_argument("--split", default="test", help="split of the data set (default: test)")
-    parser.add_argument(
-        "--inputs",
-        nargs="+",
-        required=required,
-        metavar="MODALITY=COLUMN",
-        help=inputs,
-    )
+    parser.add_argument("--inputs", nargs="+", required=required, metavar="MODALITY=COLUMN", help=inputs)
     if has_target:
         parser.add_argument(
             "--target", required=required, metavar="COLUMN", help="column of the right answers, such as names.fr"

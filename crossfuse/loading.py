@@ -33,21 +33,7 @@ def silence_transformers():
 
 
 def load_model(name_or_path: str, device: str | None = None, dtype: str = "auto"):
-    """
-    A saved model and its processor.
-
-    Args:
-        name_or_path (`str`): a folder, or an id on the Hub.
-        device (`str`, *optional*): defaults to a GPU where there is one.
-        dtype (`str`, defaults to `"auto"`): `"float32"`, `"bfloat16"`, `"float16"`, or what
-            [`loading_dtype`] chooses.
-
-    Returns:
-        The model, in evaluation mode, and the processor.
-
-    Raises:
-        OSError, ValueError: if they can't be loaded; the message says why.
-    """
+    """A saved model, in evaluation mode, and its processor. With the dtype `"auto"`, [`loading_dtype`] chooses."""
     silence_transformers()
     check_exists("model", name_or_path)
     place = find_device(device)
@@ -72,15 +58,7 @@ def find_device(name: str | None) -> torch.device:
 
 
 def load_config(name_or_path: str) -> PreTrainedConfig:
-    """
-    The config of a saved model, or a ready one.
-
-    Args:
-        name_or_path (`str`): a folder, an id on the Hub, or the name of a ready configuration, such as `tiny`.
-
-    Raises:
-        OSError: if there is none; the message names it, which transformers' own may not.
-    """
+    """The config of a folder, of an id on the Hub, or of a ready configuration. An error names it."""
     try:
         return AutoConfig.from_pretrained(ready_config(name_or_path))
     except OSError as error:
@@ -91,15 +69,8 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
 
 def read_input(kind: str, value: str) -> Any:
     """
-    One modality's value, as the processor takes it.
-
-    Args:
-        kind (`str`): the modality's kind.
-        value (`str`): text itself, or the path of a file: an image, audio or video, numbers (`.npy`), or a series
-            (`.npy`, or `.csv` with one line per step).
-
-    Raises:
-        ValueError: if there is no such file, or it holds no numbers.
+    One modality's value, as the processor takes it. `value` is text itself, or the path of a file: an image, audio or
+    video, numbers (`.npy`), or a series (`.npy`, or `.csv` with one line per step).
     """
     if kind == "text":
         return value

@@ -26,44 +26,29 @@ programs:
 {programs}
 
 `crossfuse PROGRAM --help` has the flags and examples of each.
-
-exit codes: 0 done, 2 a wrong argument, file, model or data set (one line on standard error says which)
 """
+
+EXIT_CODES = "\nexit codes: 0 done, 2 something is wrong (one line on standard error says what), 130 interrupted\n"
 
 
 def run(argv: list[str]) -> Any:
-    """
-    Runs a program.
-
-    Args:
-        argv (`list[str]`): the program's name and its arguments.
-
-    Returns:
-        What the program made, such as the answers or the path of a folder.
-
-    Raises:
-        ImportError, OSError, TypeError, ValueError: if an argument, a file, the model or the data is wrong.
-    """
+    """Runs the program that `argv` begins with, and returns what it made, such as its answers. Errors are raised."""
     programs = "\n".join(f"  {name:<10}{does}" for name, (does, _) in PROGRAMS.items())
-    parser = Parser("crossfuse", "Models that fuse any mix of modalities.", EPILOG.format(programs=programs))
+    parser = Parser(
+        "crossfuse", "Models that fuse any mix of modalities.", EPILOG.format(programs=programs) + EXIT_CODES
+    )
     parser.add_argument("program", metavar="PROGRAM", choices=PROGRAMS, help="one of those below")
     parser.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="of the program")
     args = parser.parse_args(argv or ["--help"])
     program = importlib.import_module(f".{args.program}", __package__)
-    parser = Parser(f"crossfuse {args.program}", program.__doc__, program.EPILOG)
-    return program.run(program.parse_args(parser, args.arguments))
+    parser = Parser(f"crossfuse {args.program}", program.__doc__, program.EPILOG + EXIT_CODES)
+    args = program.parse_args(parser, args.arguments)
+    importlib.import_module("modeling_crossfuse")  # before transformers: it keeps other libraries' messages back
+    return program.run(args)
 
 
 def main(argv: list[str] | None = None):
-    """
-    The console command.
-
-    Args:
-        argv (`list[str]`, *optional*): the program's name and its arguments; those of the process by default.
-
-    Raises:
-        SystemExit: with code 2 if something is wrong, and with 130 if the program was interrupted.
-    """
+    """The console command: runs a program, and ends the process with 2 and one line if something is wrong."""
     argv = sys.argv[1:] if argv is None else argv
     name = argv[0] if argv and argv[0] in PROGRAMS else None
     with ends_in_one_line(f"crossfuse {name}" if name else "crossfuse", extra=PROGRAMS[name][1] if name else None):

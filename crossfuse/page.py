@@ -63,7 +63,7 @@ def read_sample(config, values: Sequence[str | None]) -> dict[str, Any]:
 
 
 def check_length(name: str, kind: str, value: Any):
-    """Refuses what would keep the machine busy for long; other limits are those of the upload and of pictures."""
+    """Refuses what would keep the machine busy for long; other limits are those of the upload and of images."""
     if kind == "text":
         length, limit, unit = len(value), MAX_LETTERS, "letters"
     elif kind == "audio":
@@ -102,23 +102,14 @@ def read_answer(model, processor, batch, explanation) -> str | dict[str, float]:
 def draw(explanation, sample: dict[str, Any], processor) -> Image.Image:
     with tempfile.TemporaryDirectory() as folder:
         path = plot_explanation(explanation, sample, processor, Path(folder, "explanation.png"))
-        with Image.open(path) as picture:
-            return picture.copy()
+        with Image.open(path) as image:
+            return image.copy()
 
 
 def respond(model, processor, *values: str | None) -> Iterator[tuple[Any, dict[str, float], Image.Image | None]]:
     """
-    Answers; the explanation's picture takes longer and comes second.
-
-    Args:
-        model, processor: as [`load_model`] gives them.
-        values (`str`, *optional*): of each modality, in the config's order: a text or a path.
-
-    Yields:
-        The answer, the share of each modality that was given, and the picture or None.
-
-    Raises:
-        gr.Error: if nothing is given, or a value is not what the model takes.
+    Yields the answer, the share of each modality that was given, and None; then, which takes longer, the same with the
+    drawing of the explanation. `values` are those of the modalities in the config's order: texts and paths.
     """
     try:
         sample = read_sample(model.config, values)
@@ -151,20 +142,9 @@ def answer_component(model):
 
 
 def build_page(model, processor, examples: Sequence[Sequence[str | None]] = ()) -> "gr.Blocks":
-    """
-    The page of a model.
-
-    Args:
-        model ([`CrossFuseForConditionalGeneration`] or [`CrossFuseForSequenceClassification`]): the model.
-        processor ([`CrossFuseProcessor`]): the model's.
-        examples (`Sequence[Sequence[str | None]]`, *optional*): samples to click on: texts and paths, in the order of
-            the model's modalities.
-
-    Returns:
-        `gr.Blocks`: to be launched.
-    """
+    """The page of a model. `examples` are samples to click on: texts and paths, in the order of its modalities."""
     modalities = model.config.modalities
-    # Uploads and pictures are deleted after an hour.
+    # Uploads and drawings are deleted after an hour.
     with gr.Blocks(title="CrossFuse", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(
             f"# CrossFuse\nGive any of **{', '.join(modalities)}**, leave the others empty, and see what the model "
@@ -180,13 +160,13 @@ def build_page(model, processor, examples: Sequence[Sequence[str | None]] = ()) 
                 if examples:
                     gr.Examples(list(map(list, examples)), fields)
         gr.Markdown("### Where the answer came from")
-        picture = gr.Image(show_label=False, format="png", buttons=["download", "fullscreen"], elem_id="explanation")
+        drawing = gr.Image(show_label=False, format="png", buttons=["download", "fullscreen"], elem_id="explanation")
         # One at a time: an explanation changes the model's attention while it lasts.
         gr.on(
             [button.click, *(field.submit for field in fields if isinstance(field, gr.Textbox))],
             partial(respond, model, processor),
             fields,
-            [answer, shares, picture],
+            [answer, shares, drawing],
             api_name="answer",
             concurrency_limit=1,
         )
@@ -209,14 +189,7 @@ def demo_examples(data: str, modalities: Sequence[str], folder: Path) -> list[li
 
 
 def serve(model, processor, data: str | None, **settings):
-    """
-    Serves a model's page until the process is stopped.
-
-    Args:
-        model, processor: as [`load_model`] gives them.
-        data (`str`, *optional*): the demo's data set, for examples to click on.
-        settings: what gradio's `launch` takes.
-    """
+    """Serves a model's page until the process is stopped. `data` is the demo's data set, for examples to click on."""
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow refuses twice as many
     with tempfile.TemporaryDirectory() as folder:
         examples = [] if data is None else demo_examples(data, list(model.config.modalities), Path(folder))

@@ -32,8 +32,6 @@ examples:
   every image of a data set, the answers as lines of JSON in a file:
     crossfuse predict checkpoints/emoji --dataset data/emoji --split test --inputs image=picture \\
         --question "name in French" --output answers.jsonl
-
-exit codes: 0 done, 2 a wrong argument, file, model or data set (one line on standard error says which)
 """
 
 

@@ -23,8 +23,6 @@ examples:
     crossfuse push checkpoints/emoji me/emoji
   a private one, on a branch:
     crossfuse push outputs/photos me/photos --private --revision experiment
-
-exit codes: 0 done, 2 a wrong argument or folder, or a push that failed (one line on standard error says which)
 """
 
 # What a card's example loads, up to where from.

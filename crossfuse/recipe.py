@@ -138,18 +138,11 @@ def _parse_json(name: str, value: Any) -> dict[str, Any] | None:
 
 @dataclass
 class TrainFlags:
-    """
-    What the command line of `crossfuse train` and its recipe say.
+    """What the command line of `crossfuse train` and its recipe say."""
 
-    Args:
-        own (`dict[str, Any]`): those fields of [`RecipeArguments`] that are given.
-        files (`list[tuple[str, dict[str, Any]]]`): the recipe's path and keys, and those of each of its bases.
-        others (`list[str]`): arguments that are not the recipe's own; they are for `Seq2SeqTrainingArguments`.
-    """
-
-    own: dict[str, Any]
-    files: list[tuple[str, dict[str, Any]]]
-    others: list[str]
+    own: dict[str, Any]  # those fields of `RecipeArguments` that are given
+    files: list[tuple[str, dict[str, Any]]]  # paths and keys: of the recipe, and of each of its bases
+    others: list[str]  # arguments for `Seq2SeqTrainingArguments`
 
     def settings(self) -> dict[str, Any]:
         """All keys of the recipe, where the first of its files wins."""
@@ -179,17 +172,7 @@ def _read_bool(text: str) -> bool:
 
 
 def parse_flags(argv: list[str], parser: argparse.ArgumentParser | None = None) -> TrainFlags:
-    """
-    Reads `[recipe] --flag value ...`, without any heavy import.
-
-    Args:
-        argv (`list[str]`): the command line without the program's name.
-        parser (`argparse.ArgumentParser`, *optional*): one that may have other flags.
-
-    Raises:
-        ValueError: if the recipe is no YAML or no mapping, or a flag has a wrong value.
-        FileNotFoundError: if there is no such recipe.
-    """
+    """Reads `[recipe] --flag value ...`, without any heavy import. The parser may have other flags."""
     parser = parser or Parser("crossfuse train", allow_abbrev=False)
     add_recipe_arguments(parser)
     flags = TrainFlags({}, [], [])

@@ -40,8 +40,6 @@ examples:
     accelerate launch -m crossfuse train emoji
   going on after an interruption:
     crossfuse train emoji --resume_from_checkpoint last
-
-exit codes: 0 done, 2 a wrong argument, recipe, model or data set (one line on standard error says which)
 """
 
 # What of `TrainingArguments` a reader of a model card wants to know.
@@ -107,14 +105,14 @@ def make_compute_metrics(recipe, arguments, model, processor):
 
 def resume_point(arguments) -> str | None:
     """The checkpoint to go on from: `last` stands for the newest in the output folder."""
-    if arguments.resume_from_checkpoint in ("last", "true", "True"):
-        from transformers.trainer_utils import get_last_checkpoint
+    from transformers.trainer_utils import get_last_checkpoint
 
-        checkpoint = get_last_checkpoint(arguments.output_dir)
-        if checkpoint is None:
-            raise ValueError(f"`resume_from_checkpoint`: there is no checkpoint in {arguments.output_dir}")
-        return checkpoint
-    return arguments.resume_from_checkpoint
+    if arguments.resume_from_checkpoint not in ("last", "true", "True"):
+        return arguments.resume_from_checkpoint
+    checkpoint = get_last_checkpoint(arguments.output_dir)
+    if checkpoint is None:
+        raise ValueError(f"`resume_from_checkpoint`: there is no checkpoint in {arguments.output_dir}")
+    return checkpoint
 
 
 def end_processes(trainer):
@@ -129,18 +127,14 @@ def end_processes(trainer):
 
 
 def run(args: argparse.Namespace) -> str | None:
-    """
-    Trains, evaluates, and saves model, processor and model card.
-
-    Returns:
-        `str`: the folder they were saved in.
-    """
+    """Trains, evaluates, and saves model, processor and model card; returns the folder they were saved in."""
     import transformers
 
     from modeling_crossfuse.data.rows import load_rows
     from modeling_crossfuse.training.building import add_lora, build_model, cache_rows, make_collators, number_labels
     from modeling_crossfuse.training.trainer import CrossFuseTrainer
 
+    from .loading import load_config
     from .training_arguments import TrainerParser, describe_precision, read_arguments
 
     if args.help_trainer:
@@ -152,6 +146,7 @@ def run(args: argparse.Namespace) -> str | None:
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     transformers.set_seed(arguments.seed)
     checkpoint = resume_point(arguments)
+    load_config(recipe.model)  # if there is none, this says so before the data is read
     rows = load_rows(recipe.dataset, recipe.train_split, recipe.max_train_samples, recipe.dataset_config)
     eval_rows = None
     if recipe.eval_split:

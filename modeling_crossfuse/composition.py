@@ -44,8 +44,7 @@ def _find(
     settings = {
         "kind": source.kind or infer_kind(model, source.where),
         "encoder": copy.deepcopy(model.config),
-        "source": _origin(source),
-        "revision": _commit(source, hub),
+        **_origin(source, hub),
         **defaults,
         **source.settings,
     }
@@ -53,22 +52,19 @@ def _find(
     return find_encoder(model, config, source.where)
 
 
-def _origin(source: EncoderSource) -> str | None:
-    """The id or the folder of an encoder, without where the folder is on this machine."""
+def _origin(source: EncoderSource, hub: dict[str, Any]) -> dict[str, Any]:
+    """The id of an encoder and its commit, as the cache names it, or the name of its folder."""
     name = source.name_or_path
-    return os.path.basename(name.rstrip(os.sep)) if name is not None and os.path.isabs(name) else name
-
-
-def _commit(source: EncoderSource, hub: dict[str, Any]) -> str | None:
-    """The commit on the Hub that an encoder was loaded from, as the cache names it."""
-    name = source.name_or_path
-    if name is None or os.path.isdir(name):
-        return None
+    if name is None:
+        return {}
+    if os.path.isabs(name):  # where the folder is on this machine is nobody's business
+        return {"source": os.path.basename(name.rstrip(os.sep))}
     cache = {"cache_dir": hub.get("cache_dir"), "local_files_only": True}
     try:
-        return extract_commit_hash(cached_file(name, "config.json", revision=source.revision, **cache), None)
+        commit = extract_commit_hash(cached_file(name, "config.json", revision=source.revision, **cache), None)
     except OSError:
-        return source.revision
+        commit = source.revision
+    return {"source": name, "revision": commit}
 
 
 def _read_dtype(dtype: torch.dtype | str) -> torch.dtype:

@@ -20,8 +20,6 @@ from .made_up import made_up_values
 # What the models of transformers call the mask of each kind, the more specific name first.
 MASK_ARGUMENTS = {
     "text": ("attention_mask",),
-    "image": (),
-    "video": (),
     "audio": ("attention_mask", "input_features_mask", "feature_attention_mask", "padding_mask", *LENGTHS_ARGUMENTS),
 }
 # Orders in which encoders take the dimensions of their values.
@@ -41,8 +39,7 @@ _LAYOUTS = {
 }
 # Sizes for encoders that do not declare any. Many sizes of the chunks that an encoder may work in divide these numbers
 # of frames and of samples.
-_USUAL_MEL_BINS = (80, 128)
-_USUAL_FRAMES = (256, 1_600)
+_USUAL_MEL_BINS, _USUAL_FRAMES = (80, 128), (256, 1_600)
 _USUAL_SIZES = {"length": 16, "one": 1, "samples": 9_600}
 # How many of the reasons why an encoder could not be called an error message gives: those of what fits best.
 _REASONS = 4
@@ -56,9 +53,8 @@ class DecoderError(ValueError):
 
 def parameters_of(encoder: nn.Module | type[PreTrainedModel]) -> dict[str, inspect.Parameter]:
     """The arguments of an encoder's `forward`, by name, without `self`."""
-    parameters = dict(inspect.signature(encoder.forward).parameters)
-    parameters.pop("self", None)  # of a class
-    return parameters
+    parameters = inspect.signature(encoder.forward).parameters
+    return {name: parameter for name, parameter in parameters.items() if name != "self"}  # which a class has
 
 
 def _has_cache(encoder: nn.Module) -> bool:
@@ -132,7 +128,7 @@ def _mask_arguments(encoder: nn.Module, kind: str) -> list[str | None]:
     """The argument that may take the mask, if any, and None."""
     if getattr(encoder.config, "feat_extract_norm", None) == "group":
         return [None]  # it was trained without a mask, since its norm is over all positions, padding included
-    return [*[name for name in MASK_ARGUMENTS[kind] if name in parameters_of(encoder)][:1], None]
+    return [*[name for name in MASK_ARGUMENTS.get(kind, ()) if name in parameters_of(encoder)][:1], None]
 
 
 def _batches(config: CrossFuseWrappedEncoderConfig) -> list[bool]:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tokenizer, image or video processor, or feature extractor that an encoder was trained with."""
 
+import contextlib
 import copy
 import json
 from typing import Any
@@ -169,21 +170,16 @@ def _without_patches(image_processor: Any, config: PreTrainedConfig) -> ViTImage
 def _load_video_processor(source: EncoderSource, config: PreTrainedConfig, hub: dict[str, Any]) -> dict[str, Any]:
     number = next((getattr(config, name) for name in ("num_frames", "frames_per_clip") if hasattr(config, name)), None)
     frames = {} if number is None else {"num_frames": number}
-    own = _find_video_processor(source, hub)
+    own = source.processors.get("video_processor")
+    if own is None and source.name_or_path is not None and is_torchvision_available():
+        # An encoder of images, or an older one, has none: its image processor does for frames.
+        with contextlib.suppress(OSError, ValueError):
+            own = AutoVideoProcessor.from_pretrained(source.name_or_path, **hub)
     if own is not None:
         video = np.zeros((4, 3, 64, 64), dtype=np.uint8)
         if pixel_values(own([video], do_sample_frames=False, return_tensors="pt"))[0].ndim == 4:  # not patches
             return {"video_processor": own, **frames}
     return {**_load_image_processor(source, config, hub), **frames}
-
-
-def _find_video_processor(source: EncoderSource, hub: dict[str, Any]) -> Any:
-    if source.name_or_path is None or not is_torchvision_available():
-        return None
-    try:
-        return AutoVideoProcessor.from_pretrained(source.name_or_path, **hub)
-    except (OSError, ValueError):  # an encoder of images, or an older one: its image processor does for frames
-        return None
 
 
 def _load_feature_extractor(source: EncoderSource, config: PreTrainedConfig, hub: dict[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def _values_argument(encoder: nn.Module | type[PreTrainedModel], kind: str) -> s
         for name, parameter in parameters.items()
         if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
     }
-    lacking = required - {argument, *MASK_ARGUMENTS[kind], *grid_arguments}
+    lacking = required - {argument, *MASK_ARGUMENTS.get(kind, ()), *grid_arguments}
     return None if lacking or any(name.startswith("decoder_") for name in parameters) else argument
 
 
@@ -161,9 +161,9 @@ def infer_kind(model: PreTrainedModel | type[PreTrainedModel] | None, where: str
 def encoder_class(config: PreTrainedConfig, architecture: str) -> type[nn.Module]:
     """The class of an encoder, by its name, among the models that stand beside its config's class."""
     classes = MODEL_MAPPING.get(type(config), ())
-    for found in classes if isinstance(classes, tuple) else (classes,):
-        if found.__name__ == architecture:
-            return found
+    classes = {found.__name__: found for found in (classes if isinstance(classes, tuple) else (classes,))}
+    if architecture in classes:
+        return classes[architecture]
     package, _, configuration = type(config).__module__.rpartition(".")
     for name in _modeling_modules(package, configuration):
         found = getattr(importlib.import_module(f"{package}.{name}".lstrip(".")), architecture, None)

@@ -53,7 +53,7 @@ print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "[]\n")
     assert done.stdout.startswith(f"usage: crossfuse{' ' + program if program else ''} ")
-    assert "exit codes: 0 done, 2 a wrong argument" in done.stdout and "%(default)" not in done.stdout
+    assert "exit codes: 0 done, 2 something is wrong" in done.stdout and "%(default)" not in done.stdout
     assert program is None or f"\n    crossfuse {program} " in done.stdout
 
 

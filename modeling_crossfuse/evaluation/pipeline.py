@@ -51,13 +51,9 @@ class CrossFusePipeline(Pipeline):
     - [`CrossFuseForRetrieval`]: `projection_dim` floats or, given candidates, `[{"label": ..., "score": float},
       ...]`, the best first.
 
-    Load it by `pipeline("crossfuse", model="folder or Hub id")`, or with the objects
-    `pipeline("crossfuse", model=model, processor=processor)`.
-
-    Args:
-        model ([`CrossFusePreTrainedModel`]): one of those above.
-        processor ([`CrossFuseProcessor`]): the model's processor.
-        kwargs: those of every [`~transformers.Pipeline`], and of a call, as its defaults.
+    Load it by `pipeline("crossfuse", model="folder or Hub id")`, or with the objects, `pipeline("crossfuse",
+    model=model, processor=processor)`. Its other arguments are those of every [`~transformers.Pipeline`], and those of
+    a call, as its defaults.
 
     Raises:
         TypeError: if the model is none of those above.

@@ -269,7 +269,7 @@ def _position_values(game: Game, name: str, max_positions: int, num_orders: int)
     spec = next(spec for spec in specs if spec.name == given.name)
     pieces = Pieces(given, spec.layout, max_positions)
     values = game.position_values(name, pieces, num_orders)
-    tokens = given.values[0, : pieces.length].cpu() if spec is specs[0] and "length" in pieces.edges else None
+    tokens = given.values[0, : pieces.length].cpu() if spec.is_tokens else None
     return PositionValues(values[:-1], values[-1], pieces.edges, tokens)
 
 

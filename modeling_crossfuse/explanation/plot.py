@@ -42,11 +42,8 @@ def plot_explanation(
         sample (`dict[str, Any]`): modality to the raw value that the processor was given. The plot assumes that the
             processor resized images without cropping them.
         processor ([`CrossFuseProcessor`]): the model's.
-        path (`str` or `Path`): the PNG file, written whole or not at all. Its folder must exist.
+        path (`str` or `Path`): the PNG file, written whole or not at all, which is returned. Its folder must exist.
         title (`str`, *optional*): the answer by default.
-
-    Returns:
-        `Path`: the file.
 
     Raises:
         ImportError: if matplotlib is not installed.

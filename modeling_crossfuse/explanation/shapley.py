@@ -46,12 +46,8 @@ def shapley_weights(coalitions: torch.Tensor) -> torch.Tensor:
 
 class Pieces:
     """
-    One sample's values of a modality, cut into positions that can be left out.
-
-    Args:
-        given ([`ModalityInputs`]): values and mask of one sample.
-        layout (`tuple[str, ...]`): the names of the values' dimensions after the batch.
-        max_positions (`int`): how many positions there are at most; each image is at least one.
+    One sample's values of a modality, cut into at most `max_positions` positions that can be left out; each image is
+    at least one. `layout` names the values' dimensions after the batch.
     """
 
     def __init__(self, given: ModalityInputs, layout: tuple[str, ...], max_positions: int):

@@ -96,9 +96,7 @@ class DecoderGraph(nn.Module):
         input_ids, memory_mask = inputs["input_ids"], inputs["encoder_attention_mask"]
         names = ("decoder.key", "decoder.value", "encoder.key", "encoder.value")
         layers = range(len(self.decoder.layers))
-        cache = EncoderDecoderCache(
-            [[inputs[f"past_key_values.{layer}.{name}"] for name in names] for layer in layers]
-        )
+        cache = EncoderDecoderCache([[inputs[f"past_key_values.{i}.{name}"] for name in names] for i in layers])
         past, new = cache.self_attention_cache.layers[0].keys.shape[2], input_ids.shape[1]
         position_ids = past + torch.arange(new, device=input_ids.device)
         # The decoder takes a mask of four dimensions as it is. To make its own, it would ask whether there is a past.
@@ -135,14 +133,9 @@ def _write_graph(
     graph: nn.Module, example: dict[str, torch.Tensor], lengths: dict[str, int], path: Path
 ) -> dict[str, torch.Tensor]:
     """
-    Writes a graph, for any batch size and, as far as the encoders allow it, for any length, and gives what it makes of
-    the example.
-
-    Args:
-        graph (`nn.Module`): takes and gives a dict of tensors.
-        example (`dict[str, torch.Tensor]`): its inputs, with a batch of at least 2.
-        lengths (`dict[str, int]`): for each input that has a length, the dimension that is one.
-        path (`Path`): the file; its suffix says the format.
+    Writes a graph, which takes and gives a dict of tensors, for any batch size and, as far as the encoders allow it,
+    for any length: `lengths` is the dimension that is one, by name of an input. The example has a batch of at least 2;
+    the outputs for it are returned.
     """
     outputs = graph(example)
     shapes = {name: {0: Dim.DYNAMIC} | ({lengths[name]: Dim.AUTO} if name in lengths else {}) for name in example}

@@ -68,13 +68,13 @@ def make_prompted_images(sizes: Sizes) -> dict[str, torch.Tensor]:
     return {**make_images(sizes), "input_ids": torch.ones(sizes.batch, 2, dtype=torch.long)}
 
 
-def make_sounds(sizes: Sizes) -> dict[str, torch.Tensor]:
+def make_audio(sizes: Sizes) -> dict[str, torch.Tensor]:
     shape = (sizes.batch, sizes.mel_bins, sizes.frames)
     return {"input_features": torch.randn(shape, generator=torch.Generator().manual_seed(2))}
 
 
 def make_spectrograms(sizes: Sizes) -> dict[str, torch.Tensor]:
-    return {"inputs": make_sounds(sizes)["input_features"].transpose(1, 2)}
+    return {"inputs": make_audio(sizes)["input_features"].transpose(1, 2)}
 
 
 def make_questions(sizes: Sizes, image_tokens: int = 0) -> dict[str, torch.Tensor]:
@@ -151,8 +151,8 @@ TASKS = {
         "BLIP": Entrant(BlipForConditionalGeneration, blip, make_prompted_images, train_blip),
     },
     "speech": {
-        **ours(crossfuse_transcriber, make_sounds),
-        "Whisper": Entrant(WhisperForConditionalGeneration, whisper, make_sounds),
+        **ours(crossfuse_transcriber, make_audio),
+        "Whisper": Entrant(WhisperForConditionalGeneration, whisper, make_audio),
         "AST + BERT": Entrant(SpeechEncoderDecoderModel, ast_bert, make_spectrograms),
     },
     "questions": {
@@ -169,7 +169,7 @@ TASKS = {
 # What is not the same, although the parameters agree.
 DIFFERENCES = {
     "captioning": (
-        "the ViT and BLIP's encoder have a class token, and a layer that pools the picture",
+        "the ViT and BLIP's encoder have a class token, and a layer that pools the image",
         "BERT and BLIP have a dense layer before the vocabulary",
         "BLIP scores one token fewer, since it shifts the labels that it is given",
     ),

@@ -12,9 +12,9 @@ from benchmark_models import (
     Contestant,
     Settings,
     build,
+    make_audio,
     make_images,
     make_questions,
-    make_sounds,
     time_steps,
     train_steps,
 )
@@ -29,7 +29,7 @@ ANSWER = 8  # tokens of an answer to a question
 
 
 def measure_missing(sizes: Sizes, settings: Settings) -> dict:
-    """A step of training where samples have an image and a sound, and where each has either; and at longer inputs."""
+    """A step of training where samples have an image and audio, and where each has either; and at longer inputs."""
     longer = replace(sizes, image_size=2 * sizes.image_size, frames=4 * sizes.frames)
     rows = {**measure_pairs(sizes, settings), **measure_pairs(longer, settings)}
     return describe("training step", sizes, settings, rows)
@@ -54,7 +54,7 @@ def measure_pairs(sizes: Sizes, settings: Settings) -> dict[str, dict]:
 
 
 def make_pair(fusion: str, missing: bool, sizes: Sizes, settings: Settings) -> Contestant:
-    """Images and sounds; where half of the values are `missing`, samples have either in turn."""
+    """Images and audio; where half of the values are `missing`, samples have either in turn."""
     modalities = {
         "image": {"image_size": sizes.image_size, "patch_size": sizes.patch_size},
         "audio": {"num_mel_bins": sizes.mel_bins, "num_conv_layers": 1},
@@ -62,7 +62,7 @@ def make_pair(fusion: str, missing: bool, sizes: Sizes, settings: Settings) -> C
     present = torch.ones(sizes.batch, 2, dtype=torch.long)
     if missing:
         present[::2, 0] = present[1::2, 1] = 0
-    inputs = {**make_images(sizes), **make_sounds(sizes), "modality_mask": present}
+    inputs = {**make_images(sizes), **make_audio(sizes), "modality_mask": present}
     return build(crossfuse(sizes, modalities, fusion={"type": fusion}), inputs, sizes, settings)
 
 

@@ -258,8 +258,8 @@ def run(argv: list[str] | None) -> list[dict]:
     if args.output is not None:
         write_whole(args.output, json.dumps({**vars(args), "results": results}) + "\n")
         curves = {method: accuracy_by_size(results, method, len(views)) for method in args.methods}
-        picture = plot_curves(curves, Path(args.output).with_suffix(".png"), "accuracy", "views given")
-        print(f"written to {args.output} and {picture}")
+        drawing = plot_curves(curves, Path(args.output).with_suffix(".png"), "accuracy", "views given")
+        print(f"written to {args.output} and {drawing}")
     return results
 
 

@@ -13,9 +13,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-Compares CrossFuse with transformers' VisionEncoderDecoderModel (ViT + BERT, ViT + GPT-2) at naming pictures.
+Compares CrossFuse with transformers' VisionEncoderDecoderModel (ViT + BERT, ViT + GPT-2) at naming images.
 
-Each model starts from random weights and trains for the same time, on the same pictures at the same size, with the
+Each model starts from random weights and trains for the same time, on the same images at the same size, with the
 same augmentation, tokenizer, batch size, label smoothing, optimizer and number of parameters, in the same loop.
 CrossFuse adds what its recipe has: the classifier of the answers, which only trains and is not counted, and learning
 rates of parts. The learning rate follows the share of the time that has passed: up in a line, then down in a line to
@@ -202,7 +202,7 @@ def parse_rate(text: str) -> float:
 
 class Task:
     """
-    Pictures to name: what all models share.
+    Images to name: what all models share.
 
     Args:
         args (`argparse.Namespace`): the command line.
@@ -266,7 +266,7 @@ class Task:
 
 
 def image_rates(rates: dict[str, float]) -> dict[str, float]:
-    """Learning rates of parts, without those of encoders that a model of pictures alone does not have."""
+    """Learning rates of parts, without those of encoders that a model of images alone does not have."""
     return {
         part: rate
         for part, rate in rates.items()
@@ -275,7 +275,7 @@ def image_rates(rates: dict[str, float]) -> dict[str, float]:
 
 
 def image_only(config: CrossFuseConfig, vocab_size: int) -> CrossFuseConfig:
-    """The config of the same model with pictures alone and another vocabulary."""
+    """The config of the same model with images alone and another vocabulary."""
     settings = config.to_dict()
     settings["modalities"] = {"image": {**settings["modalities"]["image"], "modality_dropout": 0.0}}
     settings["decoder"]["vocab_size"] = vocab_size

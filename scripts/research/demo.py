@@ -60,7 +60,7 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         "--recipe", default="configuration/recipes/emoji_demo.yaml", help="what to train (default: %(default)s)"
     )
     parser.add_argument(
-        "--output_dir", default="outputs/emoji-demo", help="folder for model and picture (default: %(default)s)"
+        "--output_dir", default="outputs/emoji-demo", help="folder for model and answers.png (default: %(default)s)"
     )
     parser.add_argument("--split", default="test", help="split to evaluate on and to show (default: test)")
     parser.add_argument("--num_samples", type=int, metavar="N", help="evaluate on N samples only (default: all)")
@@ -139,10 +139,10 @@ def ask(model, processor, row: dict, inputs: dict[str, str], question: str | Non
 
 
 def ask_some(model, processor, rows, recipe: RecipeArguments, count: int = 12) -> list[dict]:
-    """Answers about rows from all over the split: to all inputs or the picture alone, every fourth with a question."""
+    """Answers about rows from all over the split: to all inputs or the image alone, every fourth with a question."""
     image = next((name for name in recipe.inputs if model.config.modalities[name].kind == "image"), None)
     if image is None:
-        raise ValueError("the demo shows pictures, but the recipe has no input of kind image")
+        raise ValueError("the demo shows images, but the recipe has no input of kind image")
     questions = list(recipe.questions or {})
     samples = []
     for index in range(min(count, len(rows))):
@@ -208,8 +208,8 @@ def run(argv: list[str] | None) -> list[dict]:
     print(answers_table(samples))
 
     say(4, "Drawing the answers", "some seconds")
-    picture = plot_answers(samples, Path(args.output_dir, "answers.png"))
-    print(f"the model, its processor and its card (README.md) are in {args.output_dir}\nthe picture is {picture}")
+    drawing = plot_answers(samples, Path(args.output_dir, "answers.png"))
+    print(f"the model, its processor and its card (README.md) are in {args.output_dir}\nthe answers are in {drawing}")
     return samples
 
 
@@ -221,7 +221,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
         argv (`list[str]`, *optional*): the command line without the program's name; that of the process by default.
 
     Returns:
-        `list[dict]`: the samples on the picture, as [`plot_answers`] takes them.
+        `list[dict]`: the samples that are drawn, as [`plot_answers`] takes them.
     """
     silence_transformers()
     with ends_in_one_line("demo.py"):

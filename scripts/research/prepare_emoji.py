@@ -14,7 +14,7 @@
 """
 Builds the emoji data set (`data/emoji`): drawings by four artists, names in twelve languages and spoken names.
 
-The pictures come from four `@iconify-json` packages, the names and keywords from `emojibase-data` and the licence
+The images come from four `@iconify-json` packages, the names and keywords from `emojibase-data` and the licence
 texts from `spdx-license-list`, all fetched with `npm pack`. The speech is made by `espeak-ng`. One row is one drawing
 of one emoji with one spoken clip of its English name:
 
@@ -89,8 +89,8 @@ SPEEDS = (130, 190)  # words per minute
 PITCHES = (30, 70)  # espeak-ng's scale of 0 to 99
 
 EMOJI_COUNT = 1377
-PICTURE_SIZE = 64
-PICTURE_COLOURS = 64
+IMAGE_SIZE = 64
+IMAGE_COLOURS = 64
 SAMPLING_RATE = 16000
 SILENCE = 0.02  # of the peak: quieter samples at either end are cut
 SILENCE_MARGIN = 0.02  # seconds of it that are kept
@@ -175,9 +175,7 @@ LICENSES = {
         None,
     ),
 }
-CHANGES = (
-    f"Changes: rasterised at {PICTURE_SIZE} x {PICTURE_SIZE} pixels on white and reduced to {PICTURE_COLOURS} colours."
-)
+CHANGES = f"Changes: rasterised at {IMAGE_SIZE} x {IMAGE_SIZE} pixels on white and reduced to {IMAGE_COLOURS} colours."
 
 
 @dataclass
@@ -205,7 +203,7 @@ class Plan:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Build the emoji data set (pictures, names, speech) from npm packages and espeak-ng."
+        description="Build the emoji data set (images, names, speech) from npm packages and espeak-ng."
     )
     parser.add_argument(
         "--output", type=Path, default=Path("data/emoji"), help="folder of the data set (default: %(default)s)"
@@ -313,7 +311,7 @@ def build_svg(icons: dict, name: str) -> str:
     # A square canvas with a view box of the icon's shape: what is not square is centred, not stretched.
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'width="{PICTURE_SIZE}" height="{PICTURE_SIZE}" viewBox="0 0 {width} {height}">{body}</svg>'
+        f'width="{IMAGE_SIZE}" height="{IMAGE_SIZE}" viewBox="0 0 {width} {height}">{body}</svg>'
     )
 
 
@@ -375,10 +373,10 @@ def draw_validation(emoji: list[Emoji], share: float, seed: int) -> set[tuple[st
 def rasterise(svg: str) -> bytes:
     """An SVG document as a palette PNG on white."""
     drawing = PILImage.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True))))
-    canvas = PILImage.new("RGBA", (PICTURE_SIZE, PICTURE_SIZE), "white")
+    canvas = PILImage.new("RGBA", (IMAGE_SIZE, IMAGE_SIZE), "white")
     canvas.alpha_composite(drawing.convert("RGBA"))
     buffer = io.BytesIO()
-    canvas.convert("RGB").quantize(PICTURE_COLOURS).save(buffer, format="PNG", optimize=True)
+    canvas.convert("RGB").quantize(IMAGE_COLOURS).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 
@@ -565,7 +563,7 @@ def check_row(row: dict):
     label = f"{row['emoji']} by {row['artist']}"
     check(all(value not in (None, "", []) for value in row.values()), f"a field of {label} is empty")
     check(all(row["names"].values()), f"a name of {label} is empty")
-    check(row["picture"].size == (PICTURE_SIZE, PICTURE_SIZE), f"the picture of {label} has the wrong size")
+    check(row["picture"].size == (IMAGE_SIZE, IMAGE_SIZE), f"the picture of {label} has the wrong size")
     check(row["picture"].convert("L").getextrema()[0] < 255, f"the picture of {label} is all white")
     samples, rate = soundfile.read(io.BytesIO(row["speech"]["bytes"]))
     check(rate == SAMPLING_RATE and samples.ndim == 1, f"the speech of {label} has the wrong format")

@@ -33,7 +33,7 @@ from transformers.utils import is_timm_available
 VOCABULARY = 128
 VOCABULARY_MAP = {"<image>": 100, "<|image|>": 101, "<|extra_200|>": 102, "IMGIMGAZ": 103}
 VOCABULARY_MAP["<|visual token 000000|>"] = 104
-PICTURE = 64
+IMAGE_SIZE = 64
 EXPERTS = 4
 QUERIES = 8
 SIDE = 4
@@ -171,7 +171,7 @@ class Shrinking:
         return min(value, EXPERTS // 2) if self.level.experts and is_int(value) else value
 
     def queries(self, value: Any) -> Any:
-        """Of detectors, which choose so many from the positions of a picture."""
+        """Of detectors, which choose so many from the positions of an image."""
         return min(value, QUERIES) if is_int(value) else value
 
     def side(self, value: Any) -> Any:
@@ -305,7 +305,7 @@ def shrink_config(config: PreTrainedConfig, shrinking: Shrinking) -> PreTrainedC
         if name not in usual or not same(small, usual[name]):
             changed[name] = small
     if isinstance(usual.get("image_size"), int) and not any("patch" in name for name in usual):
-        changed["image_size"] = PICTURE  # convolutions take any; numbers of patches other fields may count on
+        changed["image_size"] = IMAGE_SIZE  # convolutions take any; numbers of patches other fields may count on
     changed |= shrink_outputs(config, default, shrinking) | shrink_exceptions(config, shrinking) | name_model(config)
     if shrinking.level.complete:
         changed |= complete(config, {**usual, **changed}, shrinking)
