@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each `forward` takes: an argument that nobody would read is an error that names it."""
 
+import functools
+
 import pytest
 import torch
 from transformers.utils import TransformersKwargs
@@ -47,9 +49,16 @@ FLAGS = {
 }
 
 
-def make(model_class):
+@functools.cache
+def model_of(model_class):
     config = tiny_config("text", "image", "wrist", fusion="joint", tie_word_embeddings=False)
-    return tiny_model(config, model_class), tiny_inputs(config)
+    return tiny_model(config, model_class)
+
+
+def make(model_class):
+    """A model, which no test changes, and its inputs."""
+    model = model_of(model_class)
+    return model, tiny_inputs(model.config)
 
 
 def memory_of(model, inputs):
@@ -212,6 +221,7 @@ def test_logits_to_keep_and_labels():
 def test_generate_computes_the_logits_of_the_last_position_alone(options):
     model, inputs = make(CrossFuseForConditionalGeneration)
     lengths = []
-    model.lm_head.register_forward_hook(lambda module, args, output: lengths.append(output.shape[1]))
+    handle = model.lm_head.register_forward_hook(lambda module, args, output: lengths.append(output.shape[1]))
     model.generate(**inputs, decoder_input_ids=tiny_labels(2, 4), max_new_tokens=3, min_new_tokens=3, **options)
+    handle.remove()
     assert lengths == [1, 1, 1]

@@ -87,7 +87,12 @@ def flags_of(data: Path, encoders: dict[str, str], **others) -> dict:
 
 
 @pytest.mark.parametrize(
-    "others", [{}, {"cache_inputs": True}, {"dataloader_num_workers": 1, "answer_classifier": True}]
+    "others",
+    [
+        {},
+        {"cache_inputs": True, "answer_classifier": True},
+        pytest.param({"dataloader_num_workers": 1, "answer_classifier": True}, marks=pytest.mark.slow),
+    ],
 )
 def test_training_is_the_same(data, encoders, tmp_path, calls, others):
     runs, encoded = [], []

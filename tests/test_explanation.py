@@ -365,14 +365,13 @@ def test_top_positions_in_words_and_seconds(processor):
 # Classifiers
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize(
-    ("problem_type", "activation", "num_targets"),
+    ("fusion", "problem_type", "activation", "num_targets"),
     [
-        (None, lambda logits: logits.softmax(-1), 1),
-        ("single_label_classification", lambda logits: logits.softmax(-1), 1),
-        ("multi_label_classification", torch.sigmoid, 3),
-        ("regression", lambda logits: logits, 3),
+        ("concat", None, lambda logits: logits.softmax(-1), 1),
+        ("joint", "single_label_classification", lambda logits: logits.softmax(-1), 1),
+        ("bottleneck", "multi_label_classification", torch.sigmoid, 3),
+        ("latent", "regression", lambda logits: logits, 3),
     ],
 )
 def test_classifiers(fusion, problem_type, activation, num_targets):

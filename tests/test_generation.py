@@ -158,20 +158,11 @@ def test_greedy_search_of_a_plain_decoder(settings, cache):
 # Greedy search, with every cache
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        *({"fusion": fusion} for fusion in FUSIONS),
-        {"position_embedding_type": "sinusoidal"},
-        {"num_attention_heads": 4, "num_key_value_heads": 2},
-        {"tie_word_embeddings": True},
-        {"attn_implementation": "eager"},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("cache", CACHES, ids=str)
-def test_greedy(settings, cache):
-    model = make_model(**settings)
+def test_greedy(fusion, cache):
+    """Other settings: see `test_greedy_search_of_a_plain_decoder`."""
+    model = make_model(fusion=fusion)
     inputs = make_inputs(model)
     answers = model.generate(**inputs, max_new_tokens=STEPS, do_sample=False, **cache)
     assert torch.equal(answers, reference(model, inputs))

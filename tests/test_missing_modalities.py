@@ -344,21 +344,24 @@ WRONG_INPUTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def model_of_all():
+    return tiny_model(tiny_config(*MODALITIES))
+
+
 @pytest.mark.parametrize(("inputs", "message"), WRONG_INPUTS.values(), ids=WRONG_INPUTS)
-def test_wrong_inputs_are_refused_by_name(inputs, message):
-    model = tiny_model(tiny_config(*MODALITIES))
+def test_wrong_inputs_are_refused_by_name(model_of_all, inputs, message):
     with pytest.raises(ValueError, match=f"(?s){message}"):
-        model(**inputs, labels=tiny_labels())
+        model_of_all(**inputs, labels=tiny_labels())
 
 
 @pytest.mark.parametrize(
     "case", ["no modality", "channels of series", "NaN in an image", "batch sizes", "unknown tensor"]
 )
-def test_generate_refuses_them_too(case):
+def test_generate_refuses_them_too(model_of_all, case):
     inputs, message = WRONG_INPUTS[case]
-    model = tiny_model(tiny_config(*MODALITIES))
     with pytest.raises(ValueError, match=f"(?s){message}|`model_kwargs` are not used"):
-        model.generate(**inputs, max_new_tokens=2)
+        model_of_all.generate(**inputs, max_new_tokens=2)
 
 
 def test_nan_in_a_batch_leaves_the_model_usable():

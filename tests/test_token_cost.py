@@ -144,7 +144,7 @@ def test_calls_of_a_forward():
 
 def test_hooks_that_explanations_leave_behind(model, inputs):
     before, calls_before, all_before = operations(model, inputs), calls(model, inputs), calls(model, inputs, "")
-    explain(model, take_rows(inputs, [0]))
+    explain(model, take_rows(inputs, [0]), max_positions=2, num_orders=1)
     model.set_attn_implementation("eager")
     model(**inputs, output_attentions=True, output_hidden_states=True)
     model.set_attn_implementation("sdpa")
