@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the `forward` of each model takes, by name, and the errors for all else: no argument vanishes."""
 
-import difflib
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from transformers.utils import TransformersKwargs
 
+from .configuration_layers import close_match
 from .configuration_modalities import MASK_NAMES, VALUE_NAMES
 from .inputs import is_default_mask
 
@@ -74,9 +74,7 @@ def _expected(name: str, known: frozenset[str], forward: Callable | None) -> str
     parameters = inspect.signature(forward).parameters.values() if forward else ()
     # Those by keyword alone are what `takes_modalities` has added.
     taken = known | {each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD} - {"self"}
-    close = difflib.get_close_matches(name, sorted(taken), n=1)
-    hint = f". Did you mean `{close[0]}`? It" if close else "; it"
-    return f"{hint} takes {', '.join(sorted(taken - PASSED))}"
+    return f".{close_match(name, taken)} It takes {', '.join(sorted(taken - PASSED))}"
 
 
 def refuse_beside_memory(given: dict[str, Any], names: frozenset[str]):

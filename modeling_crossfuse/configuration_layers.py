@@ -3,6 +3,7 @@
 """Configuration that every part shares: the settings of the layers, and how values and keys are checked."""
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
@@ -89,6 +90,12 @@ def _known_keys() -> set[str]:
     return BASE_KEYS | set(GenerationConfig._get_default_generation_params())
 
 
+def close_match(name: str, allowed: Iterable[str]) -> str:
+    """A sentence for an error message: what was probably meant, if anything. It begins with a space."""
+    close = difflib.get_close_matches(name, sorted(allowed), n=1)
+    return f" Did you mean `{close[0]}`?" if close else ""
+
+
 def refuse_unknown_keys(config: PreTrainedConfig, kwargs: dict[str, Any]):
     """Raises a `ValueError` for a key that the config does not know; it names the one that was probably meant."""
     known = _known_keys()
@@ -96,10 +103,9 @@ def refuse_unknown_keys(config: PreTrainedConfig, kwargs: dict[str, Any]):
     for key, value in kwargs.items():
         if key in known:
             continue
-        close = difflib.get_close_matches(key, allowed, n=1)
-        hint = f"Did you mean `{close[0]}`? " if close else ""
         raise ValueError(
-            f"`{key}={value!r}` is not a key of {type(config).__name__}. {hint}Allowed keys: {', '.join(allowed)}."
+            f"`{key}={value!r}` is not a key of {type(config).__name__}.{close_match(key, allowed)} Allowed keys: "
+            f"{', '.join(allowed)}."
         )
 
 

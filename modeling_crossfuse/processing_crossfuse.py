@@ -15,13 +15,14 @@ from transformers.processing_utils import ProcessingKwargs, Unpack
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase, TextInput
 
 from .configuration_crossfuse import CrossFuseConfig
+from .configuration_layers import close_match
 from .configuration_modalities import TensorNames, tensor_names
 from .encoder_processors import is_same, load_processor
 from .encoder_sources import HUB_ARGUMENTS, SUB_PROCESSORS, check_tokenizer, parts_of_kind, read_encoders
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .image_processing_crossfuse import CrossFuseVideoImageProcessor
 from .media import as_batch, is_list, load_series
-from .processing_options import ALIASES, KWARGS_NAMES, OPTIONS, check_settings, close_match, options_of, take_options
+from .processing_options import ALIASES, KWARGS_NAMES, OPTIONS, check_settings, options_of, take_options
 from .processing_tensors import TENSORS, convert_tensors, spread_rows
 from .sub_processors import SubProcessorsMixin
 

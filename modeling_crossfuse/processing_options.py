@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a call of the processor may set, and what a modality's settings may have."""
 
-import difflib
 from collections.abc import Iterable
 from typing import Any
 
 from transformers.processing_utils import ImagesKwargs
 
+from .configuration_layers import close_match
 from .configuration_modalities import check_modality_name
 from .media import to_array
 
@@ -45,12 +45,6 @@ KWARGS_NAMES = {"text": "text_kwargs", "image": "images_kwargs", "video": "video
 ALIASES = {"text": "text", "images": "image", "videos": "video", "audio": "audio"}
 # What no modality can be called.
 _RESERVED = {"images", "videos", "return_tensors", "common_kwargs", *KWARGS_NAMES.values()}.union(*OPTIONS.values())
-
-
-def close_match(name: str, allowed: Iterable[str]) -> str:
-    """The end of an error message, with the name that was probably meant; empty if there is none."""
-    close = difflib.get_close_matches(name, list(allowed), n=1)
-    return f" Did you mean `{close[0]}`?" if close else ""
 
 
 def options_of(kind: str, image_processors: Iterable[Any]) -> set[str]:
