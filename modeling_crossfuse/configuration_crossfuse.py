@@ -228,9 +228,9 @@ class CrossFuseConfig(LayerConfig):
 
     d_model: int = positive_int(default=256)
     num_hidden_layers: int = natural_int(default=4)
-    modalities: dict | PreTrainedConfig | None = None
-    fusion: dict | PreTrainedConfig | None = None
-    decoder: dict | PreTrainedConfig | None = None
+    modalities: PreTrainedConfig | dict | None = None
+    fusion: PreTrainedConfig | dict | None = None
+    decoder: PreTrainedConfig | dict | None = None
     modality_dropout: float | int = probability(default=0.0)
     num_answers: int = natural_int(default=0)
     answer_loss_weight: float | int = positive_float(default=1.0)

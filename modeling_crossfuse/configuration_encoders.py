@@ -222,7 +222,7 @@ class CrossFuseWrappedEncoderConfig(PreTrainedConfig):
     model_type = "crossfuse_wrapped_encoder"
     is_wrapped: ClassVar[bool] = True
     kind: Literal["text", "image", "video", "audio"] | None = None
-    encoder: dict | PreTrainedConfig | None = None
+    encoder: PreTrainedConfig | dict | None = None
     architecture: str | None = None
     values_argument: str | None = None
     mask_argument: str | None = None

@@ -204,6 +204,7 @@ def test_a_full_folder_is_no_place_for_a_space(capsys, folder):
     assert "is not empty" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_without_gradio_it_says_what_to_install(tmp_path):
     (tmp_path / "gradio.py").write_text("raise ModuleNotFoundError('no gradio', name='gradio')")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}

@@ -97,7 +97,7 @@ def test_the_nearest_name(model_class, name, nearest):
 
 def test_a_name_like_nothing():
     model, inputs = make(CrossFuseModel)
-    with pytest.raises(ValueError, match="`q` is not an input of this model. It takes attention_mask, cache"):
+    with pytest.raises(ValueError, match=r"`q` is not an input of this model\. It takes attention_mask, cache"):
         model(**inputs, q=1)
 
 
@@ -124,7 +124,7 @@ def test_parts_refuse_an_unknown_argument():
         model.encoder(**inputs, pixels=5)
     with pytest.raises(ValueError, match=r"`input_id` is not an input of this model\. Did you mean `input_ids`"):
         model.decoder(torch.ones(2, 1, dtype=torch.long), input_id=5)
-    with pytest.raises(ValueError, match="`pixels` is not an input of this model. It takes mask"):
+    with pytest.raises(ValueError, match=r"`pixels` is not an input of this model\. It takes mask"):
         model.encoder.encoders["text"](inputs["input_ids"], torch.ones(2, 5), pixels=5)
 
 

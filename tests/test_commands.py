@@ -121,9 +121,15 @@ def test_an_interruption_ends_with_130(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("module", "argv", "extra"),
     [
-        ("datasets", ["evaluate", "m", "--dataset", "d", "--inputs", "a=b", "--target", "c"], "train"),
-        ("datasets", ["train", "--dataset", "d"], "train"),
         ("gradio", ["app"], "app"),
+        # Each starts a process, which takes seconds.
+        pytest.param("datasets", ["train", "--dataset", "d"], "train", marks=pytest.mark.slow),
+        pytest.param(
+            "datasets",
+            ["evaluate", "m", "--dataset", "d", "--inputs", "a=b", "--target", "c"],
+            "train",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_missing_extra_is_one_line(module, argv, extra, tmp_path):
