@@ -1,6 +1,6 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""What the `forward` of each model takes, by name, and the errors for all else: no argument vanishes."""
+"""The arguments that the `forward` of each model takes, and the errors for all others: none is ignored."""
 
 import inspect
 from collections.abc import Callable
@@ -30,12 +30,12 @@ _MAY_BE_NONE = frozenset([*_TENSORS_OF_KINDS, *_UNREAD])
 
 
 def encoder_tensor_names(config) -> frozenset[str]:
-    """What only the encoder reads. Kept by the models, since `generate` asks for it at each step."""
+    """The arguments that the encoder alone reads. A model keeps them, since `generate` asks for them at each step."""
     return frozenset([*config.modalities.tensor_names, *_TENSORS_OF_KINDS])
 
 
 def known_arguments(config) -> frozenset[str]:
-    """What a model with these modalities takes beside the arguments that its `forward` names. Kept by the models."""
+    """The arguments that a model takes beside those that its `forward` names. A model keeps them, too."""
     return PASSED | {*config.modalities.tensor_names, "modality_mask"}
 
 
@@ -78,7 +78,7 @@ def _expected(name: str, known: frozenset[str], forward: Callable | None) -> str
 
 
 def refuse_beside_memory(given: dict[str, Any], names: frozenset[str]):
-    """Raises a `ValueError` for a modality's tensor, of these `names`, where `encoder_outputs` stands for them all."""
+    """Raises a `ValueError` for a modality's tensor among `names`: `encoder_outputs` takes the place of them all."""
     for name in given:
         if name in names and given[name] is not None and not is_default_mask(name, given[name]):
             raise ValueError(f"`{name}` and `encoder_outputs`, which has a mask of its own, are both given; drop one")

@@ -141,14 +141,14 @@ class CrossFuseForSequenceClassification(CrossFusePreTrainedEncoderModel):
 
 
 def _problem_type(labels: torch.Tensor, config: CrossFuseConfig) -> str:
-    """What the labels are and, where the config does not say, what transformers' loss function takes them for."""
+    """The problem type of labels: the config's, or else the one that transformers' loss function takes them for."""
     if config.problem_type is not None or config.num_labels == 1:
         return config.resolved_problem_type
     return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
 
 
 def _check_labels(labels: torch.Tensor, config: CrossFuseConfig):
-    """Raises a `ValueError` for labels of a shape, a dtype or a value that `problem_type` does not have."""
+    """Raises a `ValueError` for labels whose shape, dtype or values do not fit `problem_type`."""
     problem_type = _problem_type(labels, config)
     if problem_type == "single_label_classification":
         _check_classes(labels, config.num_labels, dims=1)

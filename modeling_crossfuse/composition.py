@@ -75,7 +75,7 @@ def _read_dtype(dtype: torch.dtype | str) -> torch.dtype:
 
 
 def _answer_settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """The special tokens of answers, where a tokenizer has them under the names that its family uses."""
+    """The special tokens of answers. Families of tokenizers have different names for them."""
 
     def first(*names: str) -> int | None:
         tokens = (getattr(tokenizer, f"{name}_token_id") for name in names)
@@ -91,7 +91,7 @@ def _answer_settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 def _take_weights(encoder: CrossFuseWrappedEncoder, source: nn.Module, dtype: torch.dtype, copied: bool):
-    """Gives an encoder the weights of its source, or copies of them, and makes those train that train there."""
+    """Gives an encoder the weights of its source, or copies. A weight trains if it trains in the source."""
     weights = source.state_dict(keep_vars=True)
     taken = {key: _take(weights[key], dtype, copied) for key in encoder.model.state_dict() if key in weights}
     encoder.model.load_state_dict(taken, strict=False, assign=True)  # counters of frozen batch norms may be missing

@@ -268,7 +268,7 @@ class CrossFuseConfig(LayerConfig):
         super().__post_init__(**kwargs)
 
     def _check_format(self):
-        """Before all else, since in a newer format there may be keys that are unknown here."""
+        """Refuses newer formats. It is checked first, since they may have keys that are unknown here."""
         version = self.format_version
         if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
             raise ValueError(
@@ -278,7 +278,7 @@ class CrossFuseConfig(LayerConfig):
         self.format_version = FORMAT_VERSION
 
     def _refuse_other_tokens(self, tokens: dict[str, Any]):
-        """Raises a `ValueError` for a special token that is one here and another in the settings of the decoder."""
+        """Raises a `ValueError` for a special token that differs from the one in the settings of the decoder."""
         settings = self.decoder if isinstance(self.decoder, dict) else {}
         for name, token in tokens.items():
             if settings.get(name, token) != token:
@@ -331,7 +331,7 @@ class CrossFuseConfig(LayerConfig):
                 raise ValueError(f"`{where}` has `hidden_size={part.hidden_size}`; expected `d_model={self.d_model}`")
 
     def validate_tensor_names(self):
-        """Two modalities may not ask for the same keyword argument of `forward`, nor one for what `generate` keeps."""
+        """No two modalities may share an argument of `forward`, and none may take one that `generate` keeps."""
         if not isinstance(self.modalities, CrossFuseModalitiesConfig):
             return
         names = self.modalities.tensor_names
@@ -395,7 +395,7 @@ class CrossFuseConfig(LayerConfig):
 
     @property
     def resolved_problem_type(self) -> str:
-        """`problem_type` and, where there is none, what transformers' loss takes it for, given classes as labels."""
+        """`problem_type` or, without one, the type for which transformers' loss takes integer labels."""
         return self.problem_type or ("regression" if self.num_labels == 1 else "single_label_classification")
 
     vocab_size = _of_decoder("vocab_size")

@@ -261,7 +261,7 @@ class CrossFuseWrappedEncoderConfig(PreTrainedConfig):
 
     @property
     def missing_settings(self) -> list[str]:
-        """What has to be known before the encoder can be built and called, but is not."""
+        """The settings that are needed to build and call the encoder, and are missing."""
         needed = ("architecture", "values_argument", "encoder_layout", "hidden_size")
         return [name for name in needed if getattr(self, name) is None]
 
@@ -274,7 +274,7 @@ class CrossFuseWrappedEncoderConfig(PreTrainedConfig):
 
     @property
     def encodes_images(self) -> bool:
-        """Whether each image is encoded by itself; an encoder of kind `video` then gets each frame so."""
+        """Whether each image is encoded by itself. For kind `video`, an image is a frame."""
         return self.kind == "image" or (self.kind == "video" and "frames" not in self.encoder_layout)
 
     @property

@@ -238,7 +238,7 @@ class PartConfig(LayerConfig):
 
 
 def build_part(where: str, config_class: type[PreTrainedConfig], settings: dict[str, Any]) -> PreTrainedConfig:
-    """A config of the class from its settings; raises a `ValueError` that begins with `where`, which names them."""
+    """A config of the class. An error in its settings is a `ValueError` that begins with `where`."""
     try:
         return config_class(**settings)
     except (StrictDataclassError, ValueError, TypeError) as error:

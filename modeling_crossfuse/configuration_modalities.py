@@ -74,7 +74,7 @@ class TensorSpec(NamedTuple):
     Args:
         name, mask_name (`str`): the keyword arguments of the tensor and of its mask.
         layout (`tuple[str, ...]`): what the dimensions of the tensor are, after the batch.
-        mask_axis (`int`): the dimension of the tensor, the batch counted, that the mask runs along.
+        mask_axis (`int`): the dimension of the tensor that the mask runs along. Dimension 0 is the batch.
         is_tokens (`bool`): whether it holds the ids of tokens.
         is_encoded (`bool`): whether it is what the encoder gave before.
     """
@@ -88,7 +88,7 @@ class TensorSpec(NamedTuple):
 
 
 def mask_axis(layout: Iterable[str]) -> int:
-    """The dimension of values, the batch counted, that their mask runs along."""
+    """The dimension of values that their mask runs along. Dimension 0 is the batch."""
     return next((axis for axis, dimension in enumerate(layout, start=1) if dimension in _LENGTHS), 1)
 
 

@@ -129,7 +129,7 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
                 a later position. The others, the end of shorter answers, are not computed and give zeros.
             output_hidden_states (`bool` or `list[int]`, *optional*): whether to give the input of the first layer and
                 what each layer makes, or of which of these places; the others are `None` then. Negative places count
-                from the end, and those that there are none of give nothing.
+                from the end. Places beyond the last layer are ignored.
             kwargs: what transformers hands to any model.
 
         Raises:

@@ -45,8 +45,8 @@ def takes_cache(forward: Callable) -> Callable:
 
 class GrowingLayer(DynamicLayer):
     """
-    A [`~transformers.cache_utils.DynamicLayer`] with room for tokens to come: a new one is written behind the others,
-    of which the base class makes a copy each time. Beams change places by moving to a second room, and back.
+    A [`~transformers.cache_utils.DynamicLayer`] that reserves room for tokens to come and writes them in place, where
+    the base class copies all tokens for each new one. Beams are reordered by copying them to a second room, and back.
     """
 
     # Not in `__dict__`, which transformers' exporters read as inputs and outputs of a graph: spare room is neither.
@@ -78,7 +78,7 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def reorder_cache(self, beam_idx: torch.LongTensor):
-        """Rows change places, of which some may be lost and others repeated."""
+        """Reorders the rows. Some may be dropped and others repeated."""
         room, length = self._filled_room(), self.get_seq_length()
         if room is None or len(beam_idx) != room.shape[1] or torch.is_grad_enabled():
             return super().reorder_cache(beam_idx)
@@ -91,7 +91,7 @@ class GrowingLayer(DynamicLayer):
         self._settle(second, length)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy or a file has no spare room, nor keys and values that lie in one: it is nobody's input."""
+        """Leaves the spare room out of copies and files."""
         state = dict(vars(self))
         if self.is_initialized:
             state |= {"keys": self.keys.contiguous(), "values": self.values.contiguous()}
@@ -102,7 +102,7 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = room.narrow(3, 0, length).unbind()
 
     def _filled_room(self) -> torch.Tensor | None:
-        """The room, unless keys and values are a copy by now that has, say, other rows."""
+        """The room that has the keys and values, or None if other code has replaced them by copies."""
         room = getattr(self, "_room", None)  # which the cache of an exported graph has not
         if room is None or not self.is_initialized or self.keys.shape[0] != room.shape[1]:
             return None
@@ -120,8 +120,8 @@ class AnswerCache(DynamicCache):
 class MemoryCache(DynamicCache):
     """
     Keys and values of the memory, which every token of an answer reads, and their mask `(rows, 1, 1, memory_length)`,
-    which attention adds to its scores. Beams share them: there may be a row for each sample, and several of the answer
-    to each.
+    which attention adds to its scores. Beams share them: the memory has a row for each sample, and the answer may have
+    several.
     """
 
     def __init__(self):
@@ -149,7 +149,7 @@ class MemoryCache(DynamicCache):
         self.mask = None if self.mask is None else self.mask.repeat_interleave(repeats, dim=0)
 
     def unshare(self, rows: int):
-        """A row for each of the answer's `rows`, as what does not know of sharing expects it."""
+        """Repeats the memory for each of the answer's `rows`, for code that does not share it."""
         if self.rows and self.rows != rows:
             self.batch_repeat_interleave(rows // self.rows)
 

@@ -55,7 +55,7 @@ def pixel_values(output: Any) -> Any:
 
 
 def describe(sub_processor: Any) -> dict[str, Any]:
-    """All that what a tokenizer, an image processor or a feature extractor gives depends on."""
+    """The settings that determine what a tokenizer, an image processor or a feature extractor returns."""
     if not isinstance(sub_processor, PreTrainedTokenizerBase):
         return sub_processor.to_dict()
     described = {"vocabulary": sub_processor.get_vocab()}

@@ -182,7 +182,7 @@ class CrossFuseModalityEncoder(CrossFusePreTrainedModel):
         """
         Values of samples that have the modality, with their mask, to hidden states `(batch, length, hidden_size)` and
         the mask `(batch, length)` of these. `skip_padding` leaves padding out, and `output_attentions` is for the
-        attention implementation; a `ValueError` is raised for any other argument.
+        attention implementation; any other argument is a `ValueError`.
         """
         refuse_unknown(kwargs, self.known_arguments, type(self).forward)
         if self.config.encodes_images:

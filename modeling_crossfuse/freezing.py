@@ -6,7 +6,7 @@ from .quantization import are_quantized
 
 
 class FreezingMixin:
-    """Makes the encoders of a model rest or train."""
+    """Freezes and unfreezes the encoders of a model."""
 
     def freeze_modalities(self, *names: str):
         """

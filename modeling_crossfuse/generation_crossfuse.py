@@ -1,6 +1,6 @@
 # Copyright 2026 The CrossFuse Authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""What `generate` does otherwise than for other models of transformers."""
+"""Generation: how `generate` differs from that of other models of transformers."""
 
 import copy
 from dataclasses import replace
@@ -142,14 +142,14 @@ class _Remembered(nn.Module):
 
 
 def _with_memory(assistant: CrossFuseGenerationMixin, memory: BaseModelOutput) -> CrossFuseGenerationMixin:
-    """The same assistant, whose encoder is done: transformers would hand it one tensor in place of the modalities."""
+    """The same assistant with its memory. transformers would hand its encoder one tensor, not all modalities."""
     assistant = copy.copy(assistant)
     assistant.get_encoder = lambda modality=None: _Remembered(memory)
     return assistant
 
 
 def _is_replaceable(cache: EncoderDecoderCache | None) -> bool:
-    """Whether it is an empty cache as `generate` makes it by default, for which one of ours may stand."""
+    """Whether it is an empty cache as `generate` makes it by default, which one of ours may replace."""
     parts = () if cache is None else (cache.self_attention_cache, cache.cross_attention_cache)
     is_default = bool(parts) and all(type(part) is DynamicCache and not part.offloading for part in parts)
     return is_default and cache.get_seq_length() == 0

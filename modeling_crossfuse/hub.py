@@ -38,7 +38,7 @@ def _reference(classes: list[type], architectures: list[str]) -> str:
 
 
 def _describe_model_code(settings: dict[str, Any]):
-    """Puts what leads to the code into the settings of a model, where the code of models is here."""
+    """Adds to the settings of a model where its code is, if the code of models has been loaded."""
     if not AUTO_CLASSES:
         return
     architectures = settings.get("architectures") or []
@@ -48,7 +48,7 @@ def _describe_model_code(settings: dict[str, Any]):
 
 
 def _describe_processor_code(settings: dict[str, Any]):
-    """Puts what leads to the code into the settings of a processor, and of those of its parts that are ours."""
+    """Adds to the settings of a processor, and of its parts that are ours, where their code is."""
     settings["auto_map"] = {"AutoProcessor": "processing_crossfuse.CrossFuseProcessor"}
     for part, (auto_class, reference) in _SUB_PROCESSORS.items():
         own = settings.get(part) or {}
@@ -65,7 +65,7 @@ _SAVED = {
 
 @functools.cache
 def _code_files() -> set[Path]:
-    """The files of the code, as far as they are here: a model that came from the Hub came without the processor's."""
+    """The files of the code that are here. Those of the processor are missing beside a model from the Hub."""
     here = Path(__file__).parent
     roots = [here / f"{module}.py" for module, _ in _SAVED.values() if (here / f"{module}.py").exists()]
     return {*roots, *(Path(file) for root in roots for file in get_relative_import_files(root))}
@@ -111,7 +111,7 @@ def save_code(folder: str | Path):
 
 
 def warn_of_other_version(config):
-    """Says so where a model brings code of another version along, in place of which the installed code runs."""
+    """Warns if a model brings along the code of another version, since the installed code runs in its place."""
     theirs = config.crossfuse_version
     if theirs not in (None, __version__):
         logger.warning(
@@ -144,7 +144,7 @@ class CodeToHubMixin:
         return super()._upload_modified_files(working_dir, repo_id, files_timestamps, *args, token=token, **kwargs)
 
     def _make_card(self, folder: Path, repo_id: str, is_new: bool):
-        """For a new repository, transformers has made an empty card. The model brings a better one; others none."""
+        """Removes the empty card that transformers has made for a new repository. A model writes a better one."""
         if is_new:
             (folder / "README.md").unlink(missing_ok=True)
 

@@ -112,7 +112,7 @@ def _check_values(values: torch.Tensor, spec: TensorSpec, part):
 
 
 def find_present(inputs: dict[str, ModalityInputs], modality_mask: torch.Tensor | None, modalities) -> torch.Tensor:
-    """[`read_present`], and errors for a sample that has none and for values that are wrong where they are read."""
+    """As [`read_present`]. A sample without modalities, and wrong values that are read, are a `ValueError`."""
     present = read_present(inputs, modality_mask, modalities)
     if not torch.compiler.is_compiling():
         _check_samples(inputs, present, modalities)

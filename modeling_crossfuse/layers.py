@@ -90,7 +90,7 @@ class CrossFuseTokenEmbedding(nn.Embedding):
 
 
 class CrossFuseLatents(nn.Embedding):
-    """Learned states of all samples. The weight is read in a call, since that fetches offloaded weights."""
+    """Learned states that all samples share. They are the result of a call, which fetches offloaded weights."""
 
     def forward(self, batch: int) -> torch.Tensor:
         """`(batch, num_embeddings, embedding_dim)`"""
@@ -99,9 +99,9 @@ class CrossFuseLatents(nn.Embedding):
 
 class CrossFuseLinear(nn.Linear):
     """
-    `nn.Linear` for a large weight, which it multiplies by few rows the other way about: in float32 on a CPU, weights
-    times columns reads memory up to six times as fast as rows times weights, and a single column as a batch of
-    products shares the work among the cores.
+    `nn.Linear` for a large weight, which multiplies few rows as columns: in float32 on a CPU, weights times columns
+    reads memory up to six times as fast as rows times weights. A single column is a batch of products, so that the
+    cores share the work.
     """
 
     most_rows = 32
@@ -139,7 +139,7 @@ LARGE_WEIGHT = 2**16
 
 
 def linear_class(in_features: int, out_features: int) -> type[nn.Linear]:
-    """The class of linear layers that is the faster one for a size."""
+    """The faster class of linear layers for a size."""
     return CrossFuseLinear if in_features * out_features >= LARGE_WEIGHT else nn.Linear
 
 
@@ -381,8 +381,8 @@ class CrossFuseLayer(GradientCheckpointingLayer):
 
 def close_up(config, packing: Packing | None) -> Packing | None:
     """
-    The packing by which attention pads what is packed. With SDPA, which gives no weights that would show it, a
-    sample's positions close up, and the batch is only as long as its longest sample.
+    The packing by which attention pads its input. With SDPA, which returns no weights, the positions of a sample move
+    together, and the batch is only as long as its longest sample.
     """
     if packing is None or config._attn_implementation != "sdpa":
         return packing

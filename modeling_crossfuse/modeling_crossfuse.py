@@ -318,7 +318,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         self.post_init()
 
     def drop_answer_head(self):
-        """Removes the auxiliary classifier, from the config too: what is saved afterwards is smaller by it."""
+        """Removes the auxiliary classifier from the model and its config, before the model is saved."""
         self.answer_head, self.config.num_answers = None, 0
 
     def get_output_embeddings(self) -> nn.Module:

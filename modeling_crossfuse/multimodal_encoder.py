@@ -96,7 +96,7 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
                 anything.
             output_hidden_states (`bool` or `list[int]`, *optional*): whether to give what each layer makes, or of
                 which places of the hidden states of [`CrossFuseEncoderOutput`]; the others are `None` then. Negative
-                places count from the end, and those that there are none of give nothing.
+                places count from the end. Places beyond the last layer are ignored.
             kwargs: values and masks of the other modalities, named as `config.modalities.tensor_names` says.
 
         Raises:
@@ -199,7 +199,7 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
         return unpack_samples(hidden_states, samples), unpack_samples(mask, samples)
 
     def _touch(self, index: int, name: str) -> torch.Tensor:
-        """Zero, that depends on all parameters of a modality."""
+        """A zero that depends on all parameters of a modality, so that each of them gets a gradient."""
         parameters = [p for p in self.encoders[name].parameters() if p.requires_grad]
         if name in self.projections:
             parameters += list(self.projections[name].parameters())
@@ -213,7 +213,7 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
 
 
 def records_layers(config: CrossFuseConfig, kwargs: dict[str, Any]) -> bool:
-    """Whether the output of a `forward` with these arguments has what each layer makes of the batch."""
+    """Whether the output of a `forward` with these arguments has hidden states or attentions."""
     return bool(
         kwargs.get("output_attentions", config.output_attentions)
         or kwargs.get("output_hidden_states", config.output_hidden_states)

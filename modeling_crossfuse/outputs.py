@@ -60,7 +60,7 @@ class CrossFuseSeq2SeqLMOutput(Seq2SeqLMOutput):
 
 
 def as_encoder_output(outputs: BaseModelOutput | dict | tuple) -> CrossFuseEncoderOutput:
-    """A memory from before, as a user gives it: an output, or the tuple of one, which leaves out what is `None`."""
+    """The memory that a user gives: an output, or the tuple of one, which lacks the fields that are `None`."""
     if isinstance(outputs, CrossFuseEncoderOutput):
         return outputs
     if isinstance(outputs, dict):  # such as another `ModelOutput`
@@ -75,9 +75,10 @@ def as_encoder_output(outputs: BaseModelOutput | dict | tuple) -> CrossFuseEncod
 
 def selects_hidden_states(forward: Callable) -> Callable:
     """
-    Lets `output_hidden_states` of a `forward` name places among the hidden states that `True` would give, negative
-    ones too; the others are `None`. Places that there are none of give nothing: an encoder and a decoder of other
-    depths are asked for the same. transformers does so from 5.23 on, but for models that record one stack of layers.
+    Lets `output_hidden_states` of a `forward` be a list of places among the hidden states that `True` would give. The
+    states at other places are `None`, negative places count from the end, and places beyond the last layer are ignored,
+    since an encoder and a decoder of different depths get the same list. From 5.23 on, transformers does so for models
+    that record one stack of layers.
     """
 
     @wraps(forward)

@@ -61,7 +61,7 @@ class Packing:
 
     @cached_property
     def longest(self) -> int:
-        """The most positions of a sample that are kept."""
+        """How many positions of the longest sample are kept."""
         return int(self.lengths.max())
 
     @cached_property
@@ -75,7 +75,7 @@ class Packing:
 
     @cached_property
     def bounds(self) -> tuple[torch.IntTensor, int]:
-        """Where the samples begin among the kept positions and, last, end `(batch + 1,)`; the longest's length."""
+        """Where each sample begins among the kept positions, and the last ends `(batch + 1,)`; the longest length."""
         return nn.functional.pad(self.lengths.cumsum(0, dtype=torch.int32), (1, 0)), self.longest
 
 
@@ -119,8 +119,8 @@ def flash_bounds(
     queries: torch.Tensor, packing: Packing | None, keys: torch.Tensor, key_packing: Packing | None
 ) -> dict[str, torch.IntTensor | int]:
     """
-    What tells flash attention the samples apart whose queries and keys `(batch, heads, length, head_dim)` are side by
-    side. Nothing where none are: it takes samples of one length as they are.
+    The arguments by which flash attention tells apart the samples whose queries and keys `(batch, heads, length,
+    head_dim)` are side by side. Without packings there are none: it takes samples of one length as they are.
     """
     if packing is None and key_packing is None:
         return {}

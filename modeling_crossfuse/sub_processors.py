@@ -55,7 +55,7 @@ class SubProcessorsMixin(CodeToHubMixin, ProcessorMixin):
             setattr(self, name, sub_processor)
 
     def sub_processor(self, name: str, part: str) -> Any:
-        """The sub-processor for a modality: its own, or else the shared one, or else None."""
+        """The sub-processor for a modality: its own, the shared one, or None."""
         return getattr(self, f"{name}_{part}", getattr(self, part, None))
 
     def sub_processors_of(self, name: str) -> dict[str, Any]:
