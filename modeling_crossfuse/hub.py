@@ -19,15 +19,14 @@ logger = logging.get_logger(__name__)
 
 __version__ = "0.1.0"
 
-# Parts of a processor that may be ours. Not the classes themselves: what they import, a model does without.
+# Parts of a processor that may be ours, by name: a model does not need what their classes import.
 _SUB_PROCESSORS = {
     "feature_extractor": ("AutoFeatureExtractor", "feature_extraction_crossfuse.CrossFuseFeatureExtractor"),
     "image_processor": ("AutoImageProcessor", "image_processing_crossfuse.CrossFuseVideoImageProcessor"),
 }
 
-
-# The models that each Auto class stands for, by the Auto class's name; `heads.py` fills it. Of several, the
-# `architectures` of a checkpoint tell; the first is for those that name none of them.
+# The models that each Auto class loads, by the name of the Auto class; `heads.py` fills it. The `architectures` of a
+# checkpoint choose among several, and the first is for a checkpoint that names none of them.
 AUTO_CLASSES: dict[str, list[type]] = {}
 
 

@@ -76,7 +76,7 @@ def as_encoder_output(outputs: BaseModelOutput | dict | tuple) -> CrossFuseEncod
 def selects_hidden_states(forward: Callable) -> Callable:
     """
     Lets `output_hidden_states` of a `forward` be a list of places among the hidden states that `True` would give. The
-    states at other places are `None`, negative places count from the end, and places beyond the last layer are ignored,
+    states at other places are `None`. Negative places count from the end. Places beyond the last layer are ignored,
     since an encoder and a decoder of different depths get the same list. From 5.23 on, transformers does so for models
     that record one stack of layers.
     """
