@@ -41,24 +41,34 @@ def pytest_runtest_setup():
         imported = len(sys.modules)
 
 
+def kept_verbosity():
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
+    verbosity, hub_verbosity = logging.get_verbosity(), hub_logging.get_verbosity()
+    yield
+    logging.set_verbosity(verbosity)
+    hub_logging.set_verbosity(hub_verbosity)
+
+
+# Programs log nothing but errors. The fixtures of a module may run one before any of its tests begins.
+module_keeps_verbosity = pytest.fixture(scope="module", autouse=True)(kept_verbosity)
+test_keeps_verbosity = pytest.fixture(autouse=True)(kept_verbosity)
+
+
 @pytest.fixture(autouse=True)
 def restore_global_state():
     import torch
-    from huggingface_hub.utils import logging as hub_logging
-    from transformers.utils import logging
 
     from modeling_crossfuse.configuration_crossfuse import FUSION_TYPES
     from modeling_crossfuse.fusion import FUSIONS
 
     fusions, types = dict(FUSIONS), list(FUSION_TYPES)
-    verbosity, hub_verbosity = logging.get_verbosity(), hub_logging.get_verbosity()
     threads = torch.get_num_threads()  # with others, sums come in another order
     yield
     FUSIONS.clear()
     FUSIONS.update(fusions)
     FUSION_TYPES[:] = types
-    logging.set_verbosity(verbosity)
-    hub_logging.set_verbosity(hub_verbosity)
     torch.set_num_threads(threads)
 
 

@@ -250,9 +250,9 @@ def planted():
     config = CrossFuseConfig(**{**TINY, "modalities": modalities, "initializer_range": 0.05})
     torch.manual_seed(0)
     model = CrossFuseForConditionalGeneration(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(200):
+    for _ in range(400):
         inputs, labels = planted_batch(64, generator)
         loss = model(**inputs, labels=labels).loss
         loss.backward()

@@ -66,7 +66,7 @@ def test_precision_of_an_accelerator(monkeypatch, has_it, chosen):
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the variables are those of x86 processors")
 @pytest.mark.slow
 def test_a_processor_without_bfloat16():
-    program = "from modeling_crossfuse.precision import choose_precision; print(*choose_precision())"
+    program = "from modeling_crossfuse.training.precision import choose_precision; print(*choose_precision())"
     environment = {**os.environ, **NO_BFLOAT16}
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=600, env=environment
