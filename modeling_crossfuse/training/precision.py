@@ -3,9 +3,9 @@
 """Number formats by the machine: bfloat16 where it is computed fast, float32 elsewhere."""
 
 import functools
+import timeit
 
 import torch
-from torch.utils.benchmark import Timer
 from transformers.utils import is_torch_bf16_gpu_available
 
 
@@ -16,13 +16,18 @@ def relative_time(dtype: torch.dtype) -> float:
     bfloat16 where the processor has instructions for it, and 40 where it has none. It is measured once in a process,
     since PyTorch has no public function that says which instructions it uses.
     """
-    return _seconds_of_a_product(dtype) / _seconds_of_a_product(torch.float32)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # many would mostly wait for each other
+    try:
+        return _seconds_of_a_product(dtype) / _seconds_of_a_product(torch.float32)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _seconds_of_a_product(dtype: torch.dtype) -> float:
     """The shortest of a few times, since other processes disturb it least."""
-    timer = Timer("matrix @ matrix", globals={"matrix": torch.ones(256, 256, dtype=dtype)})
-    return min(timer.timeit(1).mean for _ in range(3))
+    matrix = torch.ones(256, 256, dtype=dtype)
+    return min(timeit.repeat(lambda: matrix @ matrix, number=1, repeat=4))
 
 
 def choose_precision(device: str | torch.device = "cpu") -> tuple[str, str]:
