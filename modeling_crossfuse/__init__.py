@@ -25,6 +25,7 @@ from .configuration_encoders import (
 )
 from .configuration_modalities import CrossFuseModalitiesConfig
 from .evaluation.pipeline import AutoModelForCrossFuse, CrossFusePipeline
+from .extras import needs
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .fusion import CrossFuseFusion, Memory, Stream, register_fusion
 from .heads import AUTO_CLASSES
@@ -41,15 +42,16 @@ from .processing_crossfuse import CrossFuseProcessor
 from .retrieval import CrossFuseForRetrieval
 
 
-# What needs more than torch and transformers, or time to import, is loaded when first used.
+# What needs more than torch and transformers, or time to import, is loaded when first used: the file, and the extra of
+# pyproject.toml that it may need.
 _LAZY = {
-    "CrossFuseDataCollator": "data.collator",
-    "CrossFuseExportedModel": "export.exported_model",
-    "CrossFuseTrainer": "training.trainer",
-    "Explanation": "explanation.explanation",
-    "explain": "explanation.explanation",
-    "export_model": "export.graphs",
-    "plot_explanation": "explanation.plot",
+    "CrossFuseDataCollator": ("data.collator", "train"),
+    "CrossFuseExportedModel": ("export.exported_model", "export"),
+    "CrossFuseTrainer": ("training.trainer", "train"),
+    "Explanation": ("explanation.explanation", "explain"),
+    "explain": ("explanation.explanation", "explain"),
+    "export_model": ("export.graphs", "export"),
+    "plot_explanation": ("explanation.plot", "explain"),
 }
 
 AutoConfig.register("crossfuse", CrossFuseConfig, exist_ok=True)
@@ -81,9 +83,13 @@ CrossFusePreTrainedModel.write_card = _write_card
 
 
 def __getattr__(name: str):
-    if name in _LAZY:
-        return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    file, extra = _LAZY[name]
+    try:
+        return getattr(importlib.import_module(f".{file}", __name__), name)
+    except ModuleNotFoundError as error:
+        raise needs(f"`{name}` needs more than is installed ({error})", extra) from error
 
 
 def __dir__() -> list[str]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import modeling_crossfuse
+
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("app", "evaluate", "export", "predict", "push_to_hub", "train")
@@ -36,3 +38,9 @@ def test_importing_is_quiet_and_brings_no_optional_package():
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_is_quiet(script):
     assert run_quietly(f"scripts/{script}.py", "--help")
+
+
+def test_a_lazy_name_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "modeling_crossfuse.training.trainer", None)  # as if it could not be imported
+    with pytest.raises(ImportError, match=r"`CrossFuseTrainer` needs more than is .*pip install .crossfuse\[train\]"):
+        modeling_crossfuse.CrossFuseTrainer  # noqa: B018
