@@ -141,7 +141,7 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of `decoder_input_ids` and `decoder_inputs_embeds`")
         if inputs_embeds is None:
-            inputs_embeds = self.embed_tokens(input_ids)
+            inputs_embeds = self.embed_tokens(input_ids)  # (batch, target_length, d_model)
         _check_cache(cache)
         _check_shapes(inputs_embeds, encoder_hidden_states, attention_mask, cache)
         if use_cache and cache is None:

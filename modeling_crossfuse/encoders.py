@@ -263,7 +263,7 @@ class CrossFuseBuiltInEncoder(CrossFuseModalityEncoder):
         self.stem.embed_tokens = value
 
     def _encode(self, values: torch.Tensor, mask: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden_states, positions, mask = self.stem(values, mask)
+        hidden_states, positions, mask = self.stem(values, mask)  # (batch, length, hidden_size)
         position_embeddings = None
         if self.rotary_emb is not None:
             position_embeddings = self.rotary_emb(positions, hidden_states.dtype)

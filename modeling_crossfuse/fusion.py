@@ -61,7 +61,7 @@ class Memory:
 
 def join(streams: list[Stream]) -> Memory:
     """The streams one after the other."""
-    hidden_states = torch.cat([stream.hidden_states for stream in streams], dim=1)
+    hidden_states = torch.cat([stream.hidden_states for stream in streams], dim=1)  # (batch, memory_length, d_model)
     ids = [torch.full((stream.hidden_states.shape[1],), stream.modality_id) for stream in streams]
     return Memory(
         hidden_states=hidden_states,

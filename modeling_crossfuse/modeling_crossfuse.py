@@ -143,10 +143,10 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
         else:
             given = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
             refuse_beside_memory(given, self.encoder_tensor_names)
-        encoder_outputs = as_encoder_output(encoder_outputs)
+        encoder_outputs = as_encoder_output(encoder_outputs)  # the memory (batch, memory_length, d_model), its mask
         if decoder_input_ids is None and decoder_inputs_embeds is None and cache is None:
             decoder_input_ids = self._start_tokens(encoder_outputs.last_hidden_state)
-        decoder_outputs = self.decoder(
+        decoder_outputs = self.decoder(  # (batch, target_length, d_model)
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
             position_ids=decoder_position_ids,
@@ -411,7 +411,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
             hidden_states = hidden_states[:, logits_to_keep]
         elif logits_to_keep:
             hidden_states = hidden_states[:, -logits_to_keep:]
-        logits, loss = self.lm_head(hidden_states), None
+        logits, loss = self.lm_head(hidden_states), None  # (batch, target_length, vocab_size)
         if labels is not None:
             loss = self._loss(logits, outputs, answer_ids, shift_labels, **loss_kwargs)
             logits = None if skip_logits else logits

@@ -15,10 +15,11 @@ from transformers import AutoConfig
 
 import modeling_crossfuse
 from crossfuse.main import PROGRAMS, main
-from crossfuse.recipe import OWN, find_recipe
+from crossfuse.recipe import OWN, TASKS, find_recipe
 from crossfuse.training_arguments import parse_recipe
 from modeling_crossfuse import CrossFuseConfig
 from modeling_crossfuse.configuration_crossfuse import ready_config
+from modeling_crossfuse.heads import HEADS
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -140,6 +141,11 @@ def test_a_missing_extra_is_one_line(module, argv, extra, tmp_path):
         f'pip install "crossfuse[{extra}]" (from a clone: pip install -e ".[{extra}]")\n'
     )
     assert crossfuse(argv[0], "--help", PYTHONPATH=str(tmp_path)).returncode == 0
+
+
+def test_tasks_of_recipes_are_those_of_heads():
+    """The command line names them before it imports the heads."""
+    assert set(TASKS) <= set(HEADS)
 
 
 def test_dashes_and_underscores():
