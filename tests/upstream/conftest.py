@@ -3,6 +3,7 @@
 """What the upstream tests need before they are collected."""
 
 import pytest
+from transformers import set_seed
 from transformers.models.auto import modeling_auto
 
 
@@ -26,3 +27,9 @@ _NAMES = {
 def listed_in_auto_mappings(monkeypatch):
     for table, class_name in _NAMES.items():
         monkeypatch.setitem(getattr(modeling_auto, table), "crossfuse", class_name)
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers():
+    """The mixins compare float16 with float32 on random weights: one draw in hundreds is beyond their tolerance."""
+    set_seed(0)
