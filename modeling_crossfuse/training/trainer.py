@@ -160,14 +160,21 @@ class CrossFuseTrainer(Seq2SeqTrainer):
         self.optimizer = optimizer_class(groups, **arguments)
         return self.optimizer
 
-    def _get_dataloader(self, *args, is_training: bool = False, **kwargs):
-        own = self.data_collator
-        if not is_training:
-            self.data_collator = self.eval_collator
+    @contextlib.contextmanager
+    def _collator_of_evaluation(self):
+        own, self.data_collator = self.data_collator, self.eval_collator
         try:
-            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+            yield
         finally:
             self.data_collator = own
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        with self._collator_of_evaluation():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset):
+        with self._collator_of_evaluation():
+            return super().get_test_dataloader(test_dataset)
 
     @property
     def _has_averages(self) -> bool:
