@@ -295,8 +295,9 @@ class CrossFuseProcessor(SubProcessorsMixin):
                 or files. Series are arrays `(steps, channels)`, `(steps,)` for one channel or `(channels,)` for one
                 step.
                 Options: `return_tensors` (`"pt"`, `"np"`, or `None` for lists of tokens and NumPy arrays), `padding`,
-                `truncation`, `max_length` (of tokens), `sampling_rate` (hertz), those of the image processor, and
-                `text_kwargs`, `images_kwargs`, `videos_kwargs`, `audio_kwargs`, `common_kwargs`.
+                `truncation`, `max_length` (of tokens), `sampling_rate` (hertz), those of the image processor,
+                `text_kwargs`, `images_kwargs`, `videos_kwargs`, `audio_kwargs`, `common_kwargs`, and `sample_names`
+                (list of `str`: what errors call the samples, such as `"row 107"`; `"sample 0"` and so on by default).
 
         Returns:
             [`BatchFeature`]: values and mask of each modality that at least one sample has, and `modality_mask` of
@@ -306,18 +307,20 @@ class CrossFuseProcessor(SubProcessorsMixin):
             ValueError: if an input can't be used; the message names the modality, the sample and what is expected.
             TypeError: if it has the wrong type.
         """
+        sample_names = kwargs.pop("sample_names", None)
         inputs, options, return_tensors = self._sort_arguments(
             {"text": text, "images": images, "audio": audio, **kwargs}
         )
         batches = {name: as_batch(name, self.modalities[name]["kind"], value) for name, value in inputs.items()}
-        modality_mask = self._modality_mask(batches)
+        sample_names = self._sample_names(batches, sample_names)
+        modality_mask = self._modality_mask(batches, sample_names)
         data = {}
         for column, (name, settings) in enumerate(self.modalities.items()):
             rows = modality_mask[:, column].nonzero()[0].tolist()
             if not rows:
                 continue
             kind, parts = settings["kind"], self.sub_processors_of(name)
-            samples = {f"`{name}` of sample {row}": batches[name][row] for row in rows}
+            samples = {f"`{name}` of {sample_names[row]}": batches[name][row] for row in rows}
             if parts and all(part is None for part in parts.values()):
                 raise ValueError(f"{next(iter(samples))} is given, but this processor has no `{next(iter(parts))}`")
             chosen = {**self.settings_of(name), **options[kind]}
@@ -368,22 +371,30 @@ class CrossFuseProcessor(SubProcessorsMixin):
             f"It has: {known}."
         )
 
-    def _modality_mask(self, batches: dict[str, list[Any]]) -> np.ndarray:
-        """`(batch, num_modalities)`: which sample has which modality."""
+    def _sample_names(self, batches: dict[str, list[Any]], given: list[str] | None) -> list[str]:
+        """What errors call the samples of a batch; the modalities have to have equally many."""
         if not batches:
             known = ", ".join(f"`{name}`" for name in self.modalities)
             raise ValueError(f"no modality is given; expected at least one of {known}")
         lengths = {name: len(samples) for name, samples in batches.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"the modalities have different numbers of samples: {lengths}")
-        mask = np.zeros((next(iter(lengths.values())), len(self.modalities)), dtype=np.int64)
+        number = next(iter(lengths.values()))
+        if given is None:
+            return [f"sample {row}" for row in range(number)]
+        if len(given) != number:
+            raise ValueError(f"`sample_names` has {len(given)} names for {number} samples")
+        return list(given)
+
+    def _modality_mask(self, batches: dict[str, list[Any]], sample_names: list[str]) -> np.ndarray:
+        """`(batch, num_modalities)`: which sample has which modality."""
+        mask = np.zeros((len(sample_names), len(self.modalities)), dtype=np.int64)
         for column, name in enumerate(self.modalities):
             mask[:, column] = [not self.is_missing(name, sample) for sample in batches.get(name, [None] * len(mask))]
         without = (mask.sum(1) == 0).nonzero()[0]
         if len(without):
             raise ValueError(
-                f"sample {without[0]} of the batch has no modality; expected at least one of "
-                + ", ".join(self.modalities)
+                f"{sample_names[without[0]]} has no modality; expected at least one of {', '.join(self.modalities)}"
             )
         return mask
 

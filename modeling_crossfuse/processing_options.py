@@ -44,7 +44,9 @@ KWARGS_NAMES = {"text": "text_kwargs", "image": "images_kwargs", "video": "video
 # The names that ProcessorMixin's callers use.
 ALIASES = {"text": "text", "images": "image", "videos": "video", "audio": "audio"}
 # What no modality can be called.
-_RESERVED = {"images", "videos", "return_tensors", "common_kwargs", *KWARGS_NAMES.values()}.union(*OPTIONS.values())
+_RESERVED = {"images", "videos", "return_tensors", "sample_names", "common_kwargs", *KWARGS_NAMES.values()}.union(
+    *OPTIONS.values()
+)
 
 
 def options_of(kind: str, image_processors: Iterable[Any]) -> set[str]:

@@ -16,18 +16,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import logging
 
 from .encoder_processors import pixel_values
-from .media import (
-    fits_pillow,
-    image_size,
-    is_list,
-    load_audio,
-    load_frames,
-    load_image,
-    load_series,
-    resample,
-    resize_array,
-    target_size,
-)
+from .media import is_list, load_series
+from .media_audio import load_audio, resample
+from .media_image import fits_pillow, image_size, load_image, resize_array, target_size
+from .media_video import load_frames
 from .processing_options import SETTINGS
 
 

@@ -218,7 +218,7 @@ def test_labels_need_a_tokenizer():
         ({"target": "say"}, ROWS[:2], TypeError, "row 1 has None in the target column 'say'; expected a str"),
         ({"target": "trace"}, ROWS[:1], TypeError, "row 0 has array"),
         ({"questions": {"in french": "names.fr"}}, ROWS[:2], ValueError, "row 1 answers none of the questions"),
-        ({}, [ROWS[0], ROWS[2]], ValueError, "sample 1 of the batch has no modality"),
+        ({}, [ROWS[0], ROWS[2]], ValueError, "sample 1 has no modality"),
     ],
 )
 def test_wrong_rows(processor, arguments, rows, error, message):

@@ -34,7 +34,7 @@ from modeling_crossfuse import (
     CrossFuseProcessor,
     CrossFuseVideoImageProcessor,
 )
-from modeling_crossfuse.media import load_audio, resample
+from modeling_crossfuse.media_audio import load_audio, resample
 
 from .helpers import tiny_config, tiny_model
 from .test_processor import make_image, make_tokenizer, noise_image, tone
@@ -270,7 +270,7 @@ def test_saves_and_loads(classifier, tmp_path):
     [
         ({}, {}, ValueError, "no modality is given; expected at least one of `text`, `image`, `wrist`"),
         ({"image": None}, {}, ValueError, "has no modality"),
-        ([SAMPLES[0], {}], {"batch_size": 2}, ValueError, "sample 1 of the batch has no modality"),
+        ([SAMPLES[0], {}], {"batch_size": 2}, ValueError, "sample 1 has no modality"),
         ({"imagee": make_image()}, {}, ValueError, "`imagee` is not a modality.*Did you mean `image`"),
         ({"text": "it", "max_length": 1}, {}, ValueError, "`max_length` is not a modality"),
         ("it", {}, TypeError, "a sample is str; expected a dict of modalities, with any of text, image, wrist"),

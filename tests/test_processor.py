@@ -718,7 +718,7 @@ def test_clips_are_padded_or_refused():
     [
         ({}, ValueError, "no modality is given; expected at least one of `text`"),
         ({"text": []}, ValueError, "`text` is an empty list"),
-        ({"text": ["it", None]}, ValueError, "sample 1 of the batch has no modality"),
+        ({"text": ["it", None]}, ValueError, "sample 1 has no modality"),
         (
             {"text": ["it", "it"], "image": [make_image()]},
             ValueError,
@@ -852,6 +852,9 @@ def test_the_code_travels_with_the_processor(tmp_path, processor, monkeypatch):
     assert {
         "feature_extraction_crossfuse.py",
         "media.py",
+        "media_audio.py",
+        "media_image.py",
+        "media_video.py",
         "processing_options.py",
         "processing_tensors.py",
     } <= travelled
@@ -872,3 +875,13 @@ def test_a_model_without_a_processor(tmp_path):
     tiny_model(tiny_config("text", "image")).save_pretrained(tmp_path)
     with pytest.raises(OSError, match=r"there is no CrossFuse processor in .*: it has no processor_config.json"):
         AutoProcessor.from_pretrained(tmp_path)
+
+
+def test_errors_call_the_samples_by_their_names(processor):
+    names = ["row 10", "row 11"]
+    with pytest.raises(ValueError, match="`image` of row 11: there is no file"):
+        processor(image=[noise_image(), "nowhere.png"], sample_names=names)
+    with pytest.raises(ValueError, match="row 10 has no modality"):
+        processor(image=[None, noise_image()], sample_names=names)
+    with pytest.raises(ValueError, match="`sample_names` has 2 names for 1 samples"):
+        processor(image=[noise_image()], sample_names=names)

@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..media import is_list, load_audio, load_frames, load_image, load_series
+from ..media import is_list, load_series
+from ..media_audio import load_audio
+from ..media_image import load_image
+from ..media_video import load_frames
 
 
 def cover(image: Image.Image | np.ndarray, level: float) -> Image.Image | np.ndarray:

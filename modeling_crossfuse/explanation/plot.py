@@ -10,7 +10,10 @@ import numpy as np
 import torch
 
 from ..evaluation.plots import INK, MODALITY_COLORS, QUIET, fit_text, import_figure, readable_on, save_figure
-from ..media import is_list, load_audio, load_frames, load_image, load_series
+from ..media import is_list, load_series
+from ..media_audio import load_audio
+from ..media_image import load_image
+from ..media_video import load_frames
 from .explanation import Explanation, PositionValues, positions_per_second
 
 
