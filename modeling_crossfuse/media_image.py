@@ -95,7 +95,12 @@ def _read_image(where: str, sample: Any, num_channels: int, do_rescale: bool) ->
             f"{where} is an image of mode {image.mode}, whose full scale is not known; expected 8 or 16 bits a "
             "channel, or an array of floats from 0 to 1"
         )
-    grey = np.asarray(_turn(image), dtype=np.float32) * (1 if full_scale is None else 255 / full_scale)
+    values = np.asarray(_turn(image), dtype=np.float32)
+    grey = values * (1 if full_scale is None else 255 / full_scale)
+    if image.format == "TIFF" and image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0:
+        grey = 255 - grey  # 0 is white
+    if num_channels != 4 and "transparency" in image.info:
+        grey[values == image.info["transparency"]] = 255
     return np.stack([grey] * 3 + [np.full_like(grey, 255)])[:num_channels]
 
 
@@ -179,7 +184,7 @@ def _scale_pixels(where: str, array: np.ndarray, highest: float) -> np.ndarray:
     if low < 0 or high > 255:
         raise ValueError(f"{where} has pixels from {low:g} to {high:g}; expected 0 to 255, or floats from 0 to 1")
     if array.dtype.kind != "f":
-        return array.astype(np.float32)
+        return array.astype(np.uint8)
     # They are more likely floats that went beyond 1 than an image that is nearly black.
     if 1 < highest <= 2 and (array % 1).any():
         raise ValueError(f"{where} has pixels up to {highest:g}; clip floats to 0 to 1, or give 0 to 255")
