@@ -3,14 +3,19 @@
 """Raw audio in one form."""
 
 import io
+import re
 from numbers import Number
 from typing import Any
 
 import numpy as np
+from transformers.utils import logging
 
 from .extras import needs
 from .media import is_file, open_file, path_in_brackets, to_array
+from .media_video import open_stream
 
+
+logger = logging.get_logger(__name__)
 
 # The integer that stands for 1.0 in audio; uint8 is centred at 128.
 _FULL_SCALE = {np.dtype(np.int16): 2.0**15, np.dtype(np.int32): 2.0**31, np.dtype(np.uint8): 2.0**7}
@@ -19,13 +24,16 @@ _FULL_SCALE = {np.dtype(np.int16): 2.0**15, np.dtype(np.int32): 2.0**31, np.dtyp
 def load_audio(where: str, sample: Any) -> tuple[np.ndarray, int | None]:
     """Audio as floats `(samples,)`, and its sampling rate if the sample says it."""
     rate = None
-    if isinstance(sample, dict) and sample.get("array") is not None:
-        sample, rate = sample["array"], sample.get("sampling_rate")
+    key = next((key for key in ("array", "raw") if isinstance(sample, dict) and sample.get(key) is not None), None)
+    if key is not None:  # as `datasets` gives it, and transformers' pipelines for speech
+        sample, rate = sample[key], sample.get("sampling_rate")
     elif hasattr(sample, "get_all_samples"):  # the decoder that `datasets` gives where torchcodec is installed
         decoded = sample.get_all_samples()
-        sample, rate = decoded.data, decoded.sample_rate
+        sample, rate = decoded.data.mean(0), decoded.sample_rate
     elif is_file(sample):
-        sample, rate = _read_audio_file(where, open_file(where, sample))
+        file = open_file(where, sample)
+        where += path_in_brackets(file)
+        sample, rate = _read_audio_file(where, file)
     array = to_array(where, sample)
     if array.dtype in _FULL_SCALE:
         array = array / _FULL_SCALE[array.dtype] - (array.dtype == np.uint8)
@@ -41,14 +49,50 @@ def load_audio(where: str, sample: Any) -> tuple[np.ndarray, int | None]:
 
 
 def _read_audio_file(where: str, file: io.BytesIO | str) -> tuple[np.ndarray, int]:
+    """Audio `(samples,)`, the mean of its channels, by soundfile or, if that doesn't know the format, by PyAV."""
     try:
         import soundfile
     except ImportError as error:
         raise needs("reading audio files needs soundfile", "audio") from error
     try:
-        return soundfile.read(file, dtype="float32")
-    except (soundfile.LibsndfileError, ValueError) as error:
-        raise ValueError(f"{where}{path_in_brackets(file)} is not a readable audio file: {error}") from error
+        with soundfile.SoundFile(file) as reader:
+            audio = reader.read(dtype="float32", always_2d=True).mean(1)
+            _warn_if_cut(where, reader, len(audio))
+            return audio, reader.samplerate
+    except soundfile.LibsndfileError as error:
+        if error.code != _UNKNOWN_FORMAT:
+            raise ValueError(f"{where} is not a readable audio file: {error.error_string}") from error
+    except (TypeError, ValueError) as error:  # files without a header
+        raise ValueError(f"{where} is not a readable audio file: {error}") from error
+    return _read_container(where, file)
+
+
+# libsndfile's number for it.
+_UNKNOWN_FORMAT = 1
+# What libsndfile logs of audio whose length, by its header, is beyond the end of the file.
+_CUT_OFF = re.compile(r"^ *(?:data|riff|SSND|Data Size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
+
+
+def _warn_if_cut(where: str, reader: Any, samples: int):
+    lengths = _CUT_OFF.search(reader.extra_info)
+    claimed, there = map(int, lengths.groups()) if lengths else (reader.frames, samples)
+    if there < claimed < 2_000_000_000:  # streams, whose length nobody knew when they began, claim more
+        logger.warning_once(
+            f"{where} has {there} of the {claimed} {'bytes' if lengths else 'samples'} of audio that its header says; "
+            "was it cut off?"
+        )
+
+
+def _read_container(where: str, file: io.BytesIO | str) -> tuple[np.ndarray, int]:
+    """The main sound of any file that PyAV reads, such as m4a, webm and videos."""
+    with open_stream(where, file, "audio") as (_, frames):
+        from av import AudioResampler
+
+        resampler = AudioResampler(format="fltp")  # of the file's own rate and channels
+        parts = [part for frame in frames for part in resampler.resample(frame)]
+        if not parts:
+            raise ValueError("it has no sample")
+        return np.concatenate([part.to_ndarray().mean(0) for part in parts]), parts[0].sample_rate
 
 
 def resample(where: str, audio: np.ndarray, rate: int, target: int) -> np.ndarray:
