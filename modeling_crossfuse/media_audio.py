@@ -39,10 +39,13 @@ def load_audio(where: str, sample: Any) -> tuple[np.ndarray, int | None]:
         array = array / _FULL_SCALE[array.dtype] - (array.dtype == np.uint8)
     elif array.dtype.kind != "f":
         raise TypeError(f"{where} is of dtype {array.dtype}; expected floats from -1 to 1, or int16, int32 or uint8")
-    if array.ndim == 2 and min(array.shape) <= 32:
+    if array.ndim == 2 and min(array.shape) <= 32 and array.shape[0] != array.shape[1]:
         array = array.mean(int(np.argmin(array.shape)))
     if array.ndim != 1:
-        raise ValueError(f"{where} has shape {array.shape}; expected `(samples,)`, or two axes for several channels")
+        raise ValueError(
+            f"{where} has shape {array.shape}; expected `(samples,)`, or two axes of which the shorter has "
+            "the channels"
+        )
     if np.abs(array).max() > 10:  # overdriven audio stays far below that
         raise ValueError(f"{where} has floats up to {np.abs(array).max():g}; expected -1 to 1, or integers")
     return array.astype(np.float32, copy=False), rate
@@ -62,24 +65,25 @@ def _read_audio_file(where: str, file: io.BytesIO | str) -> tuple[np.ndarray, in
     except soundfile.LibsndfileError as error:
         if error.code != _UNKNOWN_FORMAT:
             raise ValueError(f"{where} is not a readable audio file: {error.error_string}") from error
-    except (TypeError, ValueError) as error:  # files without a header
-        raise ValueError(f"{where} is not a readable audio file: {error}") from error
+    except TypeError as error:
+        raise ValueError(f"{where} is raw audio, by its name; expected a file whose header says its format") from error
     return _read_container(where, file)
 
 
 # libsndfile's number for it.
 _UNKNOWN_FORMAT = 1
 # What libsndfile logs of audio whose length, by its header, is beyond the end of the file.
-_CUT_OFF = re.compile(r"^ *(?:data|riff|SSND|Data Size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_CUT_OFF = re.compile(r"^ *(?:data|riff|SSND|Data Size|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 
 
 def _warn_if_cut(where: str, reader: Any, samples: int):
     lengths = _CUT_OFF.search(reader.extra_info)
-    claimed, there = map(int, lengths.groups()) if lengths else (reader.frames, samples)
-    if there < claimed < 2_000_000_000:  # streams, whose length nobody knew when they began, claim more
+    # Without such a line, as of MP3 files, what the header says may be an estimate.
+    claimed, there = map(int, lengths.groups()) if lengths else (0.95 * reader.frames, samples)
+    if there < claimed < 2e9:  # streams, whose length nobody knew when they began, claim more
+        seconds = samples / reader.samplerate
         logger.warning_once(
-            f"{where} has {there} of the {claimed} {'bytes' if lengths else 'samples'} of audio that its header says; "
-            "was it cut off?"
+            f"{where} ends after {seconds:.2f} s, before the end that its header says; was it cut off?"
         )
 
 

@@ -20,8 +20,8 @@ logger = logging.get_logger(__name__)
 
 def load_frames(where: str, sample: Any, num_frames: int | None) -> list[Any]:
     """
-    The frames of a video; if it has more than `num_frames`, so many, evenly spread over its time. A list or an array of
-    frames has no time: every so many frames are taken.
+    The frames of a video; if it has more than `num_frames`, so many, evenly spread over its time. A list or an array
+    of frames has no time: every so many frames are taken.
     """
     if is_file(sample):
         return _read_video_file(where, open_file(where, sample), num_frames)
@@ -69,8 +69,8 @@ def _read_decoder(where: str, decoder: Any, num_frames: int | None) -> list[Any]
 
 def _read_video_file(where: str, file: io.BytesIO | str, num_frames: int | None) -> list[Image.Image]:
     where += path_in_brackets(file)
-    # Frames are counted by decoding, since headers often say nothing or the wrong number, and decoded again rather than
-    # held in memory.
+    # Frames are counted by decoding, since headers often say nothing or the wrong number; and those that are wanted
+    # are decoded again, since all might not fit into memory.
     with open_stream(where, file, "video") as (stream, frames):
         times = [frame.time for frame in frames]
         reorders = stream.codec_context.codec.reorder
@@ -89,8 +89,8 @@ def _read_video_file(where: str, file: io.BytesIO | str, num_frames: int | None)
 
 def _choose_frames(times: Sequence[float | None], reorders: bool, number: int | None) -> list[int]:
     """
-    Which frames to take, in the order of time. `times` are in the order that the decoder gives; if it `reorders` frames
-    itself, times that go back are wrong, as they are in AVI files, and those of streams without a container are missing.
+    Which frames to take, in the order of time. `times` are in the decoder's order. If it `reorders` frames itself,
+    times that go back are wrong, as in AVI files. They are missing in streams without a container.
     """
     if None in times or (reorders and list(times) != sorted(times)):
         times = range(len(times))
@@ -141,15 +141,18 @@ def _decode(where: str, container: Any, stream: Any) -> Iterator[Any]:
     import av
 
     start = end = (container.start_time or 0) / av.time_base
-    is_damaged = False
+    longest, is_damaged = 0.1, False
     for packet in container.demux():
         if packet.pts is not None:
-            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            now = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+            longest, end = max(longest, now - end), max(end, now)
         frames = packet.decode() if packet.stream.index == stream.index else []
         is_damaged |= packet.is_corrupt or any(frame.is_corrupt for frame in frames)
         yield from frames
     claimed, there = (container.duration or 0) / av.time_base, end - start
-    if claimed - there > 0.1:  # containers round
-        logger.warning_once(f"{where} has {there:.2f} s of the {claimed:.2f} s that its header says; was it cut off?")
+    if claimed - there > longest + 1e-3:  # the last packet may not say how long it lasts
+        logger.warning_once(
+            f"{where} ends after {there:.2f} s, before the {claimed:.2f} s that its header says; was it cut off?"
+        )
     elif is_damaged:
         logger.warning_once(f"{where} is damaged in places; what can be decoded of these is used")
