@@ -103,6 +103,14 @@ def make_compute_metrics(recipe, arguments, model, processor):
     return compare_texts if arguments.predict_with_generate else None
 
 
+def check_rows(rows, split: str, collator):
+    """Raises a `ValueError` that names the first row which training can't use."""
+    bad = collator.find_bad_rows(rows)
+    for row, reason in bad.items():
+        others = f" (and so do {len(bad) - 1:,} other rows, or the like)" if len(bad) > 1 else ""
+        raise ValueError(f"row {row} of the split {split!r} {reason}{others}")
+
+
 def resume_point(arguments) -> str | None:
     """The checkpoint to go on from: `last` stands for the newest in the output folder."""
     from transformers.trainer_utils import get_last_checkpoint
@@ -163,7 +171,10 @@ def run(args: argparse.Namespace) -> str | None:
             f"{model.num_parameters():,} parameters, {trained:,} of which train; {len(rows):,} samples to train on"
         )
         logger.info(describe_precision(recipe, arguments))
-    train_collator, eval_collator = make_collators(recipe, model, processor, labels, arguments.seed)
+    train_collator, eval_collator = make_collators(recipe, model, processor, labels, arguments.seed, rows)
+    check_rows(rows, recipe.train_split, train_collator)
+    if eval_rows is not None:
+        check_rows(eval_rows, recipe.eval_split, eval_collator)
     cache = Path(arguments.output_dir, "_encoder_outputs")  # Trainer does not push what starts so
     if recipe.cache_encoder_outputs:
         model.get_encoder().to(arguments.device)

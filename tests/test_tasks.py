@@ -18,7 +18,8 @@ from modeling_crossfuse import (
     CrossFuseForSequenceClassification,
     CrossFuseProcessor,
 )
-from modeling_crossfuse.data.rows import label_names, problem_type_of
+from modeling_crossfuse.data.labels import label_names
+from modeling_crossfuse.data.rows import problem_type_of
 from modeling_crossfuse.training.building import build_model, number_labels
 
 from .helpers import tiny_config
@@ -264,8 +265,8 @@ def test_labels_of_batches():
         ({"problem_type": "regression", "target": "name", "answer_ids": {"red": 0}}, None, "don't go with"),
         ({"problem_type": "single_label_classification", "target": "name"}, {"name": "pink"}, "none of the 0 labels"),
         ({"problem_type": "multi_label_classification", "target": "name"}, {"name": "pink"}, "expected a list"),
-        ({"problem_type": "regression", "target": "name"}, {"name": "pink"}, "other values than as many numbers"),
-        ({"problem_type": "regression", "target": "name"}, {"name": float("nan")}, "not finite"),
+        ({"problem_type": "regression", "target": "name"}, {"name": "pink"}, "has 'pink' .* expected numbers, finite"),
+        ({"problem_type": "regression", "target": "name"}, {"name": float("nan")}, "row 0 has nan .* finite"),
     ],
 )
 def test_labels_that_are_refused(settings, row, message):
