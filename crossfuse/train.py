@@ -91,12 +91,15 @@ def make_compute_metrics(recipe, arguments, model, processor):
 
     def compare_labels(prediction):
         config, labels = model.config, torch.tensor(prediction.label_ids)
+        answers = torch.tensor(prediction.predictions)
         if config.problem_type == "single_label_classification":
+            answers, labels = answers[labels != -100], labels[labels != -100]
             labels = torch.nn.functional.one_hot(labels, config.num_labels)
         elif config.problem_type == "regression":
             labels = labels.view(len(labels), -1)
-        answers = read_logits(torch.tensor(prediction.predictions), config)
-        return compute_label_metrics(answers, read_logits(labels, config), config.problem_type)
+        if len(labels) == 0:
+            return {}  # the loss is 0, and there is nothing to compare
+        return compute_label_metrics(read_logits(answers, config), read_logits(labels, config), config.problem_type)
 
     if recipe.task == "classification":
         return compare_labels

@@ -3,7 +3,6 @@
 """From rows of a data set to batches with labels."""
 
 import random
-import reprlib
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers.utils import logging
 
 from ..configuration_crossfuse import PROBLEM_TYPES
-from .labels import ClassNumbers, read_label, read_numbers
+from .labels import ClassNumbers, read_label, read_numbers, read_text
 from .rows import are_missing, get_column, read_rows
 
 
 if TYPE_CHECKING:
     import datasets
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(eq=False, repr=False)
@@ -230,12 +233,9 @@ class CrossFuseDataCollator:
         if column is None:
             raise ValueError("answers none of the questions, and there is no `target`")
         try:
-            answer = get_column(row, column)
+            return read_text(get_column(row, column), column)
         except KeyError as error:
             raise ValueError(f"has {error.args[0]}") from error
-        if not isinstance(answer, str):
-            raise TypeError(f"has {reprlib.repr(answer)} in the target column {column!r}; expected a str")
-        return answer
 
     def _target(self, row: Mapping[str, Any]) -> Any:
         """What `problem_type` makes of a row's target: a class's number, a list of them, a number or numbers."""
@@ -275,7 +275,14 @@ class CrossFuseDataCollator:
                 raise ValueError(
                     f"row {row} has {count} numbers in the target column {self.target!r}; row 0 has {counts[0]}"
                 )
-        return torch.tensor(values, dtype=torch.float32)
+        exact = torch.tensor(values, dtype=torch.float64)
+        numbers = exact.float()
+        if exact.unique().numel() > numbers.unique().numel() and exact.abs().max() > 2**24:
+            logger.warning_once(
+                f"The target column {self.target!r} has different numbers that are the same in float32; expected "
+                "numbers with an offset subtracted, such as their mean."
+            )
+        return numbers
 
     def _labels(self, answers: list[str]) -> torch.Tensor:
         """Tokens of the answers with an end of sequence, `(batch, length)`, padded with -100."""

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .rows import class_names, get_column, read_rows
+from .rows import class_names, find_feature, get_column, read_rows
 
 
 if TYPE_CHECKING:
     import datasets
+
+_LARGEST = torch.finfo(torch.float32).max
 
 
 def to_python(value: Any) -> Any:
@@ -51,14 +53,40 @@ def label_names(rows: "datasets.Dataset", column: str) -> list[str]:
     return [str(label) for label in sorted(labels - {None})]
 
 
-def are_classes_with_gaps(rows: "datasets.Dataset", column: str) -> bool:
+def problem_type_of(rows: "datasets.Dataset", column: str) -> str:
     """
-    Whether a column of floats has whole numbers of which some are missing: a CSV file's column of integers becomes
-    floats where a cell is empty.
+    The `problem_type` that suits a column: classes for texts, booleans and whole numbers, several for lists of texts
+    or whole numbers, and else a regression. Floats are classes where some are missing and the others have no fraction:
+    so are the integers of a CSV file read where a cell is empty. Another column is a `ValueError`.
     """
-    labels = column_labels(rows, column)
-    given = [label for label in labels if label is not None]
-    return 0 < len(given) < len(labels) and all(isinstance(label, int) for label in given)
+    feature = find_feature(rows.features, column)
+    inner = getattr(feature, "feature", feature)
+    dtype = "" if hasattr(inner, "shape") else getattr(inner, "dtype", None) or ""  # an array has a shape
+    if dtype.startswith("float"):
+        return "single_label_classification" if are_integers_with_gaps(rows, column) else "regression"
+    if inner is feature and dtype.startswith(("bool", "int", "uint", "string", "large_string")):
+        return "single_label_classification"
+    if inner is not feature and dtype.startswith(("int", "uint", "string", "large_string")):
+        return "multi_label_classification"
+    raise ValueError(
+        f"the target column {column!r} of {feature} has no labels; expected text, classes, numbers, or lists of them"
+    )
+
+
+def are_integers_with_gaps(rows: "datasets.Dataset", column: str) -> bool:
+    """Whether a column's numbers are floats only since some are missing: the others have no fraction."""
+    values = [to_python(get_column(row, column)) for row in read_rows(rows, [column])]
+    given = [value for value in values if value is not None and value == value]
+    return 0 < len(given) < len(values) and all(isinstance(value, float) and value.is_integer() for value in given)
+
+
+def count_numbers(rows: "datasets.Dataset", column: str) -> int:
+    """How many numbers the first row that has any has in a column."""
+    for row in read_rows(rows, [column]):
+        value = to_python(get_column(row, column))
+        if value is not None:
+            return max(len(value), 1) if isinstance(value, list) else 1
+    return 1
 
 
 class ClassNumbers:
@@ -125,12 +153,30 @@ def with_class_numbers(label2id: dict[str, int], rows: Any, column: str) -> dict
     return {**label2id, **{number: label2id[name] for number, name in enumerate(names) if name in label2id}, -1: -100}
 
 
+def read_text(value: Any, column: str) -> str:
+    """A text to answer. The error for another value goes on after the row's name."""
+    if not isinstance(value, str):
+        raise TypeError(f"has {reprlib.repr(value)} in the target column {column!r}; expected a str")
+    return value
+
+
 def read_numbers(value: Any, column: str, count: int | None = None) -> float | list[float]:
     """A number, or a list of `count` numbers. The error for other values goes on after the row's name."""
     value = to_python(value)
     numbers = value if isinstance(value, list) else [value]
-    are_finite = all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
+    are_finite = all(isinstance(number, (int, float)) and abs(number) <= _LARGEST for number in numbers)
     if not numbers or not are_finite or count not in (None, len(numbers)):
         expected = "numbers" if count is None else f"{count} number{'s' * (count > 1)}"
         raise ValueError(f"has {reprlib.repr(value)} in the target column {column!r}; expected {expected}, finite")
-    return [float(number) for number in value] if isinstance(value, list) else float(value)
+    return [float(number) for number in numbers] if isinstance(value, list) else float(value)
+
+
+def check_digits(rows: "datasets.Dataset", column: str):
+    """Raises a `ValueError` for a column of numbers whose differences are lost in float32, such as Unix times."""
+    numbers = np.array([read_numbers(get_column(row, column), column) for row in read_rows(rows, [column])])
+    lost, spread = np.abs(numbers - numbers.astype(np.float32)).max(0), numbers.std(0)
+    if ((lost > spread / 1000) & (spread > 1e-12 * np.abs(numbers).max(0))).any():
+        raise ValueError(
+            f"the target column {column!r} has numbers such as {numbers.flat[0]!r} whose differences are lost in "
+            "float32, in which training computes; subtract an offset from them first, such as their mean"
+        )

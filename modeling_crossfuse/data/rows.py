@@ -154,19 +154,3 @@ def class_names(rows: Any, column: str) -> list[str] | None:
     feature = None if features is None else find_feature(features, column)
     names = getattr(getattr(feature, "feature", feature), "names", None)
     return None if names is None else list(names)
-
-
-def problem_type_of(feature: Any) -> str:
-    """
-    The `problem_type` that suits a column, by its entry in `datasets.Features`. A column that has neither text, nor
-    classes, nor numbers, nor lists of them is a `ValueError`.
-    """
-    inner = getattr(feature, "feature", feature)
-    dtype = "" if hasattr(inner, "shape") else getattr(inner, "dtype", None) or ""  # an array has a shape
-    if dtype.startswith("float"):
-        return "regression"
-    if inner is feature and dtype.startswith(("bool", "int", "uint", "string", "large_string")):
-        return "single_label_classification"
-    if inner is not feature and dtype.startswith(("int", "uint", "string", "large_string")):
-        return "multi_label_classification"
-    raise ValueError(f"a column of {feature} has no labels; expected text, classes, numbers, or lists of them")

@@ -17,8 +17,8 @@ from ..configuration_crossfuse import PROBLEM_TYPES, CrossFuseConfig, ready_conf
 from ..data.augmentation import BatchAugmentation
 from ..data.caching import CachedInputs, CachedInputsCollator, EncodedInputs, frozen_modalities
 from ..data.collator import CrossFuseDataCollator
-from ..data.labels import label_names, with_class_numbers
-from ..data.rows import find_feature, get_column, has_text, problem_type_of, select_columns, top_column
+from ..data.labels import count_numbers, label_names, problem_type_of, with_class_numbers
+from ..data.rows import get_column, has_text, select_columns, top_column
 from ..extras import needs
 from ..heads import HEADS
 from ..pretrained import CrossFusePreTrainedModel
@@ -63,14 +63,17 @@ def number_labels(recipe, rows: datasets.Dataset) -> dict[str, int] | None:
         return None
     if recipe.task == "classification" and _problem_type(recipe, rows) == "regression":
         return None
-    return {label: number for number, label in enumerate(label_names(rows, recipe.target))}
+    names = label_names(rows, recipe.target)
+    if not names:
+        raise ValueError(f"the target column {recipe.target!r} has no label in any row")
+    return {name: number for number, name in enumerate(names)}
 
 
 def _problem_type(recipe, rows: datasets.Dataset) -> str:
     """What the targets of a classification are: as `model_overrides` say, or as the column looks."""
     chosen = (recipe.model_overrides or {}).get("problem_type")
     if chosen is None:
-        return problem_type_of(find_feature(rows.features, recipe.target))
+        return problem_type_of(rows, recipe.target)
     if chosen not in PROBLEM_TYPES:
         raise ValueError(f"`problem_type={chosen!r}`; expected one of {', '.join(PROBLEM_TYPES)}")
     return chosen
@@ -78,12 +81,10 @@ def _problem_type(recipe, rows: datasets.Dataset) -> str:
 
 def _label_settings(recipe, rows: datasets.Dataset, labels: dict[str, int] | None) -> dict[str, Any]:
     """What a config says of the labels of a classification."""
-    problem_type = _problem_type(recipe, rows)
-    if problem_type == "regression":
-        first = get_column(select_columns(rows, [recipe.target])[0], recipe.target)
-        return {"problem_type": problem_type, "num_labels": len(first) if isinstance(first, list) else 1}
+    if labels is None:
+        return {"problem_type": "regression", "num_labels": count_numbers(rows, recipe.target)}
     names = {number: label for label, number in labels.items()}
-    return {"problem_type": problem_type, "id2label": names, "label2id": dict(labels)}
+    return {"problem_type": _problem_type(recipe, rows), "id2label": names, "label2id": dict(labels)}
 
 
 def build_model(recipe, rows: datasets.Dataset, labels: dict[str, int] | None = None):
