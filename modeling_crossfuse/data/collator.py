@@ -48,8 +48,9 @@ class CrossFuseDataCollator:
             `labels` of [`CrossFuseForSequenceClassification`]; `"retrieval"` gives `item_ids`, by which
             [`CrossFuseForRetrieval`] knows samples of the same target.
         label2id (`dict[str, int]`, *optional*): numbers of the labels in `target`, such as `config.label2id`. Whole
-            numbers in `target` are names if any name is a number, and else numbers of labels already. A label of None,
-            NaN or -100 becomes -100, which the loss leaves out.
+            numbers in `target` are names if any name is a number, and else numbers of labels already; for a
+            `ClassLabel` whose names are numbers, add its own numbers as keys (`{0: 0, 1: 1}`). A label of None, NaN or
+            -100 becomes -100, which the loss leaves out.
         num_labels (`int`, *optional*): how many numbers `target` has for a regression. Defaults to as many as the
             first row of a batch has.
         answer_ids (`dict[str, int]`, *optional*): number of each answer in the `target` column, for a model with
@@ -179,6 +180,12 @@ class CrossFuseDataCollator:
         for index in lack_all.nonzero()[0].tolist():
             bad.setdefault(index, f"has None in all columns of inputs ({', '.join(columns)}); expected a value in any")
         return dict(sorted(bad.items()))
+
+    def count_unlabeled(self, rows: "datasets.Dataset") -> int:
+        """How many rows have no class: -100 in the labels. There are none where the targets are not classes."""
+        if self.problem_type not in ("single_label_classification", "retrieval"):
+            return 0
+        return sum(self._target(row) == -100 for row in read_rows(rows, [self.target]))
 
     def _encode(self, rows: list[Mapping[str, Any]], inputs: dict[str, list[Any]]) -> dict[str, torch.Tensor]:
         return dict(self.processor(**inputs, return_tensors="pt"))

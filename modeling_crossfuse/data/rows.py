@@ -101,9 +101,12 @@ def load_rows(
 
 def _load_split(dataset: str, config: str | None, split: str) -> "datasets.Dataset":
     from datasets import get_dataset_split_names, load_dataset
+    from datasets.exceptions import DatasetGenerationError
 
     try:
         return load_dataset(dataset, config, split=split)
+    except DatasetGenerationError as error:  # its cause says why
+        raise ValueError(f"the data set {dataset} can't be read: {error.__cause__ or error}") from error
     except ValueError as error:
         if not str(error).startswith("Unknown split"):
             raise
