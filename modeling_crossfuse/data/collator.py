@@ -108,6 +108,8 @@ class CrossFuseDataCollator:
             raise ValueError("`answer_ids` needs `target`: the column whose answers they number")
         if self.max_target_length is not None and self.max_target_length < 1:
             raise ValueError(f"`max_target_length={self.max_target_length}`; expected at least 1")
+        if self.model is not None and not hasattr(self.model, "prepare_decoder_input_ids_from_labels"):
+            raise ValueError(f"`model` is a {type(self.model).__name__}; expected one that generates text")
         if self.problem_type is not None:
             self._check_problem_type()
             return
