@@ -59,6 +59,9 @@ class CrossFuseDataCollator:
         augment (`Callable`, *optional*): takes the batch, a dict of tensors, and returns it changed.
         seed (`int`, *optional*): makes the questions repeatable. Workers of a `DataLoader` add their own seeds, which
             follow from `torch.manual_seed` and change with each epoch.
+        model ([`CrossFuseForConditionalGeneration`], *optional*): the model that is trained. With it, batches with
+            answers have `decoder_input_ids`, too, as those of [`~transformers.DataCollatorForSeq2Seq`]:
+            [`~transformers.Trainer`] needs them with `label_smoothing_factor` or `compute_loss_func`.
 
     Raises:
         ValueError: if an argument or a row can't be used; the message names it.
@@ -98,6 +101,7 @@ class CrossFuseDataCollator:
     answer_ids: dict[str, int] | None = None
     augment: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
     seed: int | None = None
+    model: Any = None
 
     def __post_init__(self):
         self.questions, self.label2id = self.questions or {}, self.label2id or {}
@@ -120,6 +124,8 @@ class CrossFuseDataCollator:
             raise ValueError("`answer_ids` needs `target`: the column whose answers they number")
         if self.max_target_length is not None and self.max_target_length < 1:
             raise ValueError(f"`max_target_length={self.max_target_length}`; expected at least 1")
+        if self.model is not None and not hasattr(self.model, "prepare_decoder_input_ids_from_labels"):
+            raise ValueError(f"`model` is a {type(self.model).__name__}; expected one that generates text")
         if self.problem_type is not None:
             self._check_problem_type()
             return
@@ -153,6 +159,8 @@ class CrossFuseDataCollator:
                 self._in_row(index, self._answer, rows[index], column) for index, (_, column) in enumerate(chosen)
             ]
             batch["labels"] = self._labels(answers)
+            if self.model is not None:
+                batch["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(batch["labels"])
         if self.answer_ids is not None:
             answers = [get_column(row, self.target) for row in rows]
             batch["answer_ids"] = torch.tensor([self.answer_ids.get(answer, -100) for answer in answers])
