@@ -45,10 +45,10 @@ class CrossFuseProcessor(SubProcessorsMixin):
             `audio`, `feature_size`, `sampling_rate` (of arrays that do not say theirs), `max_seconds` and `max_length`
             (in frames, or what the feature extractor counts); for `series`, `num_channels`, `mean`, `std` and
             `max_length` (in steps). What is cut is said once for each modality. For an encoder that reads a window,
-            such as Whisper's of 30 s, `truncation=False` gives as many windows as the longest clip has, and the model
-            joins what the encoder makes of each. A modality may have a `tokenizer`, an `image_processor`, a
-            `video_processor` or a `feature_extractor` of its own, too, which becomes the attribute `<name>_tokenizer`
-            and so on. Defaults to one modality for each sub-processor.
+            such as Whisper's of 30 s, `max_seconds` may be more, or `truncation=False` leave clips as they are: then
+            the model joins what the encoder makes of each window. A modality may have a `tokenizer`, an
+            `image_processor`, a `video_processor` or a `feature_extractor` of its own, too, which becomes the
+            attribute `<name>_tokenizer` and so on. Defaults to one modality for each sub-processor.
         chat_template (`str`, *optional*): kept and saved, as in any processor.
 
     Raises:
@@ -253,6 +253,34 @@ class CrossFuseProcessor(SubProcessorsMixin):
         std = np.sqrt(squares / count)
         # A channel that never changes is only shifted.
         self.modalities[name] |= {"mean": mean.tolist(), "std": np.where(std > 0, std, 1.0).tolist()}
+        return self
+
+    def set_max_lengths(self, max_lengths: dict[str, float]) -> "CrossFuseProcessor":
+        """
+        Sets how much of a sample is read; from then on the processor cuts what is longer, and saves the limits.
+
+        Args:
+            max_lengths (`dict[str, float]`): name of a modality to its limit: tokens of a text, seconds of audio, or
+                steps of a series.
+
+        Returns:
+            [`CrossFuseProcessor`]: itself.
+
+        Raises:
+            ValueError: if there is no such modality, it has no length, or the limit is none.
+        """
+        changed = {}
+        for argument, limit in max_lengths.items():
+            name = self.modality_of(argument)
+            settings = dict(self.modalities[name])
+            if settings["kind"] in ("image", "video"):
+                raise ValueError(f"`max_lengths` has {name!r}, whose kind {settings['kind']!r} has no length")
+            if settings["kind"] == "audio":
+                settings.pop("max_length", None)  # the same limit, in other units
+            settings["max_seconds" if settings["kind"] == "audio" else "max_length"] = limit
+            check_settings(name, settings, None)
+            changed[name] = settings
+        self.modalities |= changed
         return self
 
     def _names_of_kind(self, kind: str | None) -> list[str]:

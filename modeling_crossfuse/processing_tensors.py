@@ -200,7 +200,7 @@ def audio_tensors(
         extractor = type(extractor)(**{**extractor.to_dict(), **changed})
     target = extractor.sampling_rate
     clips = {where: _clip(where, sample, given_rate, target) for where, sample in samples.items()}
-    options = _audio_options(extractor, options)
+    options = _audio_options(extractor, options, has_limit=max_seconds is not None)
     _say_cut_audio(clips, extractor, options, max_seconds, say)
     if max_seconds is not None:
         clips = {where: clip[: round(max_seconds * target)] for where, clip in clips.items()}
@@ -214,8 +214,8 @@ def audio_tensors(
     return features[extractor.model_input_names[0]], mask
 
 
-def _audio_options(extractor, options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a feature extractor's call, with those that follow from others."""
+def _audio_options(extractor, options: dict[str, Any], has_limit: bool) -> dict[str, Any]:
+    """The options of a feature extractor's call, with those that follow from others, or from a limit in seconds."""
     parameters = inspect.signature(extractor.__call__).parameters
     for key in options:
         if key not in parameters:  # some extractors would take it, and not read it
@@ -227,8 +227,8 @@ def _audio_options(extractor, options: dict[str, Any]) -> dict[str, Any]:
         defaults["padding"] = True  # a batch is one tensor
     if options.get("max_length") is not None and "truncation" in parameters:
         defaults["truncation"] = True
-    elif options.get("truncation") is False and hasattr(extractor, "n_samples"):
-        defaults |= {"padding": "longest", "pad_to_multiple_of": extractor.n_samples}  # whole windows
+    elif hasattr(extractor, "n_samples") and not options.get("truncation", not has_limit):  # whole windows
+        defaults |= {"truncation": False, "padding": "longest", "pad_to_multiple_of": extractor.n_samples}
     return {**defaults, **options}
 
 
@@ -250,7 +250,7 @@ def _say_cut_audio(
         if options.get("max_length") is not None:
             change = "`max_length` in the settings of the modality changes that."
         elif hasattr(extractor, "n_samples"):
-            change += " `truncation=False` in the settings of the modality gives all of it, window by window."
+            change += f" For several windows, set the limit yourself: {_change('max_seconds')}"
         limits.append((window, change))
     if limits:
         kept, change = min(limits)
