@@ -248,8 +248,8 @@ class CrossFuseDataCollator:
             say_once(
                 self,
                 "unknown tokens",
-                f"the tokenizer lacks {unknown} of the {len(tokens)} tokens in the answer of {where}, and maybe others; "
-                f"the model learns {tokenizer.unk_token!r} in their place, which is left out of what it writes",
+                f"the tokenizer lacks {unknown} of the {len(tokens)} tokens in the answer of {where}, and maybe "
+                f"others; the model learns {tokenizer.unk_token!r} in their place, which it leaves out of its text",
             )
         if self.max_target_length is not None and len(tokens) >= self.max_target_length:
             say_once(
