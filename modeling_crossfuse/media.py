@@ -53,7 +53,7 @@ def _read_array(value: Any) -> tuple[np.ndarray, int]:
     elif hasattr(value, "to_pylist"):  # an array of Arrow, which gives NaN for what is missing
         value = value.to_pylist()
     elif is_list(value) and any(isinstance(part, np.ma.MaskedArray) for part in value):
-        value = np.ma.array(value)  # `np.asarray` would forget the masks of parts
+        value = np.ma.stack([np.ma.asarray(part) for part in value])  # `np.asarray` would forget their masks
     array, missing = np.asarray(value), np.ma.count_masked(value) if np.ma.isMaskedArray(value) else 0
     if array.dtype == object:
         missing += sum(map(is_missing, array.flat))

@@ -140,7 +140,8 @@ class CrossFuseDataCollator:
         return batch if self.augment is None else self.augment(batch)
 
     def _encode(self, rows: list[Mapping[str, Any]], inputs: dict[str, list[Any]]) -> dict[str, torch.Tensor]:
-        return dict(self.processor(**inputs, return_tensors="pt"))
+        names = [f"sample {row}" for row in range(len(rows))]  # with names, a list is a batch of samples, never one
+        return dict(self.processor(**inputs, sample_names=names, return_tensors="pt"))
 
     def read_column(self, rows: list[Mapping[str, Any]], column: str) -> list[Any]:
         """A column of all rows, with None where a row lacks it."""
