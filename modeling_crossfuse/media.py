@@ -103,9 +103,10 @@ def open_file(where: str, sample: Any) -> NamedBytes | str:
         return _open_path(where, os.fspath(sample))
     if hasattr(sample, "read"):
         name, sample = name or getattr(sample, "name", ""), _read_open_file(where, sample)
+    file = NamedBytes(sample, name if isinstance(name, str) else "")  # an open file may have a number
     if len(sample) == 0:
-        raise ValueError(f"{where} is empty (0 bytes)")
-    return NamedBytes(sample, name if isinstance(name, str) else "")  # an open file may have a number
+        raise ValueError(f"{where}{path_in_brackets(file)} is empty (0 bytes)")
+    return file
 
 
 def _open_path(where: str, path: str) -> NamedBytes | str:
