@@ -171,8 +171,19 @@ def series_tensors(samples: dict[str, Any], options: dict[str, Any]) -> tuple[np
         values = (values - (0.0 if mean is None else mean)) / (1.0 if std is None else std)
         if np.abs(values).max() > np.finfo(np.float32).max:
             raise ValueError(f"{where} has values beyond the range of float32")
-        rows.append(values[: options.get("max_length")].astype(np.float32))
+        singles = values.astype(np.float32)
+        if 2 * _changes(singles) < _changes(values):
+            logger.warning_once(
+                "A series changes by less than float32, in which models compute, can tell, as times do. "
+                "`CrossFuseProcessor.fit_series` learns from data by what to normalise it."
+            )
+        rows.append(singles[: options.get("max_length")])
     return pad_rows(rows)
+
+
+def _changes(values: np.ndarray) -> int:
+    """How often a value differs from that of the step before."""
+    return np.count_nonzero(np.diff(values, axis=0))
 
 
 TENSORS = {

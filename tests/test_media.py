@@ -178,7 +178,7 @@ def black_png(transparency: bytes) -> bytes:
     [
         save(SHADES_16, "PNG"),
         save(SHADES_16, "TIFF"),
-        save(SHADES_16, "PPM"),  # which Pillow opens in mode I
+        b"P5 16 12 65535\n" + SHADES.astype(">u2").tobytes(),  # which Pillow opens in mode I
         SHADES_16,
         Image.frombytes("I;16B", (16, 12), SHADES.astype(">u2").tobytes()),
         SHADES / 65535,
@@ -527,6 +527,20 @@ def test_csv_files_that_are_no_table(content, message, tmp_path):
     with pytest.raises(ValueError, match=message) as error:
         read_input("series", str(path))
     assert str(path) in str(error.value)
+
+
+def test_a_series_that_float32_can_not_hold_is_said_to_need_statistics(monkeypatch):
+    from modeling_crossfuse import processing_tensors
+
+    said = []
+    monkeypatch.setattr(processing_tensors.logger, "warning_once", said.append)
+    processor = CrossFuseProcessor(modalities={"clock": {"kind": "series"}})
+    processor(clock=[np.linspace(0, 1, 9), np.full(9, 1e9), TIMES[:1]])
+    assert not said
+    processor(clock=[TIMES])
+    assert "`CrossFuseProcessor.fit_series`" in said.pop()
+    processor.fit_series("clock", [TIMES])(clock=[TIMES])
+    assert not said
 
 
 def test_integers_that_float64_can_not_tell_apart():
