@@ -4,7 +4,8 @@
 Answers of a CrossFuse model: for one sample, given on the command line, or for every row of a data set.
 
 One sample: --inputs image=cat.png audio=clip.ogg text="name in French". Images, audio and videos are files; text is
-the text itself; a series is a file of numbers, .npy or .csv (one line per step). Give as many modalities as you have.
+the text itself; a series is a file of numbers, .npy or .csv (one line per step, no header). Give as many modalities as
+you have.
 
 A data set: with --dataset, --inputs maps modalities to its columns. Each row's answer is one line of JSON.
 """

@@ -291,8 +291,19 @@ def series_tensors(
             raise ValueError(f"{where} has values beyond the range of float32")
         if max_length is not None and len(values) > max_length:
             say(_cut(where, f"{len(values):,} steps", f"{max_length:,}", _change("max_length")))
-        rows.append(values[:max_length].astype(np.float32))
+        singles = values.astype(np.float32)
+        if 2 * _changes(singles) < _changes(values):
+            logger.warning_once(
+                "A series changes by less than float32, in which models compute, can tell, as times do. "
+                "`CrossFuseProcessor.fit_series` learns from data by what to normalise it."
+            )
+        rows.append(singles[:max_length])
     return pad_rows(rows)
+
+
+def _changes(values: np.ndarray) -> int:
+    """How often a value differs from that of the step before."""
+    return np.count_nonzero(np.diff(values, axis=0))
 
 
 TENSORS = {

@@ -198,7 +198,8 @@ class CrossFuseDataCollator:
         return sum(self._target(row) == -100 for row in read_rows(rows, [self.target]))
 
     def _encode(self, rows: list[Mapping[str, Any]], inputs: dict[str, list[Any]]) -> dict[str, torch.Tensor]:
-        return dict(self.processor(**inputs, return_tensors="pt"))
+        names = [f"sample {row}" for row in range(len(rows))]  # with names, a list is a batch of samples, never one
+        return dict(self.processor(**inputs, sample_names=names, return_tensors="pt"))
 
     def read_column(self, rows: list[Mapping[str, Any]], column: str) -> list[Any]:
         """A column of all rows, with None where a row lacks it."""
