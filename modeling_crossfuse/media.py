@@ -35,7 +35,7 @@ def to_array(where: str, value: Any) -> np.ndarray:
         raise ValueError(f"{where} is not an array: {error}") from error
     if missing:
         raise ValueError(
-            f"{where} has {missing} missing of {array.size} values; expected numbers only, or None for the whole"
+            f"{where} has {missing} missing of {array.size} values; expected numbers only, or None in place of all"
         )
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{where} is {type(value).__name__} of dtype {array.dtype}; expected numbers")
@@ -88,13 +88,13 @@ def open_file(where: str, sample: Any) -> NamedBytes | str:
     What readers of files take: a path, or bytes. The sample is a path, bytes, a dict of either as `datasets` gives it,
     an open file, the address of a file (`http://`, `https://`), a data URL, or base64.
     """
-    name = ""
+    name = None
     if isinstance(sample, dict):
         if not {"bytes", "path"} & set(sample):
             keys = shorten(", ".join(map(str, sample)))
             raise TypeError(f"{where} is a dict of {keys}; expected `bytes` or `path`")
         if sample.get("bytes") is not None:
-            name, sample = os.fspath(sample.get("path") or ""), sample["bytes"]
+            name, sample = sample.get("path"), sample["bytes"]
         elif sample.get("path") is None:
             raise ValueError(f"{where} has neither `bytes` nor `path`")
         else:
@@ -103,7 +103,11 @@ def open_file(where: str, sample: Any) -> NamedBytes | str:
         return _open_path(where, os.fspath(sample))
     if hasattr(sample, "read"):
         name, sample = name or getattr(sample, "name", ""), _read_open_file(where, sample)
-    file = NamedBytes(sample, name if isinstance(name, str) else "")  # an open file may have a number
+    name = os.fspath(name) if isinstance(name, (str, os.PathLike)) else ""  # an open file may have a number
+    try:
+        file = NamedBytes(sample, name)
+    except TypeError as error:
+        raise TypeError(f"{where} has {type(sample).__name__} in place of a path or bytes") from error
     if len(sample) == 0:
         raise ValueError(f"{where}{path_in_brackets(file)} is empty (0 bytes)")
     return file
