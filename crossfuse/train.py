@@ -103,6 +103,23 @@ def make_compute_metrics(recipe, arguments, model, processor):
     return compare_texts if arguments.predict_with_generate else None
 
 
+def without_bad_samples(splits: list[tuple], arguments) -> list:
+    """The rows of each split that can be read. The first process of a machine reads them all, before the others."""
+    from modeling_crossfuse.data.bad_samples import skip_bad_samples
+
+    file = Path(arguments.output_dir, "bad_samples.jsonl")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with arguments.main_process_first(desc="reading all rows"):
+        is_first = arguments.local_process_index == 0
+        workers, progress = arguments.dataloader_num_workers, not arguments.disable_tqdm
+        kept = skip_bad_samples(splits, file, is_first, workers, progress)
+    for (split, rows, _), readable in zip(splits, kept):
+        if arguments.process_index == 0:
+            skipped = f"{len(rows) - len(readable):,} of the {len(rows):,} rows of the split {split!r} skipped"
+            logger.info(skipped + (f"; {file} lists them" if len(readable) < len(rows) else ""))
+    return kept
+
+
 def resume_point(arguments) -> str | None:
     """The checkpoint to go on from: `last` stands for the newest in the output folder."""
     from transformers.trainer_utils import get_last_checkpoint
@@ -130,7 +147,7 @@ def run(args: argparse.Namespace) -> str | None:
     """Trains, evaluates, and saves model, processor and model card; returns the folder they were saved in."""
     import transformers
 
-    from modeling_crossfuse.data.rows import load_rows
+    from modeling_crossfuse.data.rows import load_rows, undecoded
     from modeling_crossfuse.training.building import add_lora, build_model, cache_rows, make_collators, number_labels
     from modeling_crossfuse.training.trainer import CrossFuseTrainer
 
@@ -148,22 +165,29 @@ def run(args: argparse.Namespace) -> str | None:
     checkpoint = resume_point(arguments)
     load_config(recipe.model)  # if there is none, this says so before the data is read
     rows = load_rows(recipe.dataset, recipe.train_split, recipe.max_train_samples, recipe.dataset_config)
-    eval_rows = None
+    rows, eval_rows = undecoded(rows), None
     if recipe.eval_split:
         eval_rows = load_rows(recipe.dataset, recipe.eval_split, recipe.max_eval_samples, recipe.dataset_config)
+        eval_rows = undecoded(eval_rows)
     with arguments.main_process_first(desc="building the model"):
         labels = number_labels(recipe, rows)
         model, processor = build_model(recipe, rows, labels)
     if recipe.task == "generation":
         model.generation_config.max_length = recipe.max_target_length
     whole = add_lora(model, recipe.lora) if recipe.lora else model
+    train_collator, eval_collator = make_collators(recipe, model, processor, labels, arguments.seed)
+    if recipe.on_bad_sample == "skip":
+        splits = [(recipe.train_split, rows, train_collator)]
+        if eval_rows is not None:
+            splits.append((recipe.eval_split, eval_rows, eval_collator))
+        rows, *eval_splits = without_bad_samples(splits, arguments)
+        eval_rows = eval_splits[0] if eval_splits else None
     if arguments.process_index == 0:
         trained = whole.num_parameters(only_trainable=True)
         logger.info(
             f"{model.num_parameters():,} parameters, {trained:,} of which train; {len(rows):,} samples to train on"
         )
         logger.info(describe_precision(recipe, arguments))
-    train_collator, eval_collator = make_collators(recipe, model, processor, labels, arguments.seed)
     cache = Path(arguments.output_dir, "_encoder_outputs")  # Trainer does not push what starts so
     if recipe.cache_encoder_outputs:
         model.get_encoder().to(arguments.device)

@@ -4,6 +4,7 @@
 
 import io
 import os
+import re
 from collections.abc import Sequence
 from numbers import Number
 from typing import Any
@@ -45,6 +46,11 @@ def open_file(where: str, sample: Any) -> io.BytesIO | str:
     if not os.path.isfile(path):
         raise ValueError(f"{where}: there is no file {path!r}")
     return path
+
+
+def reason(error: Exception) -> str:
+    """What an error says, without the address of a file in memory."""
+    return re.sub(r" ?<_io\.\w+ object at \w+>", "", str(error)) or type(error).__name__
 
 
 def path_in_brackets(file: Any) -> str:

@@ -214,11 +214,26 @@ def test_labels_need_a_tokenizer():
             ValueError,
             "no row has the column 'trace'; the first has say.*remove_unused",
         ),
-        ({"target": "name"}, ROWS[:1], ValueError, "row 0: no column 'name'; a row has trace, say, names"),
-        ({"target": "say"}, ROWS[:2], TypeError, "row 1 has None in the target column 'say'; expected a str"),
-        ({"target": "trace"}, ROWS[:1], TypeError, "row 0 has array"),
-        ({"questions": {"in french": "names.fr"}}, ROWS[:2], ValueError, "row 1 answers none of the questions"),
-        ({}, [ROWS[0], ROWS[2]], ValueError, "sample 1 has no modality"),
+        (
+            {"target": "name"},
+            ROWS[:1],
+            ValueError,
+            "row 0 of the batch: no column 'name'; a row has trace",
+        ),
+        (
+            {"target": "say"},
+            ROWS[:2],
+            TypeError,
+            "row 1 of the batch has None in the target column 'say'",
+        ),
+        ({"target": "trace"}, ROWS[:1], TypeError, "row 0 of the batch has array"),
+        (
+            {"questions": {"in french": "names.fr"}},
+            ROWS[:2],
+            ValueError,
+            "row 1 of the batch answers none",
+        ),
+        ({}, [ROWS[0], ROWS[2]], ValueError, "row 1 of the batch has no modality"),
     ],
 )
 def test_wrong_rows(processor, arguments, rows, error, message):

@@ -11,14 +11,15 @@ from typing import Any
 import torch
 
 from ..configuration_crossfuse import PROBLEM_TYPES
-from .rows import get_column
+from .rows import get_column, row_names
 
 
 @dataclass(eq=False, repr=False)
 class CrossFuseDataCollator:
     r"""
     Turns rows of a data set into a batch for a CrossFuse model, with labels. It reads columns by their own names, and
-    so needs `TrainingArguments(remove_unused_columns=False)`.
+    so needs `TrainingArguments(remove_unused_columns=False)`. Errors name a row by its place in the batch, or by its
+    number in the data set where the rows come from [`NumberedRows`], as those of [`CrossFuseTrainer`] do.
 
     Questions and augmentation are for training; evaluation needs a collator without them.
 
@@ -132,7 +133,7 @@ class CrossFuseDataCollator:
             name = "item_ids" if self.problem_type == "retrieval" else "labels"
             batch[name] = self._targets(self.read_column(rows, self.target))
         elif self.target or self.questions:
-            answers = [self._answer(index, rows[index], column) for index, (_, column) in enumerate(chosen)]
+            answers = [self._answer(*item, column) for *item, (_, column) in zip(row_names(rows), rows, chosen)]
             batch["labels"] = self._labels(answers)
         if self.answer_ids is not None:
             answers = [get_column(row, self.target) for row in rows]
@@ -140,7 +141,7 @@ class CrossFuseDataCollator:
         return batch if self.augment is None else self.augment(batch)
 
     def _encode(self, rows: list[Mapping[str, Any]], inputs: dict[str, list[Any]]) -> dict[str, torch.Tensor]:
-        return dict(self.processor(**inputs, return_tensors="pt"))
+        return dict(self.processor(**inputs, sample_names=row_names(rows), return_tensors="pt"))
 
     def read_column(self, rows: list[Mapping[str, Any]], column: str) -> list[Any]:
         """A column of all rows, with None where a row lacks it."""
@@ -181,15 +182,15 @@ class CrossFuseDataCollator:
             self._random, self._random_of = random.Random(seed), worker.seed
         return self._random
 
-    def _answer(self, index: int, row: Mapping[str, Any], column: str | None) -> str:
+    def _answer(self, name: str, row: Mapping[str, Any], column: str | None) -> str:
         if column is None:
-            raise ValueError(f"row {index} answers none of the questions, and there is no `target`")
+            raise ValueError(f"{name} answers none of the questions, and there is no `target`")
         try:
             answer = get_column(row, column)
         except KeyError as error:
-            raise ValueError(f"row {index}: {error.args[0]}") from error
+            raise ValueError(f"{name}: {error.args[0]}") from error
         if not isinstance(answer, str):
-            raise TypeError(f"row {index} has {answer!r} in the target column {column!r}; expected a str")
+            raise TypeError(f"{name} has {answer!r} in the target column {column!r}; expected a str")
         return answer
 
     def _targets(self, values: list[Any]) -> torch.Tensor:

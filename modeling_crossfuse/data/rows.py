@@ -2,15 +2,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data sets: their rows, their columns, and what is in the columns."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+
+from ..media import reason
 
 
 if TYPE_CHECKING:
     import datasets
+
+
+# What a sample that can't be read raises. Other errors are those of a program.
+READING_ERRORS = (OSError, TypeError, ValueError)
+# The column with the numbers that rows had before some of them were selected.
+ROW_NUMBER = "__row__"
 
 
 def get_column(row: Mapping[str, Any], column: str) -> Any:
@@ -43,7 +53,107 @@ def select_columns(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) ->
     """The rows with only these columns. A row of a `datasets.Dataset` would decode all others, too."""
     if not hasattr(rows, "select_columns"):
         return rows
-    return rows.select_columns(list(dict.fromkeys(top_column(rows, column) for column in columns)))
+    numbers = [ROW_NUMBER] if ROW_NUMBER in rows.column_names else []
+    return rows.select_columns(list(dict.fromkeys([*(top_column(rows, column) for column in columns), *numbers])))
+
+
+def select_rows(rows: "datasets.Dataset", indices: Sequence[int]) -> "datasets.Dataset":
+    """Some of the rows, which keep their numbers."""
+    if ROW_NUMBER not in rows.column_names:
+        rows = rows.add_column(ROW_NUMBER, np.arange(len(rows)))
+    return rows.select(indices)
+
+
+def row_numbers(rows: Any) -> Sequence[int]:
+    """The number of each row, from 0, in the data set that it was selected from."""
+    if ROW_NUMBER in getattr(rows, "column_names", ()):
+        return list(rows[ROW_NUMBER])
+    return getattr(rows, "numbers", range(len(rows)))
+
+
+class Row(dict):
+    """A row that has a name: what errors call it, such as "row 107"."""
+
+    def __init__(self, row: Mapping[str, Any], name: str):
+        super().__init__(row)
+        self.name = name
+
+
+def row_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What errors call the rows of a batch: by their numbers if they are a [`Row`], or else by their places."""
+    return [getattr(row, "name", f"row {place} of the batch") for place, row in enumerate(rows)]
+
+
+class NumberedRows(torch.utils.data.Dataset):
+    """
+    Rows that know their numbers, so that an error in a batch of [`CrossFuseDataCollator`] names the row of the data
+    set. [`CrossFuseTrainer`] does this by itself; another Trainer takes `train_dataset=NumberedRows(rows)`.
+
+    Args:
+        rows (`datasets.Dataset` or `torch.utils.data.Dataset`): the rows, which have a number.
+        part (`str`, *optional*): what they are rows of, such as `"the training data"`.
+
+    Raises:
+        ValueError: if a row can't be read; the message names it and, if it is known, its column and file.
+
+    Example:
+
+    ```python
+    >>> from modeling_crossfuse.data.rows import NumberedRows
+
+    >>> NumberedRows([{"say": "red"}, {"say": "blue"}], "the training data")[1].name
+    'row 1 of the training data'
+    ```
+    """
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]], part: str | None = None):
+        self.numbers, self.part = row_numbers(rows), part
+        has_column = ROW_NUMBER in getattr(rows, "column_names", ())
+        self.rows = rows.remove_columns([ROW_NUMBER]) if has_column else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        name = f"row {self.numbers[index]}" + (f" of {self.part}" if self.part else "")
+        try:
+            row = self.rows[index]
+        except (*READING_ERRORS, RuntimeError) as error:  # torchcodec and soundfile raise the last
+            raise ValueError(f"{name}{_undecodable(self.rows, index)} can't be read: {reason(error)}") from error
+        return Row(row, name) if isinstance(row, Mapping) and not isinstance(row, Row) else row
+
+
+def _undecodable(rows: Any, index: int) -> str:
+    """The column of a row that `datasets` can't decode, and its files."""
+    columns = rows.column_names if getattr(rows, "format", {"type": "custom"})["type"] != "custom" else ()
+    for column in columns:
+        part = rows.select_columns([column])
+        try:
+            part[index]
+        except (*READING_ERRORS, RuntimeError):
+            files = list(paths_in(part.with_format("arrow")[index].to_pylist()))
+            return f", column {column!r}" + (f" ({', '.join(files)})" if files else "")
+    return ""
+
+
+def paths_in(value: Any) -> Iterator[str]:
+    """The paths in a value of a data set that is not decoded."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in [value["path"]] if "path" in value else value.values():
+            yield from paths_in(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from paths_in(part)
+
+
+def undecoded(rows: "datasets.Dataset") -> "datasets.Dataset":
+    """The rows with images, audio and videos as files, whose names the processor's errors have."""
+    for column, feature in rows.features.items():
+        if getattr(feature, "decode", False):
+            rows = rows.cast_column(column, dataclasses.replace(feature, decode=False))
+    return rows
 
 
 def has_text(feature: Any) -> bool:
@@ -94,7 +204,7 @@ def load_rows(
         if isinstance(feature, Audio):
             rows = rows.cast_column(column, Audio(decode=False))
     if max_samples is not None and max_samples < len(rows):
-        rows = rows.select(np.linspace(0, len(rows) - 1, max_samples).round().astype(int))
+        rows = select_rows(rows, np.linspace(0, len(rows) - 1, max_samples).round().astype(int))
     return rows
 
 

@@ -5,11 +5,12 @@
 import functools
 import itertools
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedTokenizerFast
 
@@ -17,9 +18,19 @@ from ..configuration_crossfuse import PROBLEM_TYPES, CrossFuseConfig, ready_conf
 from ..data.augmentation import BatchAugmentation
 from ..data.caching import CachedInputs, CachedInputsCollator, EncodedInputs, frozen_modalities
 from ..data.collator import CrossFuseDataCollator
-from ..data.rows import get_column, has_text, label_names, problem_type_of, select_columns, top_column
+from ..data.rows import (
+    READING_ERRORS,
+    NumberedRows,
+    get_column,
+    has_text,
+    label_names,
+    problem_type_of,
+    select_columns,
+    top_column,
+)
 from ..extras import needs
 from ..heads import HEADS
+from ..media import load_series
 from ..pretrained import CrossFusePreTrainedModel
 from ..processing_crossfuse import CrossFuseProcessor
 from .tokenizer import train_tokenizer
@@ -132,7 +143,7 @@ def build_model(recipe, rows: datasets.Dataset, labels: dict[str, int] | None = 
         processor = AutoProcessor.from_pretrained(source)
     else:
         model, processor = _new_model(recipe, config, train_tokenizer(recipe_texts(recipe, rows), recipe.vocab_size))
-        _fit_series(processor, recipe.inputs, rows)
+        _fit_series(processor, recipe.inputs, rows, skip=recipe.on_bad_sample == "skip")
     model.freeze_modalities(*recipe.freeze)
     return model, processor
 
@@ -164,11 +175,25 @@ def _encoder_entry(part: PreTrainedConfig) -> dict[str, Any]:
     return part.to_dict()
 
 
-def _fit_series(processor: CrossFuseProcessor, inputs: dict[str, str], rows: datasets.Dataset):
+def _fit_series(processor: CrossFuseProcessor, inputs: dict[str, str], rows: datasets.Dataset, skip: bool):
     for name, settings in processor.modalities.items():
         if settings["kind"] == "series" and name in inputs:
-            column = inputs[name]
-            processor.fit_series(name, (get_column(row, column) for row in select_columns(rows, [column])))
+            processor.fit_series(name, _read_series(name, settings, inputs[name], rows, skip))
+
+
+def _read_series(
+    name: str, settings: dict[str, Any], column: str, rows: datasets.Dataset, skip: bool
+) -> Iterator[np.ndarray | None]:
+    """The values of a series in each row, or None; also for those that can't be read, if these are skipped."""
+    for row in NumberedRows(select_columns(rows, [column])):
+        value = get_column(row, column)
+        try:
+            where = f"`{name}` of {row.name}"
+            yield None if value is None else load_series(where, value, settings.get("num_channels", 1))
+        except READING_ERRORS:
+            if not skip:
+                raise
+            yield None
 
 
 def _has_weights(model: str) -> bool:
