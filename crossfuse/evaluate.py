@@ -207,9 +207,8 @@ def run(args: argparse.Namespace) -> list[dict]:
     and metrics of each evaluation.
     """
     from modeling_crossfuse.data.bad_samples import write_bad_samples
-    from modeling_crossfuse.data.rows import load_rows, undecoded
+    from modeling_crossfuse.data.rows import load_rows, reason_of, undecoded
     from modeling_crossfuse.files import write_whole
-    from modeling_crossfuse.media import reason
 
     rows = undecoded(load_rows(args.dataset, args.split, args.max_samples, args.dataset_config))
     results, bad = [], {}
@@ -220,7 +219,7 @@ def run(args: argparse.Namespace) -> list[dict]:
     print(results_table(results))
     if bad:
         file = bad_samples_file(args.output)
-        write_bad_samples(file, [{"row": row, "reason": reason(bad[row])} for row in sorted(bad)])
+        write_bad_samples(file, [{"row": row, "reason": reason_of(bad[row])} for row in sorted(bad)])
         print(f"{len(bad):,} rows skipped; {file} lists them")
     if args.output is not None:
         settings = {name: value for name, value in vars(args).items() if name not in ("inputs", "output", "device")}

@@ -82,10 +82,9 @@ def predict_sample(args: argparse.Namespace, model, processor) -> list[str]:
 def predict_rows(args: argparse.Namespace, model, processor, rows) -> list[str | None]:
     """The answers for a data set's rows, written as lines of JSON, with None for rows that are skipped."""
     from modeling_crossfuse.data.bad_samples import write_bad_samples
-    from modeling_crossfuse.data.rows import row_numbers
+    from modeling_crossfuse.data.rows import reason_of, row_numbers
     from modeling_crossfuse.evaluation.prediction import check_inputs, iter_answers
     from modeling_crossfuse.files import write_whole
-    from modeling_crossfuse.media import reason
 
     check_inputs(model.config, rows, args.inputs)
     answers = iter_answers(
@@ -106,8 +105,8 @@ def predict_rows(args: argparse.Namespace, model, processor, rows) -> list[str |
                     kept = (
                         f"the {len(given):,} answers before it are {'in ' + args.output if args.output else 'printed'}"
                     )
-                    raise ValueError(f"{reason(answer)}; {kept if given else 'there are no answers before it'}")
-                bad.append({"row": row, "reason": reason(answer)})
+                    raise ValueError(f"{reason_of(answer)}; {kept if given else 'there are no answers before it'}")
+                bad.append({"row": row, "reason": reason_of(answer)})
                 line |= {"answer": None, "error": bad[-1]["reason"]}
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
             given.append(line["answer"])

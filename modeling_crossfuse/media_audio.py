@@ -19,9 +19,10 @@ _FULL_SCALE = {np.dtype(np.int16): 2.0**15, np.dtype(np.int32): 2.0**31, np.dtyp
 def load_audio(where: str, sample: Any) -> tuple[np.ndarray, int | None]:
     """Audio as floats `(samples,)`, and its sampling rate if the sample says it."""
     rate = None
-    if isinstance(sample, dict) and sample.get("array") is not None:
-        sample, rate = sample["array"], sample.get("sampling_rate")
-    elif hasattr(sample, "get_all_samples"):  # the decoder that `datasets` gives where torchcodec is installed
+    if isinstance(sample, dict):  # of an array, which transformers' pipelines call `raw`, or of a file
+        rate = sample.get("sampling_rate")
+        sample = next((sample[key] for key in ("array", "raw") if sample.get(key) is not None), sample)
+    if hasattr(sample, "get_all_samples"):  # the decoder that `datasets` gives where torchcodec is installed
         decoded = sample.get_all_samples()
         sample, rate = decoded.data, decoded.sample_rate
     elif is_file(sample):

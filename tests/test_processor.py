@@ -767,7 +767,7 @@ def test_clips_are_padded_or_refused():
         ({"wrist": [np.zeros((0, 3))]}, ValueError, "`wrist` of sample 0 is empty"),
         ({"wrist": [np.full((2, 3), np.nan)]}, ValueError, "`wrist` of sample 0 has values that are NaN"),
         ({"wrist": [np.full((2, 3), 1e300)]}, ValueError, "beyond the range"),
-        ({"wrist": [[1.0, None, 2.0]]}, TypeError, "dtype object"),
+        ({"wrist": [[1.0, None, 2.0]]}, ValueError, "`wrist` of sample 0 has 1 missing of 3 values"),
         ({"wrist": [[[1.0, 2.0, 3.0], [1.0]]]}, ValueError, "`wrist` of sample 0 is not an array"),
         ({"wrist": ["abc"]}, TypeError, "expected numbers"),
     ],

@@ -13,8 +13,16 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..files import write_whole
-from ..media import reason
-from .rows import READING_ERRORS, NumberedRows, get_column, row_numbers, select_columns, select_rows, undecoded
+from .rows import (
+    READING_ERRORS,
+    NumberedRows,
+    get_column,
+    reason_of,
+    row_numbers,
+    select_columns,
+    select_rows,
+    undecoded,
+)
 
 
 def encode_readable(encode: Callable[[list[int]], Any], indices: list[int]) -> tuple[Any, dict[int, Exception]]:
@@ -68,7 +76,7 @@ def find_unreadable(
 
 def _reasons(read: Callable[[int], Any], indices: list[int]) -> tuple[dict[int, str], int]:
     errors = {index: _error_of(read, index) for index in indices}
-    return {index: reason(error) for index, error in errors.items() if error is not None}, len(indices)
+    return {index: reason_of(error) for index, error in errors.items() if error is not None}, len(indices)
 
 
 def _read_row(samples: NumberedRows, processor, inputs: dict[str, str], index: int):

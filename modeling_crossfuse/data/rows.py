@@ -3,14 +3,13 @@
 """Data sets: their rows, their columns, and what is in the columns."""
 
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-
-from ..media import reason
 
 
 if TYPE_CHECKING:
@@ -119,8 +118,13 @@ class NumberedRows(torch.utils.data.Dataset):
         try:
             row = self.rows[index]
         except (*READING_ERRORS, RuntimeError) as error:  # torchcodec and soundfile raise the last
-            raise ValueError(f"{name}{_undecodable(self.rows, index)} can't be read: {reason(error)}") from error
+            raise ValueError(f"{name}{_undecodable(self.rows, index)} can't be read: {reason_of(error)}") from error
         return Row(row, name) if isinstance(row, Mapping) and not isinstance(row, Row) else row
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says, without the address of a file in memory."""
+    return re.sub(r" ?<_io\.\w+ object at \w+>", "", str(error)) or type(error).__name__
 
 
 def _undecodable(rows: Any, index: int) -> str:
