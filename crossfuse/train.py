@@ -91,20 +91,34 @@ def make_compute_metrics(recipe, arguments, model, processor):
 
     def compare_labels(prediction):
         config, labels = model.config, torch.tensor(prediction.label_ids)
+        answers = torch.tensor(prediction.predictions)
         if config.problem_type == "single_label_classification":
+            answers, labels = answers[labels != -100], labels[labels != -100]
             labels = torch.nn.functional.one_hot(labels, config.num_labels)
         elif config.problem_type == "regression":
             labels = labels.view(len(labels), -1)
-        answers = read_logits(torch.tensor(prediction.predictions), config)
-        return compute_label_metrics(answers, read_logits(labels, config), config.problem_type)
+        if len(labels) == 0:
+            return {}  # the loss is 0, and there is nothing to compare
+        return compute_label_metrics(read_logits(answers, config), read_logits(labels, config), config.problem_type)
 
     if recipe.task == "classification":
         return compare_labels
     return compare_texts if arguments.predict_with_generate else None
 
 
+def check_rows(splits: list[tuple]):
+    """Raises a `ValueError` that names the first row which training can't use."""
+    from modeling_crossfuse.data.rows import row_numbers
+
+    for split, rows, collator in splits:
+        bad, numbers = collator.find_bad_rows(rows), row_numbers(rows)
+        for index, reason in bad.items():
+            others = f" (and so do {len(bad) - 1:,} other rows, or the like)" if len(bad) > 1 else ""
+            raise ValueError(f"row {numbers[index]} of the split {split!r} {reason}{others}")
+
+
 def without_bad_samples(splits: list[tuple], arguments) -> list:
-    """The rows of each split that can be read. The first process of a machine reads them all, before the others."""
+    """The rows of each split that training can use. The first process of a machine reads them all first."""
     from modeling_crossfuse.data.bad_samples import skip_bad_samples
 
     file = Path(arguments.output_dir, "bad_samples.jsonl")
@@ -175,13 +189,14 @@ def run(args: argparse.Namespace) -> str | None:
     if recipe.task == "generation":
         model.generation_config.max_length = recipe.max_target_length
     whole = add_lora(model, recipe.lora) if recipe.lora else model
-    train_collator, eval_collator = make_collators(recipe, model, processor, labels, arguments.seed)
+    train_collator, eval_collator = make_collators(recipe, model, processor, labels, arguments.seed, rows)
+    splits = [(recipe.train_split, rows, train_collator), (recipe.eval_split, eval_rows, eval_collator)]
+    splits = splits if eval_rows is not None else splits[:1]
     if recipe.on_bad_sample == "skip":
-        splits = [(recipe.train_split, rows, train_collator)]
-        if eval_rows is not None:
-            splits.append((recipe.eval_split, eval_rows, eval_collator))
-        rows, *eval_splits = without_bad_samples(splits, arguments)
-        eval_rows = eval_splits[0] if eval_splits else None
+        rows, *others = without_bad_samples(splits, arguments)
+        eval_rows = others[0] if others else None
+    else:
+        check_rows(splits)
     if arguments.process_index == 0:
         trained = whole.num_parameters(only_trainable=True)
         logger.info(

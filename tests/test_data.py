@@ -218,7 +218,7 @@ def test_labels_need_a_tokenizer():
             {"target": "name"},
             ROWS[:1],
             ValueError,
-            "row 0 of the batch: no column 'name'; a row has trace",
+            "row 0 of the batch has no column 'name'; a row",
         ),
         (
             {"target": "say"},

@@ -127,6 +127,7 @@ def skip_bad_samples(
         for split, rows, collator in splits:
             numbers = row_numbers(rows)
             bad = find_unreadable(rows, collator.processor, collator.inputs, num_workers, progress)
+            bad |= collator.find_bad_rows(rows)
             found += [{"split": split, "row": int(numbers[index]), "reason": bad[index]} for index in sorted(bad)]
         write_bad_samples(path, found)
     listed = read_bad_samples(path)

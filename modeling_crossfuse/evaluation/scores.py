@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How good a model's answers for the rows of a data set are."""
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +10,8 @@ from typing import Any
 
 import torch
 
-from ..data.rows import READING_ERRORS, NumberedRows, get_column, row_numbers, select_columns, select_rows
+from ..data.labels import ClassNumbers, read_numbers, read_text, with_class_numbers
+from ..data.rows import NumberedRows, get_column, row_numbers, select_columns, select_rows
 from .prediction import check_inputs, embed, iter_answers, iter_vectors, text_modality
 
 
@@ -44,7 +46,8 @@ def evaluate_rows(
 
     Returns:
         `dict[str, float]`: the metrics of [`compute_text_metrics`], [`compute_label_metrics`] or [`RankingMetrics`],
-        `num_samples`, `num_skipped` with `on_bad_sample`, and `samples_per_second`.
+        `num_samples` and `samples_per_second`; `num_unlabeled` where classes are missing, whose samples are left out
+        of the metrics; and `num_skipped` with `on_bad_sample`.
 
     Raises:
         ImportError: if `crossfuse[train]` is not installed.
@@ -53,64 +56,66 @@ def evaluate_rows(
     if model.task not in _SCORES:
         raise ValueError(f"a {type(model).__name__} can't be evaluated; expected a model for {', '.join(_SCORES)}")
     check_inputs(model.config, rows, inputs, target)
-    read_reference, iter_results, score = _SCORES[model.task]
-    good, bad = {}, {}
+    read, (iter_results, score), bad = _reader(model, rows, target), _SCORES[model.task], {}
+
+    def refuse(index: int, error: Exception):
+        if on_bad_sample is None:
+            raise error
+        bad[index] = error
+
+    references = {}
     for index, row in enumerate(NumberedRows(select_columns(rows, [target]))):
         try:
-            good[index] = read_reference(model.config, row.name, get_column(row, target))
-        except READING_ERRORS as error:
-            if on_bad_sample is None:
-                raise
-            bad[index] = error
-    start, results = time.perf_counter(), {}
-    readable = rows if not bad else _select(rows, list(good))
-    for index, result in zip(list(good), iter_results(model, processor, readable, inputs, **kwargs)):
-        if isinstance(result, Exception):
-            if on_bad_sample is None:
-                raise result
-            bad[index] = result
+            references[index] = read(get_column(row, target), target)
+        except (TypeError, ValueError) as error:
+            refuse(index, type(error)(f"{row.name} {error}"))
+    start, answers = time.perf_counter(), {}
+    readable = rows if not bad else _select(rows, list(references))
+    for index, answer in zip(references, iter_results(model, processor, readable, inputs, **kwargs)):
+        if isinstance(answer, Exception):
+            refuse(index, answer)
         else:
-            results[index] = result
+            answers[index] = answer
     numbers = row_numbers(rows)
     for index in sorted(bad):
         on_bad_sample(int(numbers[index]), bad[index])
-    if not results:
+    if not answers:
         raise ValueError(f"none of the {len(rows):,} rows can be used; the first: {bad[0]}")
-    metrics = score(model, processor, list(results.values()), [good[index] for index in results], **kwargs)
+    references = [references[index] for index in answers]
+    if all(reference is None for reference in references):
+        raise ValueError(f"no row has a label in the column {target!r}")
+    metrics = score(model, processor, list(answers.values()), references, **kwargs)
     seconds = time.perf_counter() - start
-    counts = {"num_samples": len(results)} | ({} if on_bad_sample is None else {"num_skipped": len(bad)})
-    return {**metrics, **counts, "samples_per_second": round(len(results) / seconds, 1)}
+    counts = {
+        "num_samples": len(answers),
+        **({"num_unlabeled": references.count(None)} if None in references else {}),
+        **({} if on_bad_sample is None else {"num_skipped": len(bad)}),
+    }
+    return {**metrics, **counts, "samples_per_second": round(len(answers) / seconds, 1)}
 
 
 def _select(rows: Sequence[dict[str, Any]], indices: list[int]) -> Sequence[dict[str, Any]]:
     return select_rows(rows, indices) if hasattr(rows, "select") else [rows[index] for index in indices]
 
 
-def _read_text(config, name: str, reference: Any) -> str:
-    if not isinstance(reference, str):
-        raise ValueError(f"{name} has {reference!r} in the column of the right answers; expected a text")
-    return reference
+def _reader(model, rows, target: str) -> Callable[[Any, str], Any]:
+    """What makes a right answer of a value in the column `target`, or raises an error that goes after a row's name."""
+    config = model.config
+    if model.task != "classification":
+        return read_text
+    if config.resolved_problem_type == "regression":
+        return functools.partial(read_numbers, count=config.num_labels)
+    label2id = {str(name): number for number, name in config.id2label.items()}
+    classes = ClassNumbers(with_class_numbers(label2id, rows, target))
+    if config.resolved_problem_type == "multi_label_classification":
+        return lambda values, column: [config.id2label[number] for number in classes.read_list(values, column)]
+    return lambda value, column: config.id2label.get(classes.read(value, column))  # -100 has no name
 
 
 def _score_texts(model, processor, answers, references, **kwargs) -> dict[str, float]:
     from .metrics import compute_text_metrics
 
     return compute_text_metrics(answers, references)
-
-
-def _read_label(config, name: str, label: Any) -> Any:
-    """A number, or the name of a label, which a data set may have as its number."""
-    if config.resolved_problem_type == "regression":
-        return label
-    if isinstance(label, list):
-        return [_read_label(config, name, single) for single in label]
-    known = config.id2label.get(label) if isinstance(label, int) else label
-    if known not in config.id2label.values():
-        raise ValueError(
-            f"{name} has {label!r} in the column of the right answers, which is none of the model's "
-            f"{len(config.id2label)} labels"
-        )
-    return known
 
 
 def _score_labels(model, processor, answers, references, **kwargs) -> dict[str, float]:
@@ -139,11 +144,11 @@ def _score_rankings(model, processor, queries, references, batch_size=64, progre
     return RankingMetrics().compute(predictions=similarities, references=[places[text] for text in references])
 
 
-# By the `task` of the model's head: what reads a right answer, what gives the model's, and what compares them.
+# By the `task` of the model's head: what gives its answers, and what compares them with the right ones.
 _SCORES = {
-    "generation": (_read_text, iter_answers, _score_texts),
-    "classification": (_read_label, iter_answers, _score_labels),
-    "retrieval": (_read_text, _iter_queries, _score_rankings),
+    "generation": (iter_answers, _score_texts),
+    "classification": (iter_answers, _score_labels),
+    "retrieval": (_iter_queries, _score_rankings),
 }
 
 __all__ = ["evaluate_rows", "subsets"]
