@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # What a sample that can't be read raises. Other errors are those of a program.
 READING_ERRORS = (OSError, TypeError, ValueError)
+# What a data set raises whose row can't be decoded; torchcodec and soundfile raise a `RuntimeError`.
+DECODING_ERRORS = (*READING_ERRORS, RuntimeError)
 # The column with the numbers that rows had before some of them were selected.
 ROW_NUMBER = "__row__"
 
@@ -116,11 +118,16 @@ class NumberedRows(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> Any:
         name = f"row {self.numbers[index]}" + (f" of {self.part}" if self.part else "")
-        try:
-            row = self.rows[index]
-        except (*READING_ERRORS, RuntimeError) as error:  # torchcodec and soundfile raise the last
-            raise ValueError(f"{name}{_undecodable(self.rows, index)} can't be read: {reason_of(error)}") from error
+        row = read_row(self.rows, index, name)
         return Row(row, name) if isinstance(row, Mapping) and not isinstance(row, Row) else row
+
+
+def read_row(rows: Any, index: int, name: str) -> Any:
+    """A row; the `ValueError` for one that can't be read has its name and, if they are known, its column and file."""
+    try:
+        return rows[index]
+    except DECODING_ERRORS as error:
+        raise ValueError(f"{name}{_undecodable(rows, index)} can't be read: {reason_of(error)}") from error
 
 
 def reason_of(error: Exception) -> str:
@@ -135,7 +142,7 @@ def _undecodable(rows: Any, index: int) -> str:
         part = rows.select_columns([column])
         try:
             part[index]
-        except (*READING_ERRORS, RuntimeError):
+        except DECODING_ERRORS:
             files = list(paths_in(part.with_format("arrow")[index].to_pylist()))
             return f", column {column!r}" + (f" ({', '.join(files)})" if files else "")
     return ""
@@ -154,7 +161,9 @@ def paths_in(value: Any) -> Iterator[str]:
 
 
 def undecoded(rows: "datasets.Dataset") -> "datasets.Dataset":
-    """The rows with images, audio and videos as files, whose names the processor's errors have."""
+    """The rows with images, audio and videos as files, which the processor's errors name, unless rows have a format."""
+    if rows.format["type"] is not None:
+        return rows
     for column, feature in rows.features.items():
         if getattr(feature, "decode", False):
             rows = rows.cast_column(column, dataclasses.replace(feature, decode=False))
