@@ -221,6 +221,8 @@ def run(args: argparse.Namespace) -> list[dict]:
         file = bad_samples_file(args.output)
         write_bad_samples(file, [{"row": row, "reason": reason_of(bad[row])} for row in sorted(bad)])
         print(f"{len(bad):,} rows skipped; {file} lists them")
+    if unlabeled := results[0].get("num_unlabeled"):
+        print(f"{unlabeled:,} of the {len(rows):,} rows have no label in {args.target!r}; the metrics leave them out")
     if args.output is not None:
         settings = {name: value for name, value in vars(args).items() if name not in ("inputs", "output", "device")}
         write_whole(args.output, json.dumps({**settings, "results": results}, indent=2, ensure_ascii=False) + "\n")

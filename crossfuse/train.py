@@ -111,14 +111,14 @@ def check_rows(splits: list[tuple]):
     from modeling_crossfuse.data.rows import row_numbers
 
     for split, rows, collator in splits:
-        bad, numbers = collator.find_bad_rows(rows), row_numbers(rows)
+        bad = collator.find_bad_rows(rows)
         for index, reason in bad.items():
-            others = f" (and so do {len(bad) - 1:,} other rows, or the like)" if len(bad) > 1 else ""
-            raise ValueError(f"row {numbers[index]} of the split {split!r} {reason}{others}")
+            more = f" ({len(bad):,} of its {len(rows):,} rows can't be used)" if len(bad) > 1 else ""
+            raise ValueError(f"row {row_numbers(rows)[index]} of the split {split!r} {reason}{more}")
 
 
-def without_bad_samples(splits: list[tuple], arguments) -> list:
-    """The rows of each split that training can use. The first process of a machine reads them all first."""
+def without_bad_samples(splits: list[tuple], arguments) -> list[tuple]:
+    """The splits with the rows that training can use. The first process of a machine reads them all, before others."""
     from modeling_crossfuse.data.bad_samples import skip_bad_samples
 
     file = Path(arguments.output_dir, "bad_samples.jsonl")
@@ -131,7 +131,41 @@ def without_bad_samples(splits: list[tuple], arguments) -> list:
         if arguments.process_index == 0:
             skipped = f"{len(rows) - len(readable):,} of the {len(rows):,} rows of the split {split!r} skipped"
             logger.info(skipped + (f"; {file} lists them" if len(readable) < len(rows) else ""))
-    return kept
+    return [(split, readable, collator) for (split, _, collator), readable in zip(splits, kept)]
+
+
+def log_unlabeled(split: str, rows, collator):
+    """Says how many rows have no class, if any."""
+    if unlabeled := collator.count_unlabeled(rows):
+        logger.info(
+            f"{unlabeled:,} of the {len(rows):,} rows of the split {split!r} have no label in {collator.target!r}; "
+            "loss and metrics leave them out"
+        )
+
+
+def describe_labels(recipe, rows, config) -> str:
+    """What a classification is to learn, on one line."""
+    from modeling_crossfuse.data.labels import are_integers_with_gaps
+
+    if config.problem_type == "regression":
+        return f"learning {config.num_labels} number{'s' * (config.num_labels > 1)} from {recipe.target!r}"
+    described = f"learning {config.num_labels} label{'s' * (config.num_labels > 1)} from {recipe.target!r}"
+    if not are_integers_with_gaps(rows, recipe.target):
+        return described
+    return (
+        f"{described}, whose numbers have no fraction, and some are missing; to learn them as numbers, say "
+        '--model_overrides \'{"problem_type": "regression"}\''
+    )
+
+
+def save_so_far(trainer):
+    """Saves the model that an error leaves half trained, beside where a whole training saves it."""
+    folder = Path(trainer.args.output_dir, f"stopped-at-step-{trainer.state.global_step}")
+    if trainer.args.should_save and trainer.state.global_step > 0:
+        with trainer.averaged_weights():
+            trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
+        trainer.processing_class.save_pretrained(folder)
+        logger.info(f"training stopped by an error; the model so far is in {folder}")
 
 
 def resume_point(arguments) -> str | None:
@@ -161,6 +195,7 @@ def run(args: argparse.Namespace) -> str | None:
     """Trains, evaluates, and saves model, processor and model card; returns the folder they were saved in."""
     import transformers
 
+    from modeling_crossfuse.data.labels import check_digits
     from modeling_crossfuse.data.rows import load_rows, undecoded
     from modeling_crossfuse.training.building import add_lora, build_model, cache_rows, make_collators, number_labels
     from modeling_crossfuse.training.trainer import CrossFuseTrainer
@@ -171,8 +206,8 @@ def run(args: argparse.Namespace) -> str | None:
     if args.help_trainer:
         return TrainerParser(prog="crossfuse train").print_help()
     logging.basicConfig(format="%(message)s")
-    logger.setLevel(logging.INFO)
     recipe, arguments = read_arguments(args.flags)
+    logger.setLevel(logging.INFO if arguments.process_index == 0 else logging.WARNING)
     # Between processes: convolutions give their gradients channels last, which costs a copy and no more.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     transformers.set_seed(arguments.seed)
@@ -193,16 +228,22 @@ def run(args: argparse.Namespace) -> str | None:
     splits = [(recipe.train_split, rows, train_collator), (recipe.eval_split, eval_rows, eval_collator)]
     splits = splits if eval_rows is not None else splits[:1]
     if recipe.on_bad_sample == "skip":
-        rows, *others = without_bad_samples(splits, arguments)
+        splits = without_bad_samples(splits, arguments)
+        rows, *others = [rows for _, rows, _ in splits]
         eval_rows = others[0] if others else None
-    else:
-        check_rows(splits)
+    check_rows(splits)
     if arguments.process_index == 0:
         trained = whole.num_parameters(only_trainable=True)
         logger.info(
             f"{model.num_parameters():,} parameters, {trained:,} of which train; {len(rows):,} samples to train on"
         )
         logger.info(describe_precision(recipe, arguments))
+        if recipe.task == "classification":
+            logger.info(describe_labels(recipe, rows, model.config))
+        for split in splits:
+            log_unlabeled(*split)
+    if recipe.task == "classification" and model.config.problem_type == "regression":
+        check_digits(rows, recipe.target)
     cache = Path(arguments.output_dir, "_encoder_outputs")  # Trainer does not push what starts so
     if recipe.cache_encoder_outputs:
         model.get_encoder().to(arguments.device)
@@ -224,9 +265,12 @@ def run(args: argparse.Namespace) -> str | None:
         max_minutes=recipe.max_minutes,
     )
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except Exception:
+        save_so_far(trainer)
+        raise
     duration = time.monotonic() - started
-    metrics = trainer.evaluate() if eval_rows is not None else {}
     trainer.use_averaged_weights()
     if recipe.answer_classifier:
         model.drop_answer_head()
@@ -235,12 +279,18 @@ def run(args: argparse.Namespace) -> str | None:
     trainer.card = {
         "dataset": recipe.dataset,
         "split": recipe.eval_split,
-        "metrics": {key.removeprefix("eval_"): value for key, value in metrics.items()},
         "recipe": card_settings(recipe, arguments, arguments.world_size, trainer.state.global_step),
         "duration": duration,
     }
     trainer.create_model_card()
     trainer.save_state()
-    trainer.save_model()
+    trainer.save_model()  # before the evaluation, which may fail
+    if eval_rows is not None:
+        metrics = trainer.evaluate()
+        trainer.card["metrics"] = {key.removeprefix("eval_"): value for key, value in metrics.items()}
+        trainer.create_model_card()
+        trainer.save_state()
+        if arguments.push_to_hub:
+            trainer.push_to_hub(commit_message="Metrics")
     end_processes(trainer)
     return arguments.output_dir

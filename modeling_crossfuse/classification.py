@@ -160,6 +160,13 @@ def _check_labels(labels: torch.Tensor, config: CrossFuseConfig):
             f"`labels` have shape {tuple(labels.shape)} and dtype {labels.dtype}; expected floating point numbers of "
             f"shape (batch, {config.num_labels}) for `problem_type={problem_type!r}`"
         )
+    if torch.compiler.is_compiling() or labels.is_meta:
+        return
+    is_regression = problem_type == "regression"
+    wrong = ~labels.isfinite() if is_regression else ~((labels >= 0) & (labels <= 1))
+    if wrong.any():
+        expected = "finite numbers" if is_regression else "1 for the labels that a sample has, and 0 for the others"
+        raise ValueError(f"`labels` have the value {labels[wrong][0].item()}; expected {expected}")
 
 
 def _check_classes(labels: torch.LongTensor, num_labels: int, dims: int):

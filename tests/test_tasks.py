@@ -264,7 +264,7 @@ def test_labels_of_batches():
         ({"problem_type": "regression", "target": "name", "answer_ids": {"red": 0}}, None, "don't go with"),
         ({"problem_type": "single_label_classification", "target": "name"}, {"name": "pink"}, "none of the 0 labels"),
         ({"problem_type": "multi_label_classification", "target": "name"}, {"name": "pink"}, "expected a list"),
-        ({"problem_type": "regression", "target": "name"}, {"name": "pink"}, "has 'pink' .* expected numbers, finite"),
+        ({"problem_type": "regression", "target": "name"}, {"name": "pink"}, "has 'pink' .* expected finite numbers"),
         (
             {"problem_type": "regression", "target": "name"},
             {"name": float("nan")},

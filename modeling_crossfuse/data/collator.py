@@ -49,8 +49,9 @@ class CrossFuseDataCollator:
             `labels` of [`CrossFuseForSequenceClassification`]; `"retrieval"` gives `item_ids`, by which
             [`CrossFuseForRetrieval`] knows samples of the same target.
         label2id (`dict[str, int]`, *optional*): numbers of the labels in `target`, such as `config.label2id`. Whole
-            numbers in `target` are names if any name is a number, and else numbers of labels already. A label of None,
-            NaN or -100 becomes -100, which the loss leaves out.
+            numbers in `target` are names if any name is a number, and else numbers of labels already; for a
+            `ClassLabel` whose names are numbers, add its own numbers as keys (`{0: 0, 1: 1}`). A label of None, NaN or
+            -100 becomes -100, which the loss leaves out.
         num_labels (`int`, *optional*): how many numbers `target` has for a regression. Defaults to as many as the
             first row of a batch has.
         answer_ids (`dict[str, int]`, *optional*): number of each answer in the `target` column, for a model with
@@ -59,6 +60,9 @@ class CrossFuseDataCollator:
         augment (`Callable`, *optional*): takes the batch, a dict of tensors, and returns it changed.
         seed (`int`, *optional*): makes the questions repeatable. Workers of a `DataLoader` add their own seeds, which
             follow from `torch.manual_seed` and change with each epoch.
+        model ([`CrossFuseForConditionalGeneration`], *optional*): the model that is trained. With it, batches with
+            answers have `decoder_input_ids`, too, as those of [`~transformers.DataCollatorForSeq2Seq`]:
+            [`~transformers.Trainer`] needs them with `label_smoothing_factor` or `compute_loss_func`.
 
     Raises:
         ValueError: if an argument or a row can't be used; the message names it.
@@ -98,6 +102,7 @@ class CrossFuseDataCollator:
     answer_ids: dict[str, int] | None = None
     augment: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
     seed: int | None = None
+    model: Any = None
 
     def __post_init__(self):
         self.questions, self.label2id = self.questions or {}, self.label2id or {}
@@ -120,6 +125,8 @@ class CrossFuseDataCollator:
             raise ValueError("`answer_ids` needs `target`: the column whose answers they number")
         if self.max_target_length is not None and self.max_target_length < 1:
             raise ValueError(f"`max_target_length={self.max_target_length}`; expected at least 1")
+        if self.model is not None and not hasattr(self.model, "prepare_decoder_input_ids_from_labels"):
+            raise ValueError(f"`model` is a {type(self.model).__name__}; expected one that generates text")
         if self.problem_type is not None:
             self._check_problem_type()
             return
@@ -153,6 +160,8 @@ class CrossFuseDataCollator:
             named = zip(row_names(rows), rows, chosen)
             answers = [self._in_row(name, self._answer, row, column) for name, row, (_, column) in named]
             batch["labels"] = self._labels(answers)
+            if self.model is not None:
+                batch["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(batch["labels"])
         if self.answer_ids is not None:
             answers = [get_column(row, self.target) for row in rows]
             batch["answer_ids"] = torch.tensor([self.answer_ids.get(answer, -100) for answer in answers])
@@ -180,6 +189,12 @@ class CrossFuseDataCollator:
         for index in lack_all.nonzero()[0].tolist():
             bad.setdefault(index, f"has None in all columns of inputs ({', '.join(columns)}); expected a value in any")
         return dict(sorted(bad.items()))
+
+    def count_unlabeled(self, rows: "datasets.Dataset") -> int:
+        """How many rows have no class: -100 in the labels. There are none where the targets are not classes."""
+        if self.problem_type not in ("single_label_classification", "retrieval"):
+            return 0
+        return sum(self._target(row) == -100 for row in read_rows(rows, [self.target]))
 
     def _encode(self, rows: list[Mapping[str, Any]], inputs: dict[str, list[Any]]) -> dict[str, torch.Tensor]:
         return dict(self.processor(**inputs, sample_names=row_names(rows), return_tensors="pt"))

@@ -47,10 +47,16 @@ def label_names(rows: "datasets.Dataset", column: str) -> list[str]:
     names = class_names(rows, column)
     if names is not None:
         return names
-    labels = {
-        label for value in column_labels(rows, column) for label in (value if isinstance(value, list) else [value])
-    }
-    return [str(label) for label in sorted(labels - {None})]
+    values = column_labels(rows, column)
+    lists = [value for value in values if isinstance(value, list)]
+    labels = {label for value in values for label in (value if isinstance(value, list) else [value])} - {None}
+    repeats = any(len(set(value)) < len(value) for value in lists)
+    if labels <= {0, 1} and repeats and len({len(value) for value in lists}) == 1:
+        raise ValueError(
+            f"the target column {column!r} has lists of {len(lists[0])} numbers that are 0 or 1, such as {lists[0]}; "
+            "expected lists of the labels that a row has"
+        )
+    return [str(label) for label in sorted(labels)]
 
 
 def problem_type_of(rows: "datasets.Dataset", column: str) -> str:
@@ -166,8 +172,8 @@ def read_numbers(value: Any, column: str, count: int | None = None) -> float | l
     numbers = value if isinstance(value, list) else [value]
     are_finite = all(isinstance(number, (int, float)) and abs(number) <= _LARGEST for number in numbers)
     if not numbers or not are_finite or count not in (None, len(numbers)):
-        expected = "numbers" if count is None else f"{count} number{'s' * (count > 1)}"
-        raise ValueError(f"has {reprlib.repr(value)} in the target column {column!r}; expected {expected}, finite")
+        expected = f"{count or ''} finite number{'s' * (count != 1)}".strip()
+        raise ValueError(f"has {reprlib.repr(value)} in the target column {column!r}; expected {expected}")
     return [float(number) for number in numbers] if isinstance(value, list) else float(value)
 
 
@@ -177,6 +183,6 @@ def check_digits(rows: "datasets.Dataset", column: str):
     lost, spread = np.abs(numbers - numbers.astype(np.float32)).max(0), numbers.std(0)
     if ((lost > spread / 1000) & (spread > 1e-12 * np.abs(numbers).max(0))).any():
         raise ValueError(
-            f"the target column {column!r} has numbers such as {numbers.flat[0]!r} whose differences are lost in "
+            f"the target column {column!r} has numbers such as {numbers.flat[0].item()} whose differences are lost in "
             "float32, in which training computes; subtract an offset from them first, such as their mean"
         )

@@ -161,7 +161,7 @@ def paths_in(value: Any) -> Iterator[str]:
 
 
 def undecoded(rows: "datasets.Dataset") -> "datasets.Dataset":
-    """The rows with images, audio and videos as files, which the processor's errors name, unless rows have a format."""
+    """The rows with images, audio and videos as files, which errors can name; as they are if they have a format."""
     if rows.format["type"] is not None:
         return rows
     for column, feature in rows.features.items():
@@ -224,9 +224,12 @@ def load_rows(
 
 def _load_split(dataset: str, config: str | None, split: str) -> "datasets.Dataset":
     from datasets import get_dataset_split_names, load_dataset
+    from datasets.exceptions import DatasetGenerationError
 
     try:
         return load_dataset(dataset, config, split=split)
+    except DatasetGenerationError as error:  # its cause says why
+        raise ValueError(f"the data set {dataset} can't be read: {error.__cause__ or error}") from error
     except ValueError as error:
         if not str(error).startswith("Unknown split"):
             raise

@@ -85,8 +85,12 @@ def _label_settings(recipe, rows: datasets.Dataset, labels: dict[str, int] | Non
     """What a config says of the labels of a classification."""
     if labels is None:
         return {"problem_type": "regression", "num_labels": count_numbers(rows, recipe.target)}
-    names = {number: label for label, number in labels.items()}
-    return {"problem_type": _problem_type(recipe, rows), "id2label": names, "label2id": dict(labels)}
+    problem_type, names = _problem_type(recipe, rows), {number: label for label, number in labels.items()}
+    if problem_type == "single_label_classification" and len(names) == 1:
+        raise ValueError(
+            f"the target column {recipe.target!r} has the label {names[0]!r} alone; expected at least two"
+        )
+    return {"problem_type": problem_type, "id2label": names, "label2id": dict(labels)}
 
 
 def build_model(recipe, rows: datasets.Dataset, labels: dict[str, int] | None = None):
