@@ -248,9 +248,9 @@ def run(args: argparse.Namespace) -> str | None:
     if recipe.cache_encoder_outputs:
         model.get_encoder().to(arguments.device)
     with arguments.main_process_first(desc="caching") if recipe.cache_encoder_outputs else contextlib.nullcontext():
-        rows = cache_rows(recipe, rows, model, processor, cache)
+        rows = cache_rows(recipe, rows, model, processor, cache, "the training data")
         if eval_rows is not None:
-            eval_rows = cache_rows(recipe, eval_rows, model, processor, cache)
+            eval_rows = cache_rows(recipe, eval_rows, model, processor, cache, "the evaluation data")
     trainer = CrossFuseTrainer(
         model=whole,
         args=arguments,

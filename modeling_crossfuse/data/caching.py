@@ -22,7 +22,17 @@ from ..encoder_processors import describe
 from ..hub import __version__
 from ..inputs import read_inputs
 from .collator import CrossFuseDataCollator
-from .rows import NumberedRows, has_text, paths_in, row_names, row_numbers, select_columns, top_column, undecoded
+from .rows import (
+    NumberedRows,
+    has_text,
+    paths_in,
+    row_name,
+    row_names,
+    row_numbers,
+    select_columns,
+    top_column,
+    undecoded,
+)
 
 
 # The key of a cached row for the tensors that are made already.
@@ -38,13 +48,21 @@ class CachedInputs(torch.utils.data.Dataset):
         processor ([`CrossFuseProcessor`]): makes the tensors.
         inputs (`dict[str, str]`): name of each modality to its column.
         target (`str`, *optional*): a column to keep, beside those with text.
+        part (`str`, *optional*): what errors call the rows, as in [`NumberedRows`].
     """
 
-    def __init__(self, rows: datasets.Dataset, processor, inputs: dict[str, str], target: str | None = None):
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        processor,
+        inputs: dict[str, str],
+        target: str | None = None,
+        part: str | None = None,
+    ):
         inputs = {name: column for name, column in inputs.items() if processor.modalities[name]["kind"] != "text"}
         collator = CrossFuseDataCollator(processor, inputs)
         self.numbers = row_numbers(rows)
-        samples = NumberedRows(undecoded(select_columns(rows, inputs.values()))) if inputs else [{}] * len(rows)
+        samples = NumberedRows(undecoded(select_columns(rows, inputs.values())), part) if inputs else [{}] * len(rows)
         columns = set(inputs.values())
         self.tensors = [
             collator([row]) if any(collator.read_column([row], column)[0] is not None for column in columns) else {}
@@ -86,6 +104,7 @@ class EncodedInputs(torch.utils.data.Dataset):
         inputs (`dict[str, str]`): name of each modality to its column. Those of [`frozen_modalities`] are encoded.
         folder (`str` or `Path`): the folder of the file.
         batch_size (`int`, defaults to 32): samples that are encoded at a time.
+        part (`str`, *optional*): what errors call the rows, as in [`NumberedRows`].
     """
 
     def __init__(
@@ -96,6 +115,7 @@ class EncodedInputs(torch.utils.data.Dataset):
         inputs: dict[str, str],
         folder: str | Path,
         batch_size: int = 32,
+        part: str | None = None,
     ):
         self.names = frozen_modalities(model, inputs)
         self.modalities = model.config.modalities
@@ -103,10 +123,11 @@ class EncodedInputs(torch.utils.data.Dataset):
         inputs = {name: inputs[name] for name in self.names}
         self.numbers = row_numbers(rows)
         samples = undecoded(select_columns(rows, inputs.values()))
+        names = [row_name(number, part) for number in self.numbers]
         fingerprint = _fingerprint(samples, model, processor, inputs)
         Path(folder).mkdir(parents=True, exist_ok=True)
         encoded = samples.map(
-            functools.partial(_encode_rows, numbers=self.numbers, model=model, processor=processor, inputs=inputs),
+            functools.partial(_encode_rows, names=names, model=model, processor=processor, inputs=inputs),
             with_indices=True,
             batched=True,
             batch_size=batch_size,
@@ -166,7 +187,7 @@ def _features(name: str) -> dict[str, Any]:
 def _encode_rows(
     columns: Mapping[str, list[Any]],
     indices: list[int],
-    numbers: Sequence[int],
+    names: Sequence[str],
     model,
     processor,
     inputs: dict[str, str],
@@ -179,7 +200,7 @@ def _encode_rows(
         given = [index for index, sample in enumerate(samples) if not processor.is_missing(name, sample)]
         states = [np.zeros((0, 0), dtype=np.float32)] * len(rows)
         if given:
-            named = {f"row {numbers[indices[index]]}": samples[index] for index in given}
+            named = {names[indices[index]]: samples[index] for index in given}
             encoded = _encode_samples(model, processor, name, named)
             for index, sample_states in zip(given, encoded):
                 states[index] = sample_states

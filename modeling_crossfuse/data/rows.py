@@ -73,6 +73,11 @@ def row_numbers(rows: Any) -> Sequence[int]:
     return getattr(rows, "numbers", range(len(rows)))
 
 
+def row_name(number: int, part: str | None = None) -> str:
+    """What errors call a row, such as "row 107 of the training data"."""
+    return f"row {number}" + (f" of {part}" if part else "")
+
+
 class Row(dict):
     """A row that has a name: what errors call it, such as "row 107"."""
 
@@ -117,7 +122,7 @@ class NumberedRows(torch.utils.data.Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Any:
-        name = f"row {self.numbers[index]}" + (f" of {self.part}" if self.part else "")
+        name = row_name(self.numbers[index], self.part)
         row = read_row(self.rows, index, name)
         return Row(row, name) if isinstance(row, Mapping) and not isinstance(row, Row) else row
 

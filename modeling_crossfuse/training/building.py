@@ -278,7 +278,12 @@ def make_collators(
 
 
 def cache_rows(
-    recipe, rows: datasets.Dataset, model, processor: CrossFuseProcessor, folder: str | Path
+    recipe,
+    rows: datasets.Dataset,
+    model,
+    processor: CrossFuseProcessor,
+    folder: str | Path,
+    part: str | None = None,
 ) -> torch.utils.data.Dataset:
     """
     The rows of a split as the collators of [`make_collators`] expect them: as they are, with their inputs decoded, or
@@ -290,11 +295,12 @@ def cache_rows(
         model ([`CrossFuseForConditionalGeneration`]): the model; its encoders run where they are.
         processor ([`CrossFuseProcessor`]): its processor.
         folder (`str` or `Path`): where the encoders' outputs are kept.
+        part (`str`, *optional*): what errors call the rows, as in [`NumberedRows`].
     """
     if not recipe.cache_encoder_outputs:
-        return CachedInputs(rows, processor, recipe.inputs, recipe.target) if recipe.cache_inputs else rows
-    encoded = EncodedInputs(rows, model, processor, recipe.inputs, folder)
+        return CachedInputs(rows, processor, recipe.inputs, recipe.target, part) if recipe.cache_inputs else rows
+    encoded = EncodedInputs(rows, model, processor, recipe.inputs, folder, part=part)
     if recipe.cache_inputs:
         others = {name: column for name, column in recipe.inputs.items() if name not in encoded.names}
-        encoded.rows = CachedInputs(encoded.rows, processor, others, recipe.target)
+        encoded.rows = CachedInputs(encoded.rows, processor, others, recipe.target, part)
     return encoded
