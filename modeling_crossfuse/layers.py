@@ -85,8 +85,13 @@ class CrossFuseRotaryEmbedding(nn.Module):
 class CrossFuseTokenEmbedding(nn.Embedding):
     """Token embedding times the square root of its width (Vaswani et al., 2017): tokens start at about unit size."""
 
+    @property
+    def embed_scale(self) -> float:
+        """What the rows are multiplied by. Adapters multiply their rows by it, too: it has this name for PEFT."""
+        return self.embedding_dim**0.5
+
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        return super().forward(input_ids) * self.embedding_dim**0.5
+        return super().forward(input_ids) * self.embed_scale
 
 
 class CrossFuseLatents(nn.Embedding):
