@@ -284,7 +284,8 @@ class CrossFuseForTokenClassification(CrossFusePreTrainedEncoderModel):
             raise ValueError(
                 f"no sample has the modality {self.labeled_modality!r}, whose positions are to be labelled"
             )
-        logits = self.classifier(self.dropout(outputs.last_hidden_state[:, places]))
+        states = outputs.last_hidden_state[:, places].to(self.classifier.weight.dtype)
+        logits = self.classifier(self.dropout(states))
         mask = outputs.attention_mask[:, places]
         return CrossFuseTokenClassifierOutput(
             loss=None if labels is None else self._loss(logits, labels, mask),

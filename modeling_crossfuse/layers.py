@@ -514,6 +514,7 @@ class CrossFuseAttentionPooling(nn.Module):
         weights of the attention `(batch, heads, 1, length)` where the implementation gives them.
         """
         query = self.query(memory.shape[0])
+        memory = memory.to(query.dtype)
         mask = create_bidirectional_mask(self.config, query, memory_mask, encoder_hidden_states=memory)
         pooled, weights = self.cross_attn(query, mask, key_value_states=self.memory_layernorm(memory), **kwargs)
         pooled = pooled + self.dropout(self.mlp(self.post_attention_layernorm(pooled)))

@@ -264,7 +264,8 @@ class CrossFuseAnswerHead(nn.Module):
 
     def forward(self, memory: torch.Tensor, memory_mask: torch.Tensor | None) -> torch.Tensor:
         """Memory `(batch, memory_length, d_model)` to logits `(batch, num_answers)`."""
-        return self.out_proj(self.norm(masked_mean(memory, memory_mask)))
+        pooled = masked_mean(memory, memory_mask).to(self.out_proj.weight.dtype)
+        return self.out_proj(self.norm(pooled))
 
 
 class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel, CrossFuseGenerationMixin):
