@@ -31,7 +31,9 @@ class _TakeRows(ConversionOps):
     def __init__(self, places: list[int]):
         self.places = places
 
-    def convert(self, input_dict: dict[str, Any], source_patterns, target_patterns, **kwargs) -> dict[str, torch.Tensor]:
+    def convert(
+        self, input_dict: dict[str, Any], source_patterns, target_patterns: list[str], **kwargs
+    ) -> dict[str, torch.Tensor]:
         ((weight,),) = input_dict.values()
         return {target: weight[place : place + 1].clone() for target, place in zip(target_patterns, self.places)}
 

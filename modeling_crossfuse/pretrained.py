@@ -72,8 +72,8 @@ class CrossFusePreTrainedModel(CodeToHubMixin, PreTrainedModel):
     def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs):
         refuse_missing_weights(model, checkpoint_files)
         conversions = conversions_of_older_formats(model, state_dict, checkpoint_files, load_config)
-        load_config = replace(load_config, weight_mapping=[*conversions, *(load_config.weight_mapping or ())])
-        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs)
+        config = replace(load_config, weight_mapping=[*conversions, *(load_config.weight_mapping or ())])
+        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, config, *args, **kwargs)
 
     def _make_card(self, folder: Path, repo_id: str, is_new: bool):
         if self.write_card is not None:
