@@ -190,15 +190,18 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
             `(batch, length)`. `forward` takes them as `<name>_hidden_states` and `<name>_hidden_states_mask`.
         """
         encoder, device = self.encoders[name], values.device.type
+        has_autocast = torch.is_autocast_enabled(device)
+        if not (values.is_floating_point() or has_autocast):
+            return encoder(values, mask, **kwargs)
         dtypes = (parameter.dtype for parameter in encoder.parameters() if parameter.is_floating_point())
         # The replicas of DataParallel have no parameters.
         dtype = next(dtypes, None) or self.modality_embeddings(name, mask.device).dtype
         if values.is_floating_point():  # processors give float32, whatever the model's dtype is
             values = values.to(dtype)
-        if torch.is_autocast_enabled(device) and dtype not in (torch.float32, torch.get_autocast_dtype(device)):
-            with torch.autocast(device, enabled=False):  # which would mix two low precisions within the encoder
-                return encoder(values, mask, **kwargs)
-        return encoder(values, mask, **kwargs)
+        # Autocast would mix two low precisions within the encoder.
+        keeps_autocast = has_autocast and dtype in (torch.float32, torch.get_autocast_dtype(device))
+        with torch.autocast(device, enabled=keeps_autocast):
+            return encoder(values, mask, **kwargs)
 
     def _encode(self, name: str, given: ModalityInputs, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states `(batch, length, hidden_size)` and their mask, also where they are given."""

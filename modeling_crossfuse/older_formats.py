@@ -5,9 +5,9 @@
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import ConversionOps, WeightConverter, WeightRenaming, WeightTransform
+from transformers.modeling_utils import load_state_dict
 
 
 class _OneWay:
@@ -64,12 +64,7 @@ def conversions_of_older_formats(
 def _stored_names(state_dict: dict[str, Any] | None, checkpoint_files: list[str] | None) -> set[str]:
     if state_dict is not None:
         return set(state_dict)
-    names = set()
-    for path in checkpoint_files or ():
-        if path.endswith(".safetensors"):
-            with safe_open(path, "pt") as file:
-                names.update(file.keys())
-    return names
+    return {name for path in checkpoint_files or () for name in load_state_dict(path, map_location="meta")}
 
 
 def _stored_modalities(load_config) -> list[str] | None:
