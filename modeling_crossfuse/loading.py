@@ -88,18 +88,21 @@ class SafeLoadingMixin:
             refuse_outside_shards(pretrained_model_name_or_path, kwargs.get("subfolder"))
         if kwargs.get("use_safetensors") is None:  # which stands for pickled weights where there are no others
             kwargs["use_safetensors"] = True
+        gives_info = kwargs.pop("output_loading_info", False)
         try:
-            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
         except OSError as error:
             if re.search("no file named model.safetensors|cannot be loaded with `safetensors`", str(error)):
                 folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
                 raise explain_loading(error, f"`{pretrained_model_name_or_path}`", folder) from error
             raise
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.new_parts = {name.partition(".")[0] for name in info["missing_keys"]}
         if kwargs.get("trust_remote_code"):
             warn_of_other_version(model.config)
         for encoder in model.get_encoder().encoders.children():
             encoder.apply_frozen()
         if getattr(model, "hf_quantizer", None) is not None:
             settle_loaded_quantization(model)
-        return loaded
+        return (model, info) if gives_info else model
