@@ -258,7 +258,8 @@ class CrossFuseForTokenClassification(CrossFusePreTrainedEncoderModel):
     def __init__(self, config: CrossFuseConfig):
         super().__init__(config)
         self.model = CrossFuseEncoderModel(config)
-        self.labeled_modality = _labeled_modality(config)
+        # By default it goes by the order of the modalities, which a later config may change.
+        config.labeled_modality = self.labeled_modality = _labeled_modality(config)
         self.modality_id = list(config.modalities).index(self.labeled_modality)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.num_labels = config.num_labels
