@@ -22,7 +22,7 @@ from .configuration_crossfuse import CrossFuseConfig
 from .decoder import CrossFuseDecoder
 from .decoder_cache import CACHE, takes_cache
 from .generation_crossfuse import CrossFuseGenerationMixin
-from .inputs import check_labels
+from .inputs import as_classes, check_labels
 from .layers import linear_class, make_linear, make_norm
 from .multimodal_encoder import CrossFuseMultimodalEncoder, is_distributed, records_layers, touch
 from .outputs import (
@@ -380,6 +380,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         loss_kwargs = {key: kwargs.pop(key) for key in ("num_items_in_batch", "shift_labels") if key in kwargs}
         refuse_unknown(kwargs, self.known_arguments, type(self).forward)
         if labels is not None:
+            labels = as_classes(labels)
             check_labels(labels, self.config.vocab_size)
             if isinstance(logits_to_keep, torch.Tensor) or logits_to_keep:
                 raise ValueError(
@@ -457,7 +458,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         loss = mean_cross_entropy(logits.view(-1, logits.shape[-1]), targets, smoothing, num_items_in_batch)
         if self.training and self.answer_head is not None and answer_ids is not None:
             answers = self.answer_head(outputs.encoder_last_hidden_state, outputs.encoder_attention_mask)
-            answer_loss = mean_cross_entropy(answers, answer_ids, smoothing)
+            answer_loss = mean_cross_entropy(answers, as_classes(answer_ids), smoothing)
             if num_items_in_batch is not None:  # a mean over this batch counts as its share of the accumulated items
                 answer_loss = answer_loss * (targets != -100).sum() / num_items_in_batch
             loss = loss + self.config.answer_loss_weight * answer_loss

@@ -214,7 +214,7 @@ def test_labels_need_a_tokenizer():
             ValueError,
             "no row has the column 'trace'; the first has say.*remove_unused",
         ),
-        ({"target": "name"}, ROWS[:1], ValueError, "row 0: no column 'name'; a row has trace, say, names"),
+        ({"target": "name"}, ROWS[:1], ValueError, "row 0 has no column 'name'; a row has trace, say, names"),
         ({"target": "say"}, ROWS[:2], TypeError, "row 1 has None in the target column 'say'; expected a str"),
         ({"target": "trace"}, ROWS[:1], TypeError, "row 0 has array"),
         ({"questions": {"in french": "names.fr"}}, ROWS[:2], ValueError, "row 1 answers none of the questions"),
