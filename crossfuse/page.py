@@ -182,7 +182,7 @@ def demo_examples(data: str, modalities: Sequence[str], folder: Path) -> list[li
     for name, given, question in EXAMPLES:
         row = rows[names.index(name)]
         files = {"image": folder / f"{name}.png", "audio": folder / f"{name}.ogg"}
-        row["picture"].save(files["image"])
+        files["image"].write_bytes(row["picture"]["bytes"])
         files["audio"].write_bytes(row["speech"]["bytes"])
         sample = {"text": question, **{modality: str(files[modality]) for modality in given}}
         examples.append([sample.get(modality) for modality in modalities])

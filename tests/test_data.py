@@ -2,10 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """CrossFuseDataCollator: rows of a data set to batches with labels."""
 
+import io
+import json
+import pickle
+import tarfile
 from pathlib import Path
 
 import datasets
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -264,3 +269,88 @@ def test_a_split_that_was_saved_by_itself(tmp_path):
     rows = datasets.Dataset.from_dict({"say": ["red", "blue", "green"]})
     rows.save_to_disk(tmp_path / "rows")
     assert list(load_rows(str(tmp_path / "rows"), "test", max_samples=2)["say"]) == ["red", "green"]
+
+
+# Images, videos and audio are not decoded
+
+STORED = {"bytes": b"some file", "path": "clip.bin"}
+
+
+def nested_rows() -> datasets.Dataset:
+    """Media at the top level, in structs and in lists; with stored files that no one can decode."""
+    columns = {
+        "image": [STORED, None],
+        "clip": [{"audio": STORED, "say": "red"}, None],
+        "shots": [[STORED, STORED], []],
+        "takes": [[{"video": STORED, "number": 3}], None],
+    }
+    features = {
+        "image": datasets.Image(mode="RGB"),
+        "clip": {"audio": datasets.Audio(sampling_rate=16_000), "say": datasets.Value("string")},
+        "shots": datasets.List(datasets.Image()),
+        "takes": datasets.List({"video": datasets.Video(), "number": datasets.Value("int64")}),
+    }
+    return datasets.Dataset.from_dict(columns).cast(datasets.Features(features))
+
+
+@pytest.mark.parametrize("form", ["split", "splits", "parquet"])
+def test_media_are_not_decoded(form, tmp_path):
+    rows = nested_rows()
+    if form == "split":
+        rows.save_to_disk(tmp_path / "rows")
+    elif form == "splits":
+        datasets.DatasetDict(test=rows).save_to_disk(tmp_path / "rows")
+    else:
+        (tmp_path / "rows").mkdir()
+        rows.to_parquet(tmp_path / "rows" / "test.parquet")
+    loaded = load_rows(str(tmp_path / "rows"))
+    assert loaded[:] == {
+        "image": [STORED, None],
+        "clip": [{"audio": STORED, "say": "red"}, None],
+        "shots": [[STORED, STORED], []],
+        "takes": [[{"video": STORED, "number": 3}], None],
+    }
+    pickle.dumps(loaded)  # for workers
+
+
+@pytest.mark.parametrize(("kind", "name"), [("audio", "clip.wav"), ("video", "clip.mp4"), ("image", "clip.png")])
+@pytest.mark.parametrize("metadata", [None, "metadata.csv", "metadata.jsonl"])
+def test_folders_of_files(kind, name, metadata, tmp_path):
+    """Of which `datasets` would store audio only where torchcodec is installed."""
+    paths = [tmp_path / "test" / label / name for label in ("cat", "dog")]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(path.parent.name.encode())
+    if metadata == "metadata.csv":
+        (tmp_path / "test" / metadata).write_text(f"file_name,say\ncat/{name},red\ndog/{name},blue\n")
+    elif metadata == "metadata.jsonl":
+        lines = [{"file_name": f"{label}/{name}", "say": say} for label, say in (("cat", "red"), ("dog", "blue"))]
+        (tmp_path / "test" / metadata).write_text("\n".join(map(json.dumps, lines)))
+    rows = load_rows(str(tmp_path))
+    assert [row[kind] for row in rows] == [{"bytes": None, "path": str(path)} for path in paths]
+    assert metadata is None or list(rows["say"]) == ["red", "blue"]
+    pickle.dumps(rows)
+
+
+def test_archives_of_files(tmp_path):
+    with tarfile.open(tmp_path / "test-000.tar", "w") as archive:
+        for sample in ("000", "001"):
+            for end in ("mp4", "wav", "png", "txt"):
+                file = tarfile.TarInfo(f"{sample}.{end}")
+                file.size = 3
+                archive.addfile(file, io.BytesIO(end.encode()))
+    for row, sample in zip(load_rows(str(tmp_path)), ("000", "001")):
+        assert {end: row[end] for end in ("mp4", "wav", "png")} == {
+            end: {"bytes": end.encode(), "path": f"{sample}.{end}"} for end in ("mp4", "wav", "png")
+        }
+
+
+def test_a_file_that_is_gone(tmp_path):
+    processor = CrossFuseProcessor.from_config(tiny_config("text", "image"), tokenizer=make_tokenizer())
+    (tmp_path / "test").mkdir()
+    for name in ("a.png", "b.png"):
+        PIL.Image.new("RGB", (8, 8)).save(tmp_path / "test" / name)
+    rows = load_rows(str(tmp_path))
+    (tmp_path / "test" / "b.png").unlink()
+    with pytest.raises(ValueError, match=r"^`image` of .* 1: there is no file '.*b.png'$"):
+        CrossFuseDataCollator(processor, {"image": "image"})([rows[0], rows[1]])

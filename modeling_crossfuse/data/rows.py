@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data sets: their rows, their columns, and what is in the columns."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,8 @@ def load_rows(
     dataset: str | None, split: str = "test", max_samples: int | None = None, config: str | None = None
 ) -> "datasets.Dataset":
     """
-    A split of a data set, with audio left undecoded, so that `torchcodec` is not needed.
+    A split of a data set. Images, videos and audio are left as they are stored, dicts of `bytes` and `path`, wherever
+    they are in a column. So the processor reads them: it needs no `torchcodec`, and an error names the row.
 
     Args:
         dataset (`str`): a name on the Hub, a folder that `load_dataset` reads, or one that `save_to_disk` wrote.
@@ -75,7 +77,7 @@ def load_rows(
         max_samples (`int`, *optional*): how many rows to keep, at equal distances, since a data set may be sorted.
         config (`str`, *optional*): the data set's configuration, if it has several.
     """
-    from datasets import Audio, load_from_disk
+    from datasets import Audio, Image, Video, load_from_disk
 
     if dataset is None:
         raise ValueError("`dataset` is missing; give a data set's name or folder")
@@ -91,12 +93,36 @@ def load_rows(
         rows = splits[split]
     else:
         rows = _load_split(dataset, config, split)
+    stored = {Audio: Audio(decode=False), Image: Image(decode=False), Video: Video(decode=False)}
     for column, feature in rows.features.items():
-        if isinstance(feature, Audio):
-            rows = rows.cast_column(column, Audio(decode=False))
+        undecoded = _replace_features(feature, stored)
+        if undecoded != feature:
+            rows = rows.cast_column(column, undecoded)
     if max_samples is not None and max_samples < len(rows):
         rows = rows.select(np.linspace(0, len(rows) - 1, max_samples).round().astype(int))
     return rows
+
+
+def _replace_features(feature: Any, new: dict[type, Any]) -> Any:
+    """A feature of a data set, where those of some types, also in structs and lists, are replaced."""
+    if isinstance(feature, dict):
+        return {name: _replace_features(part, new) for name, part in feature.items()}
+    if hasattr(feature, "feature"):  # a list
+        return dataclasses.replace(feature, feature=_replace_features(feature.feature, new))
+    return next((value for kind, value in new.items() if isinstance(feature, kind)), feature)
+
+
+def _load_stored_audio(dataset: str, config: str | None, split: str) -> "datasets.Dataset":
+    """A split whose audio files are stored as they are, for which `datasets` would ask for torchcodec, too."""
+    from datasets import Audio, Features, load_dataset
+
+    class StoredAudio(Audio):
+        def encode_example(self, value: str | dict[str, Any]) -> dict[str, Any]:
+            return value if isinstance(value, dict) else {"bytes": None, "path": str(value)}
+
+    features = load_dataset(dataset, config, split=split, streaming=True).features
+    features = Features(_replace_features(features, {Audio: StoredAudio(decode=False)}))
+    return load_dataset(dataset, config, split=split, features=features)
 
 
 def _load_split(dataset: str, config: str | None, split: str) -> "datasets.Dataset":
@@ -104,7 +130,12 @@ def _load_split(dataset: str, config: str | None, split: str) -> "datasets.Datas
     from datasets.exceptions import DatasetGenerationError
 
     try:
-        return load_dataset(dataset, config, split=split)
+        try:
+            return load_dataset(dataset, config, split=split)
+        except DatasetGenerationError as error:
+            if isinstance(error.__cause__, ImportError):
+                return _load_stored_audio(dataset, config, split)
+            raise
     except DatasetGenerationError as error:  # its cause says why
         raise ValueError(f"the data set {dataset} can't be read: {error.__cause__ or error}") from error
     except ValueError as error:
