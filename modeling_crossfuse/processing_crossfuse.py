@@ -19,7 +19,14 @@ from .configuration_crossfuse import CrossFuseConfig
 from .configuration_layers import close_match
 from .configuration_modalities import TensorNames, tensor_names
 from .encoder_processors import is_same, load_processor
-from .encoder_sources import HUB_ARGUMENTS, SUB_PROCESSORS, check_tokenizer, parts_of_kind, read_encoders
+from .encoder_sources import (
+    HUB_ARGUMENTS,
+    SUB_PROCESSORS,
+    check_special_tokens,
+    check_tokenizer,
+    parts_of_kind,
+    read_encoders,
+)
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .image_processing_crossfuse import CrossFuseVideoImageProcessor
 from .media import as_batch, is_list, is_missing, load_series
@@ -135,8 +142,9 @@ class CrossFuseProcessor(SubProcessorsMixin):
 
         Raises:
             ValueError: if a modality has an encoder of transformers: [`~CrossFuseProcessor.from_encoders`] finds the
-                processor that it was trained with.
+                processor that it was trained with; or if the tokenizer's special tokens are not those of the config.
         """
+        check_special_tokens(tokenizer, config)
         shared, modalities = {}, {}
         for name, part in config.modalities.items():
             if part.is_wrapped:

@@ -13,6 +13,7 @@ import torch
 from transformers.utils import logging
 
 from ..configuration_crossfuse import PROBLEM_TYPES
+from ..encoder_sources import check_special_tokens
 from ..processing_tensors import check_text, say_once
 from .labels import ClassNumbers, read_label, read_numbers, read_text
 from .rows import are_missing, get_column, read_rows, row_names
@@ -128,6 +129,8 @@ class CrossFuseDataCollator:
             raise ValueError(f"`max_target_length={self.max_target_length}`; expected at least 1")
         if self.model is not None and not hasattr(self.model, "prepare_decoder_input_ids_from_labels"):
             raise ValueError(f"`model` is a {type(self.model).__name__}; expected one that generates text")
+        if self.model is not None:
+            check_special_tokens(getattr(self.processor, "tokenizer", None), self.model.generation_config)
         if self.problem_type is not None:
             self._check_problem_type()
             return
