@@ -211,6 +211,8 @@ def run(args: argparse.Namespace) -> list[dict]:
         if results[-1].keys() != results[0].keys():
             raise ValueError(f"{name} has another head than {args.models[0]}; their answers can't be compared")
     print(results_table(results))
+    if unlabeled := results[0].get("num_unlabeled"):
+        print(f"{unlabeled:,} of the {len(rows):,} rows have no label in {args.target!r}; the metrics leave them out")
     if args.output is not None:
         settings = {name: value for name, value in vars(args).items() if name not in ("inputs", "output", "device")}
         write_whole(args.output, json.dumps({**settings, "results": results}, indent=2, ensure_ascii=False) + "\n")

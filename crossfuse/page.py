@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 import torch
 from PIL import Image
 
@@ -69,7 +70,7 @@ def check_length(name: str, kind: str, value: Any):
     elif kind == "audio":
         length, limit, unit = seconds_of(value), MAX_SECONDS, "seconds"
     elif kind == "series":
-        length, limit, unit = len(value), MAX_STEPS, "steps"
+        length, limit, unit = len(np.atleast_1d(value)), MAX_STEPS, "steps"
     else:
         return
     if length > limit:

@@ -91,16 +91,58 @@ def make_compute_metrics(recipe, arguments, model, processor):
 
     def compare_labels(prediction):
         config, labels = model.config, torch.tensor(prediction.label_ids)
+        answers = torch.tensor(prediction.predictions)
         if config.problem_type == "single_label_classification":
+            answers, labels = answers[labels != -100], labels[labels != -100]
             labels = torch.nn.functional.one_hot(labels, config.num_labels)
         elif config.problem_type == "regression":
             labels = labels.view(len(labels), -1)
-        answers = read_logits(torch.tensor(prediction.predictions), config)
-        return compute_label_metrics(answers, read_logits(labels, config), config.problem_type)
+        if len(labels) == 0:
+            return {}  # the loss is 0, and there is nothing to compare
+        return compute_label_metrics(read_logits(answers, config), read_logits(labels, config), config.problem_type)
 
     if recipe.task == "classification":
         return compare_labels
     return compare_texts if arguments.predict_with_generate else None
+
+
+def check_rows(rows, split: str, collator):
+    """Raises a `ValueError` that names the first row which training can't use, and says how many have no class."""
+    bad = collator.find_bad_rows(rows)
+    for row, reason in bad.items():
+        more = f" ({len(bad):,} of its {len(rows):,} rows can't be used)" if len(bad) > 1 else ""
+        raise ValueError(f"row {row} of the split {split!r} {reason}{more}")
+    unlabeled = collator.count_unlabeled(rows)
+    if unlabeled:
+        logger.info(
+            f"{unlabeled:,} of the {len(rows):,} rows of the split {split!r} have no label in {collator.target!r}; "
+            "loss and metrics leave them out"
+        )
+
+
+def describe_labels(recipe, rows, config) -> str:
+    """What a classification is to learn, on one line."""
+    from modeling_crossfuse.data.labels import are_integers_with_gaps
+
+    if config.problem_type == "regression":
+        return f"learning {config.num_labels} number{'s' * (config.num_labels > 1)} from {recipe.target!r}"
+    described = f"learning {config.num_labels} label{'s' * (config.num_labels > 1)} from {recipe.target!r}"
+    if not are_integers_with_gaps(rows, recipe.target):
+        return described
+    return (
+        f"{described}, whose numbers have no fraction, and some are missing; to learn them as numbers, say "
+        '--model_overrides \'{"problem_type": "regression"}\''
+    )
+
+
+def save_so_far(trainer):
+    """Saves the model that an error leaves half trained, beside where a whole training saves it."""
+    folder = Path(trainer.args.output_dir, f"stopped-at-step-{trainer.state.global_step}")
+    if trainer.args.should_save and trainer.state.global_step > 0:
+        with trainer.averaged_weights():
+            trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
+        trainer.processing_class.save_pretrained(folder)
+        logger.info(f"training stopped by an error; the model so far is in {folder}")
 
 
 def resume_point(arguments) -> str | None:
@@ -130,6 +172,7 @@ def run(args: argparse.Namespace) -> str | None:
     """Trains, evaluates, and saves model, processor and model card; returns the folder they were saved in."""
     import transformers
 
+    from modeling_crossfuse.data.labels import check_digits
     from modeling_crossfuse.data.rows import load_rows
     from modeling_crossfuse.training.building import add_lora, build_model, cache_rows, make_collators, number_labels
     from modeling_crossfuse.training.trainer import CrossFuseTrainer
@@ -140,8 +183,8 @@ def run(args: argparse.Namespace) -> str | None:
     if args.help_trainer:
         return TrainerParser(prog="crossfuse train").print_help()
     logging.basicConfig(format="%(message)s")
-    logger.setLevel(logging.INFO)
     recipe, arguments = read_arguments(args.flags)
+    logger.setLevel(logging.INFO if arguments.process_index == 0 else logging.WARNING)
     # Between processes: convolutions give their gradients channels last, which costs a copy and no more.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     transformers.set_seed(arguments.seed)
@@ -163,7 +206,14 @@ def run(args: argparse.Namespace) -> str | None:
             f"{model.num_parameters():,} parameters, {trained:,} of which train; {len(rows):,} samples to train on"
         )
         logger.info(describe_precision(recipe, arguments))
-    train_collator, eval_collator = make_collators(recipe, model, processor, labels, arguments.seed)
+        if recipe.task == "classification":
+            logger.info(describe_labels(recipe, rows, model.config))
+    train_collator, eval_collator = make_collators(recipe, model, processor, labels, arguments.seed, rows)
+    check_rows(rows, recipe.train_split, train_collator)
+    if eval_rows is not None:
+        check_rows(eval_rows, recipe.eval_split, eval_collator)
+    if recipe.task == "classification" and model.config.problem_type == "regression":
+        check_digits(rows, recipe.target)
     cache = Path(arguments.output_dir, "_encoder_outputs")  # Trainer does not push what starts so
     if recipe.cache_encoder_outputs:
         model.get_encoder().to(arguments.device)
@@ -185,9 +235,12 @@ def run(args: argparse.Namespace) -> str | None:
         max_minutes=recipe.max_minutes,
     )
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except Exception:
+        save_so_far(trainer)
+        raise
     duration = time.monotonic() - started
-    metrics = trainer.evaluate() if eval_rows is not None else {}
     trainer.use_averaged_weights()
     if recipe.answer_classifier:
         model.drop_answer_head()
@@ -196,12 +249,18 @@ def run(args: argparse.Namespace) -> str | None:
     trainer.card = {
         "dataset": recipe.dataset,
         "split": recipe.eval_split,
-        "metrics": {key.removeprefix("eval_"): value for key, value in metrics.items()},
         "recipe": card_settings(recipe, arguments, arguments.world_size, trainer.state.global_step),
         "duration": duration,
     }
     trainer.create_model_card()
     trainer.save_state()
-    trainer.save_model()
+    trainer.save_model()  # before the evaluation, which may fail
+    if eval_rows is not None:
+        metrics = trainer.evaluate()
+        trainer.card["metrics"] = {key.removeprefix("eval_"): value for key, value in metrics.items()}
+        trainer.create_model_card()
+        trainer.save_state()
+        if arguments.push_to_hub:
+            trainer.push_to_hub(commit_message="Metrics")
     end_processes(trainer)
     return arguments.output_dir

@@ -12,6 +12,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .arguments import PASSED, refuse_beside_memory, refuse_unknown, takes_modalities
 from .configuration_crossfuse import CrossFuseConfig
+from .inputs import as_classes
 from .layers import CrossFuseAttentionPooling
 from .modeling_crossfuse import CrossFuseEncoderModel, CrossFusePreTrainedEncoderModel, mean_cross_entropy
 from .outputs import CrossFuseEncoderOutput, as_encoder_output
@@ -110,8 +111,8 @@ class CrossFuseForSequenceClassification(CrossFusePreTrainedEncoderModel):
         """
         refuse_unknown(kwargs, self.known_arguments, type(self).forward)
         if labels is not None:
-            if labels.dim() == 2 and labels.shape[1] == self.num_labels > 1:  # several labels, or numbers
-                labels = labels.float()
+            several = labels.dim() == 2 and labels.shape[1] == self.num_labels  # labels, or numbers
+            labels = labels.float() if several else as_classes(labels)
             _check_labels(labels, self.config)
         if encoder_outputs is None:
             encoder_outputs = self.model(input_ids=input_ids, return_dict=True, **kwargs)
@@ -159,6 +160,13 @@ def _check_labels(labels: torch.Tensor, config: CrossFuseConfig):
             f"`labels` have shape {tuple(labels.shape)} and dtype {labels.dtype}; expected floating point numbers of "
             f"shape (batch, {config.num_labels}) for `problem_type={problem_type!r}`"
         )
+    if torch.compiler.is_compiling() or labels.is_meta:
+        return
+    is_regression = problem_type == "regression"
+    wrong = ~labels.isfinite() if is_regression else ~((labels >= 0) & (labels <= 1))
+    if wrong.any():
+        expected = "finite numbers" if is_regression else "1 for the labels that a sample has, and 0 for the others"
+        raise ValueError(f"`labels` have the value {labels[wrong][0].item()}; expected {expected}")
 
 
 def _check_classes(labels: torch.LongTensor, num_labels: int, dims: int):
@@ -272,6 +280,7 @@ class CrossFuseForTokenClassification(CrossFusePreTrainedEncoderModel):
         )
 
     def _loss(self, logits: torch.Tensor, labels: torch.LongTensor, mask: torch.Tensor) -> torch.Tensor:
+        labels = as_classes(labels)
         _check_classes(labels, self.config.num_labels, dims=2)
         if labels.shape != mask.shape:
             raise ValueError(f"`labels` have shape {tuple(labels.shape)}; expected {tuple(mask.shape)}, as the stream")

@@ -167,6 +167,11 @@ def _check_tokens(value_name: str, tokens: torch.Tensor, kept: torch.Tensor, voc
         )
 
 
+def as_classes(labels: torch.Tensor) -> torch.Tensor:
+    """Integers and booleans of any dtype as those that losses take."""
+    return labels if labels.is_floating_point() else labels.long()
+
+
 def check_labels(labels: torch.Tensor, vocab_size: int):
     """Raises a `ValueError` unless `labels` are of shape `(batch, target_length)`, and each a token or -100."""
     if labels.dim() != 2 or 0 in labels.shape or labels.is_floating_point():

@@ -12,6 +12,7 @@ from .arguments import (
     PASSED,
     encoder_tensor_names,
     known_arguments,
+    name_own_tensors,
     refuse_beside_memory,
     refuse_unknown,
     takes_modalities,
@@ -21,9 +22,9 @@ from .configuration_crossfuse import CrossFuseConfig
 from .decoder import CrossFuseDecoder
 from .decoder_cache import CACHE, takes_cache
 from .generation_crossfuse import CrossFuseGenerationMixin
-from .inputs import check_labels
+from .inputs import as_classes, check_labels
 from .layers import linear_class, make_linear, make_norm
-from .multimodal_encoder import CrossFuseMultimodalEncoder, records_layers
+from .multimodal_encoder import CrossFuseMultimodalEncoder, is_distributed, records_layers, touch
 from .outputs import (
     CrossFuseEncoderOutput,
     CrossFuseModelOutput,
@@ -84,6 +85,7 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
         self.decoder = CrossFuseDecoder(config.decoder)
         self.encoder_tensor_names = encoder_tensor_names(config)
         self.known_arguments = known_arguments(config)
+        name_own_tensors(type(self).forward, config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -198,6 +200,7 @@ class CrossFusePreTrainedEncoderModel(EncodersMixin, CrossFusePreTrainedModel):
     def __init__(self, config: CrossFuseConfig):
         super().__init__(config)
         self.known_arguments = known_arguments(config)
+        name_own_tensors(type(self).forward, config)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.get_encoder().get_input_embeddings()
@@ -316,6 +319,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         self.model = CrossFuseModel(config)
         self.encoder_tensor_names = self.model.encoder_tensor_names
         self.known_arguments = self.model.known_arguments
+        name_own_tensors(type(self).forward, config)
         if self.main_input_name not in config.modalities.tensor_names:
             self.main_input_name = next(iter(config.modalities.tensor_names))
         self.lm_head = make_linear(config.d_model, config.decoder.vocab_size)
@@ -380,16 +384,31 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
                 or of which, to compute the logits; 0 is all. Not with `labels`, whose loss needs those of every label.
 
         Raises:
-            ValueError: as [`CrossFuseModel`] does, for `labels` that don't fit, or beside `logits_to_keep`.
+            ValueError: as [`CrossFuseModel`] does, for `labels` that don't fit, or beside `logits_to_keep`; in
+                training, without `labels` and the decoder's input, or for `answer_ids` without `labels`.
         """
         # Consumed here, not by the layers below.
         loss_kwargs = {key: kwargs.pop(key) for key in ("num_items_in_batch", "shift_labels") if key in kwargs}
         refuse_unknown(kwargs, self.known_arguments, type(self).forward)
         if labels is not None:
+            labels = as_classes(labels)
             check_labels(labels, self.config.vocab_size)
             if isinstance(logits_to_keep, torch.Tensor) or logits_to_keep:
                 raise ValueError(
                     "`labels` and `logits_to_keep` are both given; the loss needs the logits of each label"
+                )
+        elif self.training:
+            if answer_ids is not None:
+                raise ValueError(
+                    "`answer_ids` are given without `labels`, to whose loss they add theirs. (With "
+                    "`label_smoothing_factor` or `compute_loss_func`, Trainer keeps `labels` to itself; the config's "
+                    "`label_smoothing` smooths both losses.)"
+                )
+            if decoder_input_ids is None and decoder_inputs_embeds is None and cache is None:
+                raise ValueError(
+                    "training needs `labels` or `decoder_input_ids`, and neither is given. (With "
+                    "`label_smoothing_factor` or `compute_loss_func`, Trainer keeps `labels` to itself: give the "
+                    "collator the model, `CrossFuseDataCollator(..., model=model)`, or use `CrossFuseTrainer`.)"
                 )
         if labels is not None and use_cache is None and cache is None:
             use_cache = False  # nobody goes on from an answer that is known
@@ -423,6 +442,9 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         elif logits_to_keep:
             hidden_states = hidden_states[:, -logits_to_keep:]
         logits, loss = self.lm_head(hidden_states), None  # (batch, target_length, vocab_size)
+        if self.training and self.answer_head is not None and answer_ids is None and is_distributed():
+            # The processes have to agree on which parameters get a gradient.
+            logits = logits + touch(self.answer_head.parameters())
         if labels is not None:
             loss = self._loss(logits, outputs, answer_ids, shift_labels, **loss_kwargs)
             logits = None if skip_logits else logits
@@ -447,7 +469,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         loss = mean_cross_entropy(logits.view(-1, logits.shape[-1]), targets, smoothing, num_items_in_batch)
         if self.training and self.answer_head is not None and answer_ids is not None:
             answers = self.answer_head(outputs.encoder_last_hidden_state, outputs.encoder_attention_mask)
-            answer_loss = mean_cross_entropy(answers, answer_ids, smoothing)
+            answer_loss = mean_cross_entropy(answers, as_classes(answer_ids), smoothing)
             if num_items_in_batch is not None:  # a mean over this batch counts as its share of the accumulated items
                 answer_loss = answer_loss * (targets != -100).sum() / num_items_in_batch
             loss = loss + self.config.answer_loss_weight * answer_loss

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the keyword arguments of `forward` to the memory: every encoder, and their fusion."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -135,7 +136,7 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
         fixed_shapes = torch.compiler.is_compiling()
         counts = None if fixed_shapes else present.sum(0).tolist()
         # Under distributed training, the processes have to agree on which parameters get a gradient.
-        distributed = self.training and torch.distributed.is_available() and torch.distributed.is_initialized()
+        distributed = self.training and is_distributed()
         streams = []
         for index, (name, part) in enumerate(self.config.modalities.items()):
             if name not in inputs or (counts is not None and counts[index] == 0):
@@ -200,16 +201,26 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
 
     def _touch(self, index: int, name: str) -> torch.Tensor:
         """A zero that depends on all parameters of a modality, so that each of them gets a gradient."""
-        parameters = [p for p in self.encoders[name].parameters() if p.requires_grad]
+        parameters = list(self.encoders[name].parameters())
         if name in self.projections:
-            parameters += list(self.projections[name].parameters())
-        return sum((p.sum() for p in parameters), self.modality_embeddings.weight[index].sum()) * 0.0
+            parameters += self.projections[name].parameters()
+        return touch(parameters) + self.modality_embeddings.weight[index].sum() * 0.0
 
     def _empty_stream(self, index: int, name: str, present: torch.Tensor) -> Stream:
         """The stream of a modality that no sample has. It depends on the parameters of the modality."""
         hidden_states = self.modality_embeddings.weight.new_zeros(len(present), 1, self.config.d_model)
         hidden_states = hidden_states + self._touch(index, name)
         return Stream(index, hidden_states, torch.zeros_like(present[:, :1], dtype=torch.long))
+
+
+def is_distributed() -> bool:
+    """Whether several processes train together."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def touch(parameters: Iterable[nn.Parameter]) -> torch.Tensor | float:
+    """A zero that depends on the parameters that train, so that each of them gets a gradient."""
+    return sum(parameter.sum() for parameter in parameters if parameter.requires_grad) * 0.0
 
 
 def records_layers(config: CrossFuseConfig, kwargs: dict[str, Any]) -> bool:

@@ -22,7 +22,7 @@ from .encoder_processors import is_same, load_processor
 from .encoder_sources import HUB_ARGUMENTS, SUB_PROCESSORS, check_tokenizer, parts_of_kind, read_encoders
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .image_processing_crossfuse import CrossFuseVideoImageProcessor
-from .media import as_batch, is_list, load_series
+from .media import as_batch, is_list, is_missing, load_series
 from .processing_options import ALIASES, KWARGS_NAMES, OPTIONS, check_settings, options_of, take_options
 from .processing_tensors import TENSORS, convert_tensors, say_once, spread_rows
 from .sub_processors import SubProcessorsMixin
@@ -239,7 +239,7 @@ class CrossFuseProcessor(SubProcessorsMixin):
         num_channels = self.modalities[name].get("num_channels", 1)
         count, mean, squares = 0, np.zeros(num_channels), np.zeros(num_channels)
         for index, sample in enumerate(values):
-            if sample is None:
+            if is_missing(sample):
                 continue
             steps = load_series(f"`{name}` of sample {index}", sample, num_channels)
             # The sums are updated sample by sample (Chan et al., 1979), since differences of big sums lose digits.
@@ -310,17 +310,24 @@ class CrossFuseProcessor(SubProcessorsMixin):
 
         Each modality is given under its own name: `processor(text=[...], image=[...], wrist=[...])`. `images`,
         `videos`, `audio` and `text` also stand for the only modality of their kind. A list is a batch, with `None` for
-        each sample that lacks the modality; anything else is one sample.
+        each sample that lacks the modality (or NaN, `pandas.NA`, a null of Arrow); anything else is one sample. Nested
+        lists of numbers are read as the array that they make, unless their outer list is given with `sample_names` or
+        for a series: then it is a batch, too.
+
+        A file is a path, bytes, a dict of `bytes` or `path`, an open file, an address (`https://...`), a data URL, or
+        base64. Arrays with values that are missing (masked, `None`, NaN) are refused.
 
         Args:
             text (`str` or list of `str`): texts.
-            images (image, or list of images or of lists of images): an image is a PIL image, an array
-                `(height, width)`, `(channels, height, width)` or `(height, width, channels)` of 0 to 255 or of floats
-                from 0 to 1, a path, bytes, or a dict of `bytes` or `path`. Transparent pixels become white. With lists
-                of images as samples, `pixel_values` are `(batch, images, channels, height, width)`.
+            images (image, or list of images or of lists of images): an image is a PIL image, a file, or an array
+                `(height, width)`, `(channels, height, width)` or `(height, width, channels)` of uint8, of int64 from 0
+                to 255, or of floats from 0 to 1 or 0 to 255. The option `input_data_format` (`"channels_first"` or
+                `"channels_last"`) says which, where a shape could be both. Floats go to 1 in all images of a sample or
+                in none. Transparent pixels become white. With lists of images as samples, `pixel_values` are `(batch,
+                images, channels, height, width)`.
             audio (clip or list of clips): a clip is an array `(samples,)` of floats from -1 to 1 or of int16, an array
-                with a second axis for several channels, which are averaged, a dict of `array` and `sampling_rate`, a
-                path, bytes, or a dict of `bytes` or `path`. It is resampled to what the model expects. The option
+                with a second axis for several channels, which are averaged, a dict of `array` (or `raw`) and
+                `sampling_rate`, or a file. It is resampled to what the model expects. The option
                 `sampling_rate` says that of arrays.
             kwargs:
                 modalities by name. Videos are lists of frames, arrays of four axes, of which the first has the frames,
@@ -329,7 +336,8 @@ class CrossFuseProcessor(SubProcessorsMixin):
                 Options: `return_tensors` (`"pt"`, `"np"`, or `None` for lists of tokens and NumPy arrays), `padding`,
                 `truncation`, `max_length` (of tokens), `sampling_rate` (hertz), those of the image processor,
                 `text_kwargs`, `images_kwargs`, `videos_kwargs`, `audio_kwargs`, `common_kwargs`, and `sample_names`
-                (list of `str`: what errors call the samples, such as `"row 107"`; `"sample 0"` and so on by default).
+                (list of `str`: what errors call the samples of the lists, such as `"row 107"`, instead of `"sample 0"`
+                and so on).
 
         Returns:
             [`BatchFeature`]: values and mask of each modality that at least one sample has, and `modality_mask` of
@@ -343,7 +351,10 @@ class CrossFuseProcessor(SubProcessorsMixin):
         inputs, options, return_tensors = self._sort_arguments(
             {"text": text, "images": images, "audio": audio, **kwargs}
         )
-        batches = {name: as_batch(name, self.modalities[name]["kind"], value) for name, value in inputs.items()}
+        batches = {
+            name: as_batch(name, self.modalities[name]["kind"], value, is_batch=sample_names is not None)
+            for name, value in inputs.items()
+        }
         sample_names = self._sample_names(batches, sample_names)
         modality_mask = self._modality_mask(batches, sample_names)
         data = {}
@@ -431,10 +442,13 @@ class CrossFuseProcessor(SubProcessorsMixin):
         return mask
 
     def is_missing(self, name: str, sample: Any) -> bool:
-        """Whether a sample lacks the modality: the sample is `None`, or a list in which each image is `None`."""
+        """
+        Whether a sample lacks the modality: it is `None`, a NaN, or what NumPy, pandas or Arrow have for a value that
+        is not there; or a list in which each image is such a value.
+        """
         if self.modalities[name]["kind"] == "image" and is_list(sample):
-            return all(image is None for image in sample)
-        return sample is None
+            return all(map(is_missing, sample))
+        return is_missing(sample)
 
     def settings_of(self, name: str) -> dict[str, Any]:
         """A modality's settings and, for what they leave open, the defaults of its tokenizer and of this class."""

@@ -11,10 +11,11 @@ from transformers.processing_utils import ImagesKwargs
 from .configuration_layers import close_match
 from .configuration_modalities import check_modality_name
 from .media import to_array
+from .media_image import check_layout
 
 
 # Options of a call, and of a modality's settings, per kind; without those that would change the layout of the tensors.
-NOT_OPTIONS = {"data_format", "device", "disable_grouping", "input_data_format", "return_tensors"}
+NOT_OPTIONS = {"data_format", "device", "disable_grouping", "return_tensors"}
 OPTIONS = {
     "text": {"add_special_tokens", "max_length", "pad_to_multiple_of", "padding", "padding_side", "truncation"},
     "image": set(ImagesKwargs.__annotations__) - NOT_OPTIONS,
@@ -75,6 +76,7 @@ def check_settings(name: str, settings: dict[str, Any], image_processor: Any):
                 f"`modalities[{name!r}]` has `{key}={value!r}`.{close_match(key, allowed)} Allowed for {kind!r}: "
                 f"{', '.join(sorted(allowed))}."
             )
+    check_layout(settings.get("input_data_format"), f"`modalities[{name!r}]` has ")
     for key in ("mean", "std"):
         if kind == "series" and settings.get(key) is not None:
             settings[key] = _read_statistics(name, key, settings)

@@ -19,9 +19,9 @@ from transformers.utils import logging
 
 from .encoder_processors import pixel_values
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
-from .media import is_list, load_series
+from .media import is_missing, load_series
 from .media_audio import load_audio, resample
-from .media_image import fits_pillow, image_size, load_image, resize_array, target_size
+from .media_image import fits_pillow, has_several, image_size, images_of, load_images, resize_array, target_size
 from .media_video import load_frames
 from .processing_options import SETTINGS
 
@@ -97,33 +97,25 @@ def image_tensors(
     samples: dict[str, Any], options: dict[str, Any], say: Callable[[str], None], image_processor
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pixels `(samples, channels, height, width)`, or `(samples, images, ...)` of lists of images; and a mask."""
-    # One array may have several images, too.
-    samples = {where: list(sample) if getattr(sample, "ndim", 0) == 4 else sample for where, sample in samples.items()}
-    several = any(is_list(sample) for sample in samples.values())
-    lists = {where: sample if is_list(sample) else [sample] for where, sample in samples.items()}
-    images = [
-        (f"{where}, image {index}" if several else where, image)
-        for where, sample in lists.items()
-        for index, image in enumerate(sample)
-        if image is not None
-    ]
-    pixels = _image_pixels(images, options, image_processor)
-    number = max(map(len, lists.values()))
-    mask = np.array([[int(i < len(s) and s[i] is not None) for i in range(number)] for s in lists.values()])
-    if not several:
+    pixels = _image_pixels([images_of(where, sample) for where, sample in samples.items()], options, image_processor)
+    several = [has_several(sample) for sample in samples.values()]
+    lists = [sample if is_several else [sample] for sample, is_several in zip(samples.values(), several)]
+    number = max(map(len, lists))
+    mask = np.array([[int(i < len(s) and not is_missing(s[i])) for i in range(number)] for s in lists])
+    if not any(several):
         return pixels, mask
     values = np.zeros((*mask.shape, *pixels.shape[1:]), dtype=pixels.dtype)
     values[mask == 1] = pixels
     return values, mask
 
 
-def _image_pixels(images: list[tuple[str, Any]], options: dict[str, Any], image_processor) -> np.ndarray:
-    """Pixels `(images, channels, height, width)`."""
-    num_channels = options.pop("num_channels", 3)
+def _image_pixels(samples: list[list[tuple[str, Any]]], options: dict[str, Any], image_processor) -> np.ndarray:
+    """Pixels `(images, channels, height, width)` of the images of all samples."""
+    num_channels, layout = options.pop("num_channels", 3), options.pop("input_data_format", None)
     do_rescale = options.get("do_rescale", getattr(image_processor, "do_rescale", True))
     do_resize = options.pop("do_resize", getattr(image_processor, "do_resize", True))
     size = target_size(options.get("size", getattr(image_processor, "size", None)))
-    loaded = [load_image(where, image, num_channels, do_rescale) for where, image in images]
+    loaded = [image for images in samples for image in load_images(images, num_channels, do_rescale, layout)]
     if do_resize and size is not None:
         loaded = [
             image if fits_pillow(image) or image_size(image) == size else resize_array(image, size) for image in loaded
@@ -139,7 +131,7 @@ def _image_pixels(images: list[tuple[str, Any]], options: dict[str, Any], image_
     shapes = {image.shape for image in pixels}
     if len(shapes) > 1:
         raise ValueError(
-            f"{images[0][0]} and others have different shapes after the image processor: "
+            f"{samples[0][0][0]} and others have different shapes after the image processor: "
             f"{', '.join(map(str, sorted(shapes)))}; set `size={{'height': ..., 'width': ...}}`"
         )
     return np.stack(pixels)
@@ -167,14 +159,14 @@ def video_tensors(
     ]
     if video_processor is not None:
         return pad_rows([_video_pixels(frames, dict(options), video_processor) for frames in videos])
-    pixels = _image_pixels([frame for frames in videos for frame in frames], options, image_processor)
+    pixels = _image_pixels(videos, options, image_processor)
     return pad_rows(np.split(pixels, np.cumsum([len(frames) for frames in videos])[:-1]))
 
 
 def _video_pixels(frames: list[tuple[str, Any]], options: dict[str, Any], video_processor) -> np.ndarray:
     """Pixels `(frames, channels, height, width)` of one video."""
-    num_channels = options.pop("num_channels", 3)
-    loaded = [load_image(where, frame, num_channels, do_rescale=True) for where, frame in frames]
+    num_channels, layout = options.pop("num_channels", 3), options.pop("input_data_format", None)
+    loaded = load_images(frames, num_channels, input_data_format=layout)
     arrays = [x if isinstance(x, np.ndarray) else np.moveaxis(np.atleast_3d(np.asarray(x)), -1, 0) for x in loaded]
     output = video_processor(
         [np.stack(arrays)],

@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .arguments import refuse_unknown, takes_modalities
 from .configuration_crossfuse import CrossFuseConfig
-from .inputs import read_inputs, read_present
+from .inputs import as_classes, read_inputs, read_present
 from .layers import CrossFuseAttentionPooling
 from .modeling_crossfuse import CrossFuseEncoderModel, CrossFusePreTrainedEncoderModel
 
@@ -175,7 +175,8 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderModel):
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, length)`): values of the modality `text`, if there is one.
             item_ids (`torch.LongTensor` of shape `(batch,)`, *optional*): numbers of what the samples are about;
-                samples with the same number belong together, too. All are different by default.
+                samples with the same number belong together, too. All are different by default, and so are those with
+                -100.
             return_loss (`bool`, defaults to `True`): whether to compute the loss. In evaluation mode there is none
                 where the groups have different numbers of samples, as in zero-shot classification.
             kwargs: the other inputs of [`CrossFuseMultimodalEncoder`].
@@ -244,7 +245,9 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderModel):
         if item_ids is None:
             all_items = torch.arange(sum(sizes), device=first.device)
         else:
-            all_items = _gather(item_ids[paired], sizes)
+            all_items = _gather(as_classes(item_ids)[paired], sizes)
+            alone = -101 - torch.arange(len(all_items), device=all_items.device)
+            all_items = torch.where(all_items == -100, alone, all_items)
         items = all_items.split(sizes)[rank]
         belong = (items[:, None] == all_items[None]).float()
         forth, back = self.compare(first, all_second).float(), self.compare(second, all_first).float()

@@ -18,7 +18,7 @@ from modeling_crossfuse import (
     CrossFuseForSequenceClassification,
     CrossFuseProcessor,
 )
-from modeling_crossfuse.data.rows import label_names, problem_type_of
+from modeling_crossfuse.data.labels import label_names, problem_type_of
 from modeling_crossfuse.training.building import build_model, number_labels
 
 from .helpers import tiny_config
@@ -199,8 +199,8 @@ def test_what_is_refused(folder, tmp_path, argv, message, capsys):
 @pytest.mark.parametrize(
     ("settings", "target", "message"),
     [
-        ({"id2label": {0: "blue", 1: "green"}}, "name", "row 2 has 'red' .* none of the model's 2 labels"),
-        ({"id2label": {0: "blue", 1: "green"}}, "number", "row 2 has 2 .* none of the model's 2 labels"),
+        ({"id2label": {0: "blue", 1: "green"}}, "name", "row 2 has 'red' .* none of the 2 labels"),
+        ({"id2label": {0: "blue", 1: "green"}}, "number", "row 2 has 2 .* none of the 2 labels"),
     ],
 )
 def test_evaluation_refuses_labels_of_others(folder, tmp_path, settings, target, message):
@@ -264,8 +264,8 @@ def test_labels_of_batches():
         ({"problem_type": "regression", "target": "name", "answer_ids": {"red": 0}}, None, "don't go with"),
         ({"problem_type": "single_label_classification", "target": "name"}, {"name": "pink"}, "none of the 0 labels"),
         ({"problem_type": "multi_label_classification", "target": "name"}, {"name": "pink"}, "expected a list"),
-        ({"problem_type": "regression", "target": "name"}, {"name": "pink"}, "other values than as many numbers"),
-        ({"problem_type": "regression", "target": "name"}, {"name": float("nan")}, "not finite"),
+        ({"problem_type": "regression", "target": "name"}, {"name": "pink"}, "has 'pink' .* expected finite numbers"),
+        ({"problem_type": "regression", "target": "name"}, {"name": float("nan")}, "row 0 has nan .* finite"),
     ],
 )
 def test_labels_that_are_refused(settings, row, message):
@@ -280,4 +280,4 @@ def test_label_names_and_problem_types():
     assert label_names(rows, "number") == ["0", "1", "2"]
     assert label_names(rows, "tags") == ["blue", "green"]
     with pytest.raises(ValueError, match="has no labels; expected text, classes, numbers"):
-        problem_type_of(datasets.Image())
+        problem_type_of(rows, "wrist")

@@ -6,13 +6,23 @@ import random
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from transformers.utils import logging
 
 from ..configuration_crossfuse import PROBLEM_TYPES
 from ..processing_tensors import check_text, say_once
-from .rows import get_column
+from .labels import ClassNumbers, read_label, read_numbers, read_text
+from .rows import are_missing, get_column, read_rows
+
+
+if TYPE_CHECKING:
+    import datasets
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(eq=False, repr=False)
@@ -39,13 +49,20 @@ class CrossFuseDataCollator:
             `labels` of [`CrossFuseForSequenceClassification`]; `"retrieval"` gives `item_ids`, by which
             [`CrossFuseForRetrieval`] knows samples of the same target.
         label2id (`dict[str, int]`, *optional*): numbers of the labels in `target`, such as `config.label2id`. Whole
-            numbers in `target` are numbers of labels already.
+            numbers in `target` are names if any name is a number, and else numbers of labels already; for a
+            `ClassLabel` whose names are numbers, add its own numbers as keys (`{0: 0, 1: 1}`). A label of None, NaN or
+            -100 becomes -100, which the loss leaves out.
+        num_labels (`int`, *optional*): how many numbers `target` has for a regression. Defaults to as many as the
+            first row of a batch has.
         answer_ids (`dict[str, int]`, *optional*): number of each answer in the `target` column, for a model with
             `num_answers`. The batch gets `answer_ids` `(batch,)`, with -100 for other answers, whichever question was
             drawn.
         augment (`Callable`, *optional*): takes the batch, a dict of tensors, and returns it changed.
         seed (`int`, *optional*): makes the questions repeatable. Workers of a `DataLoader` add their own seeds, which
             follow from `torch.manual_seed` and change with each epoch.
+        model ([`CrossFuseForConditionalGeneration`], *optional*): the model that is trained. With it, batches with
+            answers have `decoder_input_ids`, too, as those of [`~transformers.DataCollatorForSeq2Seq`]:
+            [`~transformers.Trainer`] needs them with `label_smoothing_factor` or `compute_loss_func`.
 
     Raises:
         ValueError: if an argument or a row can't be used; the message names it.
@@ -81,12 +98,15 @@ class CrossFuseDataCollator:
     max_target_length: int | None = None
     problem_type: str | None = None
     label2id: dict[str, int] | None = None
+    num_labels: int | None = None
     answer_ids: dict[str, int] | None = None
     augment: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
     seed: int | None = None
+    model: Any = None
 
     def __post_init__(self):
         self.questions, self.label2id = self.questions or {}, self.label2id or {}
+        self._classes = ClassNumbers(self.label2id)
         self._random, self._random_of = random.Random(self.seed), None
         self._check()
 
@@ -105,6 +125,8 @@ class CrossFuseDataCollator:
             raise ValueError("`answer_ids` needs `target`: the column whose answers they number")
         if self.max_target_length is not None and self.max_target_length < 1:
             raise ValueError(f"`max_target_length={self.max_target_length}`; expected at least 1")
+        if self.model is not None and not hasattr(self.model, "prepare_decoder_input_ids_from_labels"):
+            raise ValueError(f"`model` is a {type(self.model).__name__}; expected one that generates text")
         if self.problem_type is not None:
             self._check_problem_type()
             return
@@ -131,17 +153,48 @@ class CrossFuseDataCollator:
         batch = self._encode(rows, inputs)
         if self.problem_type is not None:
             name = "item_ids" if self.problem_type == "retrieval" else "labels"
-            batch[name] = self._targets(self.read_column(rows, self.target))
+            self.read_column(rows, self.target)  # an error says so where no row has it
+            batch[name] = self._targets([self._in_row(index, self._target, row) for index, row in enumerate(rows)])
         elif self.target or self.questions:
-            answers = {
-                f"row {index} in the target column {column!r}": self._answer(index, rows[index], column)
-                for index, (_, column) in enumerate(chosen)
-            }
-            batch["labels"] = self._labels(answers)
+            answers = [
+                self._in_row(index, self._answer, rows[index], column) for index, (_, column) in enumerate(chosen)
+            ]
+            batch["labels"] = self._labels(answers, [column for _, column in chosen])
+            if self.model is not None:
+                batch["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(batch["labels"])
         if self.answer_ids is not None:
             answers = [get_column(row, self.target) for row in rows]
             batch["answer_ids"] = torch.tensor([self.answer_ids.get(answer, -100) for answer in answers])
         return batch if self.augment is None else self.augment(batch)
+
+    def find_bad_rows(self, rows: "datasets.Dataset") -> dict[int, str]:
+        """
+        The rows that can't be used, by number, with what is wrong of each: `"has None in the target column 'name';
+        expected a str"`. Targets are read, and whether there are inputs; images, audio and video are not decoded.
+        """
+        bad, is_asked = {}, np.zeros(len(rows), dtype=bool)
+        for index, row in enumerate(read_rows(rows, filter(None, [self.target, *self.questions.values()]))):
+            asked = [column for column in self.questions.values() if self._answers(row, column)]
+            is_asked[index] = always_asked = bool(asked) and self.question_dropout == 0
+            try:
+                if self.problem_type is not None:
+                    self._target(row)
+                elif self.target or self.questions:
+                    for column in asked if always_asked else [*asked, self.target]:
+                        self._answer(row, column)
+            except (TypeError, ValueError) as error:
+                bad[index] = str(error)
+        columns = dict.fromkeys(self.inputs.values())
+        lack_all = np.all([~is_asked, *(are_missing(rows, column) for column in columns)], axis=0)
+        for index in lack_all.nonzero()[0].tolist():
+            bad.setdefault(index, f"has None in all columns of inputs ({', '.join(columns)}); expected a value in any")
+        return dict(sorted(bad.items()))
+
+    def count_unlabeled(self, rows: "datasets.Dataset") -> int:
+        """How many rows have no class: -100 in the labels. There are none where the targets are not classes."""
+        if self.problem_type not in ("single_label_classification", "retrieval"):
+            return 0
+        return sum(self._target(row) == -100 for row in read_rows(rows, [self.target]))
 
     def _encode(self, rows: list[Mapping[str, Any]], inputs: dict[str, list[Any]]) -> dict[str, torch.Tensor]:
         return dict(self.processor(**inputs, return_tensors="pt"))
@@ -185,87 +238,100 @@ class CrossFuseDataCollator:
             self._random, self._random_of = random.Random(seed), worker.seed
         return self._random
 
-    def _answer(self, index: int, row: Mapping[str, Any], column: str | None) -> str:
-        if column is None:
-            raise ValueError(f"row {index} answers none of the questions, and there is no `target`")
+    def _in_row(self, index: int, read: Callable, *args) -> Any:
+        """What `read` makes of something in a row, whose name an error begins with."""
         try:
-            answer = get_column(row, column)
+            return read(*args)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"row {index} {error}") from error
+
+    def _answer(self, row: Mapping[str, Any], column: str | None) -> str:
+        if column is None:
+            raise ValueError("answers none of the questions, and there is no `target`")
+        try:
+            return read_text(get_column(row, column), column)
         except KeyError as error:
-            raise ValueError(f"row {index}: {error.args[0]}") from error
-        if not isinstance(answer, str):
-            raise TypeError(f"row {index} has {answer!r} in the target column {column!r}; expected a str")
-        return answer
+            raise ValueError(f"has {error.args[0]}") from error
+
+    def _target(self, row: Mapping[str, Any]) -> Any:
+        """What `problem_type` makes of a row's target: a class's number, a list of them, a number or numbers."""
+        try:
+            value = get_column(row, self.target)
+        except KeyError:
+            value = None
+        if self.problem_type == "regression":
+            return read_numbers(value, self.target, self.num_labels)
+        if self.problem_type == "multi_label_classification":
+            return self._classes.read_list(value, self.target)
+        return self._item_id(value) if self.problem_type == "retrieval" else self._classes.read(value, self.target)
+
+    def _item_id(self, value: Any) -> int:
+        item = read_label(value)
+        if item is None:
+            return -100
+        # Items that training never saw need the same numbers in all processes.
+        return self.label2id.get(str(item), len(self.label2id) + zlib.crc32(str(item).encode()))
 
     def _targets(self, values: list[Any]) -> torch.Tensor:
-        """Targets for `problem_type`: classes `(batch,)`, numbers, or a 0 or 1 for each label `(batch, labels)`."""
+        """Targets as a tensor: classes `(batch,)`, numbers, or a 0 or 1 for each label `(batch, labels)`."""
         if self.problem_type == "regression":
-            return _numbers(values, self.target)
+            return self._numbers(values)
         if self.problem_type != "multi_label_classification":
-            return torch.tensor([-100 if value is None else self._label_id(value) for value in values])
-        labels = torch.zeros(len(values), len(self.label2id))
-        for row, names in enumerate(values):
-            if not isinstance(names, (list, tuple)):
-                raise TypeError(f"row {row} has {names!r} in the target column {self.target!r}; expected a list")
-            labels[row, [self._label_id(name) for name in names]] = 1.0
+            return torch.tensor(values)
+        labels = torch.zeros(len(values), self._classes.count)
+        for row, numbers in enumerate(values):
+            labels[row, numbers] = 1.0
         return labels
 
-    def _label_id(self, label: str | int) -> int:
-        if isinstance(label, str) and label in self.label2id:
-            return self.label2id[label]
-        if isinstance(label, int):
-            return int(label)
-        if self.problem_type == "retrieval":  # items that training never saw need the same numbers in all processes
-            return len(self.label2id) + zlib.crc32(label.encode())
-        raise ValueError(
-            f"the target column {self.target!r} has {label!r}, which is none of the {len(self.label2id)} labels"
-        )
+    def _numbers(self, values: list[float] | list[list[float]]) -> torch.Tensor:
+        """Numbers `(batch,)`, or lists of equally many numbers as `(batch, numbers)`."""
+        counts = [len(value) if isinstance(value, list) else 1 for value in values]
+        for row, count in enumerate(counts):
+            if count != counts[0]:
+                raise ValueError(
+                    f"row {row} has {count} numbers in the target column {self.target!r}; row 0 has {counts[0]}"
+                )
+        exact = torch.tensor(values, dtype=torch.float64)
+        numbers = exact.float()
+        if exact.unique().numel() > numbers.unique().numel() and exact.abs().max() > 2**24:
+            logger.warning_once(
+                f"The target column {self.target!r} has different numbers that are the same in float32; expected "
+                "numbers with an offset subtracted, such as their mean."
+            )
+        return numbers
 
-    def _labels(self, answers: dict[str, str]) -> torch.Tensor:
+    def _labels(self, answers: list[str], columns: list[str]) -> torch.Tensor:
         """Tokens of the answers with an end of sequence, `(batch, length)`, padded with -100."""
         tokenizer = self.processor.tokenizer
-        for where, answer in answers.items():
-            check_text(f"the answer of {where}", answer)
-        rows = tokenizer(list(answers.values()), add_special_tokens=False, padding=False, verbose=False)["input_ids"]
-        for where, row in zip(answers, rows):
-            self._check_answer(where, row)
+        where = [f"in the target column {column!r}" for column in columns]
+        for index, answer in enumerate(answers):
+            self._in_row(index, check_text, where[index], answer)
+        rows = tokenizer(answers, add_special_tokens=False, padding=False, verbose=False)["input_ids"]
+        for index, row in enumerate(rows):
+            self._in_row(index, self._check_answer, where[index], row)
+            self._say_what_is_lost(f"row {index} {where[index]}", row)
         kept = None if self.max_target_length is None else self.max_target_length - 1
         rows = [torch.tensor([*row[:kept], tokenizer.eos_token_id]) for row in rows]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
 
     def _check_answer(self, where: str, tokens: list[int]):
-        """Refuses what would end an answer before its end; says of the first answer what can't be learnt of it."""
+        """Refuses what would end an answer before its end."""
         tokenizer = self.processor.tokenizer
         control = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}
         if control & set(tokens):
             token = tokenizer.convert_ids_to_tokens(next(token for token in tokens if token in control))
             raise ValueError(
-                f"the answer of {where} has {token!r} in its text, which the tokenizer reads as a special token; the "
-                "collator adds the end itself. For text that has such words, load the tokenizer with "
-                "`split_special_tokens=True`"
+                f"{where} has {token!r} in its text, which the tokenizer takes for a special token; the collator adds "
+                "the end itself. To have it read as text, load the tokenizer with `split_special_tokens=True`"
             )
+
+    def _say_what_is_lost(self, where: str, tokens: list[int]):
+        """Says of the first answer with unknown tokens, and of the first that is too long, what is not learnt."""
+        tokenizer = self.processor.tokenizer
         unknown = tokens.count(tokenizer.unk_token_id)
         if unknown:
-            say_once(
-                self,
-                "unknown tokens",
-                f"the tokenizer lacks {unknown} of the {len(tokens)} tokens in the answer of {where}, and maybe "
-                f"others; the model learns {tokenizer.unk_token!r} in their place, which it leaves out of its text",
-            )
+            message = f"{where} has {unknown} unknown tokens of {len(tokens)}; the model learns"
+            say_once(self, "unknown", f"{message} {tokenizer.unk_token!r} for these, there and in other answers.")
         if self.max_target_length is not None and len(tokens) >= self.max_target_length:
-            say_once(
-                self,
-                "long answers",
-                f"the answer of {where} has {len(tokens) + 1:,} tokens with its end, and is cut to "
-                f"{self.max_target_length:,}, as all that are longer. `max_target_length` changes that.",
-            )
-
-
-def _numbers(values: list[Any], column: str) -> torch.Tensor:
-    """Numbers `(batch,)`, or lists of equally many numbers as `(batch, numbers)`."""
-    try:
-        numbers = torch.tensor(values, dtype=torch.float32)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"the target column {column!r} has other values than as many numbers: {error}") from error
-    if not numbers.isfinite().all():
-        raise ValueError(f"the target column {column!r} has numbers that are not finite")
-    return numbers
+            message = f"{where} has {len(tokens) + 1:,} tokens with its end, and is cut to {self.max_target_length:,}"
+            say_once(self, "length", f"{message}, as all that are longer. `max_target_length` changes that.")

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data sets: their rows, their columns, and what is in the columns."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow
 
 
 def get_column(row: Mapping[str, Any], column: str) -> Any:
@@ -100,9 +101,12 @@ def load_rows(
 
 def _load_split(dataset: str, config: str | None, split: str) -> "datasets.Dataset":
     from datasets import get_dataset_split_names, load_dataset
+    from datasets.exceptions import DatasetGenerationError
 
     try:
         return load_dataset(dataset, config, split=split)
+    except DatasetGenerationError as error:  # its cause says why
+        raise ValueError(f"the data set {dataset} can't be read: {error.__cause__ or error}") from error
     except ValueError as error:
         if not str(error).startswith("Unknown split"):
             raise
@@ -110,28 +114,46 @@ def _load_split(dataset: str, config: str | None, split: str) -> "datasets.Datas
         raise ValueError(f"the data set {dataset} has no split {split!r}; it has {names}") from error
 
 
-def problem_type_of(feature: Any) -> str:
-    """
-    The `problem_type` that suits a column, by its entry in `datasets.Features`. A column that has neither text, nor
-    classes, nor numbers, nor lists of them is a `ValueError`.
-    """
-    inner = getattr(feature, "feature", feature)
-    dtype = getattr(inner, "dtype", None) or ""
-    if dtype.startswith("float"):
-        return "regression"
-    if dtype.startswith(("int", "uint", "string", "large_string")):
-        return "single_label_classification" if inner is feature else "multi_label_classification"
-    raise ValueError(f"a column of {feature} has no labels; expected text, classes, numbers, or lists of them")
+def find_feature(features: Mapping[str, Any], column: str) -> Any:
+    """The feature of a column, or of a field of a struct. A column that does not exist is a `ValueError`."""
+    if column in features:
+        return features[column]
+    head, dot, rest = column.partition(".")
+    if not dot or not isinstance(features.get(head), dict):
+        raise ValueError(f"no column {column!r}; the data set has {', '.join(features)}")
+    return find_feature(features[head], rest)
 
 
-def label_names(rows: "datasets.Dataset", column: str) -> list[str]:
-    """The names of the labels in a column: of a `ClassLabel`, or its texts, sorted, or the whole numbers from 0 on."""
-    feature = rows.features.get(column)  # None for a field of a struct
-    inner = getattr(feature, "feature", feature)
-    if hasattr(inner, "names"):
-        return list(inner.names)
-    values = [get_column(row, column) for row in select_columns(rows, [column])]
-    labels = {label for value in values for label in (value if isinstance(value, list) else [value])} - {None}
-    if all(isinstance(label, int) for label in labels):
-        return [str(number) for number in range(max(labels, default=-1) + 1)]
-    return sorted(labels)
+def read_rows(rows: "datasets.Dataset", columns: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Each row, with only these columns. Images, audio and video in them are not decoded."""
+    for table in select_columns(rows, columns).with_format("arrow").iter(batch_size=1000):
+        yield from table.to_pylist()
+
+
+def are_missing(rows: "datasets.Dataset", column: str) -> np.ndarray:
+    """Which rows have None in a column, or nothing but None in its list: booleans `(rows,)`."""
+    rows = select_columns(rows, [column])
+    if column not in rows.column_names:  # a field of a struct
+        rows = select_columns(rows.flatten(), [column])
+    tables = rows.with_format("arrow").iter(batch_size=1000)
+    return np.concatenate([_are_missing(table.column(0).combine_chunks()) for table in tables])
+
+
+def _are_missing(values: "pyarrow.Array") -> np.ndarray:
+    import pyarrow as pa
+    from pyarrow import compute
+
+    missing = values.is_null().to_numpy(zero_copy_only=False)
+    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        given = values.flatten().is_valid().to_numpy(zero_copy_only=False)
+        parents = compute.list_parent_indices(values).to_numpy(zero_copy_only=False)
+        missing |= np.bincount(parents[given], minlength=len(values)) == 0
+    return missing
+
+
+def class_names(rows: Any, column: str) -> list[str] | None:
+    """The names of a column's `ClassLabel`, or list of them; `None` for another column, or rows without features."""
+    features = getattr(rows, "features", None)
+    feature = None if features is None else find_feature(features, column)
+    names = getattr(getattr(feature, "feature", feature), "names", None)
+    return None if names is None else list(names)

@@ -30,6 +30,8 @@ Example:
 ```
 """
 
+from typing import Any
+
 import numpy as np
 
 from ..extras import needs
@@ -174,18 +176,33 @@ def compute_text_metrics(predictions: list[str], references: list[str]) -> dict[
     return results
 
 
+def _as_texts(names: Any) -> str | list[str]:
+    """A name, or a list of names, which a config may have as numbers."""
+    return [str(name) for name in names] if isinstance(names, list) else str(names)
+
+
 def compute_label_metrics(predictions: list, references: list, problem_type: str) -> dict[str, float]:
     """
     [`ClassMetrics`], [`LabelSetMetrics`] or [`NumberMetrics`] of what a classification head answered.
 
     Args:
         predictions, references (`list`): for each sample a name, a list of names, a number or a list of numbers, as
-            [`read_logits`] gives them.
+            [`read_logits`] gives them. A reference of None is left out, and so is its prediction.
         problem_type (`str`): as in a config of transformers.
+
+    Raises:
+        ValueError: if there is nothing to compare, or not one reference for each prediction.
     """
     if problem_type == "regression":
         predictions, references = (
             [value if isinstance(value, list) else [value] for value in values] for values in (predictions, references)
+        )
+    else:
+        labeled = [index for index, reference in enumerate(references) if reference is not None]
+        if not labeled:
+            raise ValueError("`references` are all None; expected a label for some sample")
+        predictions, references = (
+            [_as_texts(values[index]) for index in labeled] for values in (predictions, references)
         )
     return LABEL_METRICS[problem_type]().compute(predictions=predictions, references=references)
 

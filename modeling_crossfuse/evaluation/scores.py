@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """How good a model's answers for the rows of a data set are."""
 
+import functools
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ..data.labels import ClassNumbers, read_numbers, read_text, with_class_numbers
 from ..data.rows import get_column, select_columns
 from .prediction import check_inputs, embed, predict, text_modality
 
@@ -33,7 +35,8 @@ def evaluate_rows(
 
     Returns:
         `dict[str, float]`: the metrics of [`compute_text_metrics`], [`compute_label_metrics`] or [`RankingMetrics`],
-        `num_samples` and `samples_per_second`.
+        `num_samples` and `samples_per_second`; and `num_unlabeled` where classes are missing, whose samples are left
+        out of the metrics.
 
     Raises:
         ImportError: if `crossfuse[train]` is not installed.
@@ -42,23 +45,44 @@ def evaluate_rows(
     if model.task not in _SCORES:
         raise ValueError(f"a {type(model).__name__} can't be evaluated; expected a model for {', '.join(_SCORES)}")
     check_inputs(model.config, rows, inputs, target)
-    references = [get_column(row, target) for row in select_columns(rows, [target])]
+    references = _read_references(model, rows, target)
+    unlabeled = {"num_unlabeled": references.count(None)} if None in references else {}
     start = time.perf_counter()
     metrics = _SCORES[model.task](model, processor, rows, inputs, references, **predict_kwargs)
     seconds = time.perf_counter() - start
-    return {**metrics, "num_samples": len(rows), "samples_per_second": round(len(rows) / seconds, 1)}
+    return {**metrics, "num_samples": len(rows), **unlabeled, "samples_per_second": round(len(rows) / seconds, 1)}
 
 
-def _check_texts(references: list[Any]):
-    for index, reference in enumerate(references):
-        if not isinstance(reference, str):
-            raise ValueError(f"row {index} has {reference!r} in the column of the right answers; expected a text")
+def _read_references(model, rows, target: str) -> list[Any]:
+    """The right answers of all rows, as [`predict`] gives answers; None for a class that is missing."""
+    read, references = _reader(model, rows, target), []
+    for index, row in enumerate(select_columns(rows, [target])):
+        try:
+            references.append(read(get_column(row, target), target))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"row {index} {error}") from error
+    if all(reference is None for reference in references):
+        raise ValueError(f"no row has a label in the column {target!r}")
+    return references
+
+
+def _reader(model, rows, target: str) -> Callable[[Any, str], Any]:
+    """What makes a right answer of a value in the column `target`, or raises an error that goes after a row's name."""
+    config = model.config
+    if model.task != "classification":
+        return read_text
+    if config.resolved_problem_type == "regression":
+        return functools.partial(read_numbers, count=config.num_labels)
+    label2id = {str(name): number for number, name in config.id2label.items()}
+    classes = ClassNumbers(with_class_numbers(label2id, rows, target))
+    if config.resolved_problem_type == "multi_label_classification":
+        return lambda values, column: [config.id2label[number] for number in classes.read_list(values, column)]
+    return lambda value, column: config.id2label.get(classes.read(value, column))  # -100 has no name
 
 
 def _score_texts(model, processor, rows, inputs, references, **predict_kwargs) -> dict[str, float]:
     from .metrics import compute_text_metrics
 
-    _check_texts(references)
     return compute_text_metrics(predict(model, processor, rows, inputs, **predict_kwargs), references)
 
 
@@ -66,23 +90,7 @@ def _score_labels(model, processor, rows, inputs, references, **predict_kwargs) 
     from .metrics import compute_label_metrics
 
     answers = predict(model, processor, rows, inputs, **predict_kwargs)
-    problem_type = model.config.resolved_problem_type
-    if problem_type != "regression":
-        references = [_label_name(row, label, model.config.id2label) for row, label in enumerate(references)]
-    return compute_label_metrics(answers, references, problem_type)
-
-
-def _label_name(row: int, label: Any, id2label: dict[int, str]) -> Any:
-    """The name of a label, which a data set may have as its number."""
-    if isinstance(label, list):
-        return [_label_name(row, single, id2label) for single in label]
-    name = id2label.get(label) if isinstance(label, int) else label
-    if name not in id2label.values():
-        raise ValueError(
-            f"row {row} has {label!r} in the column of the right answers, which is none of the model's "
-            f"{len(id2label)} labels"
-        )
-    return name
+    return compute_label_metrics(answers, references, model.config.resolved_problem_type)
 
 
 def _score_rankings(
@@ -92,7 +100,6 @@ def _score_rankings(
 
     if question is not None:
         raise ValueError("a model for retrieval can't be asked a question; leave it out")
-    _check_texts(references)
     name = text_modality(model.config)
     if name in inputs:
         raise ValueError(f"the candidates are values of the modality {name!r}; leave it out of the inputs")

@@ -17,7 +17,8 @@ from ..configuration_crossfuse import PROBLEM_TYPES, CrossFuseConfig, ready_conf
 from ..data.augmentation import BatchAugmentation
 from ..data.caching import CachedInputs, CachedInputsCollator, EncodedInputs, frozen_modalities
 from ..data.collator import CrossFuseDataCollator
-from ..data.rows import get_column, has_text, label_names, problem_type_of, select_columns, top_column
+from ..data.labels import count_numbers, label_names, problem_type_of, with_class_numbers
+from ..data.rows import get_column, has_text, select_columns, top_column
 from ..extras import needs
 from ..heads import HEADS
 from ..pretrained import CrossFusePreTrainedModel
@@ -62,36 +63,31 @@ def number_labels(recipe, rows: datasets.Dataset) -> dict[str, int] | None:
         return None
     if recipe.task == "classification" and _problem_type(recipe, rows) == "regression":
         return None
-    return {label: number for number, label in enumerate(label_names(rows, recipe.target))}
+    names = label_names(rows, recipe.target)
+    if not names:
+        raise ValueError(f"the target column {recipe.target!r} has no label in any row")
+    return {name: number for number, name in enumerate(names)}
 
 
 def _problem_type(recipe, rows: datasets.Dataset) -> str:
     """What the targets of a classification are: as `model_overrides` say, or as the column looks."""
     chosen = (recipe.model_overrides or {}).get("problem_type")
     if chosen is None:
-        return problem_type_of(_feature(rows.features, recipe.target))
+        return problem_type_of(rows, recipe.target)
     if chosen not in PROBLEM_TYPES:
         raise ValueError(f"`problem_type={chosen!r}`; expected one of {', '.join(PROBLEM_TYPES)}")
     return chosen
 
 
-def _feature(features: dict[str, Any], column: str) -> Any:
-    """The feature of a column, or of a field of a struct."""
-    if column in features:
-        return features[column]
-    head, dot, rest = column.partition(".")
-    if not dot or not isinstance(features.get(head), dict):
-        raise ValueError(f"no column {column!r}; the data set has {', '.join(features)}")
-    return _feature(features[head], rest)
-
-
 def _label_settings(recipe, rows: datasets.Dataset, labels: dict[str, int] | None) -> dict[str, Any]:
     """What a config says of the labels of a classification."""
-    problem_type = _problem_type(recipe, rows)
-    if problem_type == "regression":
-        first = get_column(select_columns(rows, [recipe.target])[0], recipe.target)
-        return {"problem_type": problem_type, "num_labels": len(first) if isinstance(first, list) else 1}
-    names = {number: label for label, number in labels.items()}
+    if labels is None:
+        return {"problem_type": "regression", "num_labels": count_numbers(rows, recipe.target)}
+    problem_type, names = _problem_type(recipe, rows), {number: label for label, number in labels.items()}
+    if problem_type == "single_label_classification" and len(names) == 1:
+        raise ValueError(
+            f"the target column {recipe.target!r} has the label {names[0]!r} alone; expected at least two"
+        )
     return {"problem_type": problem_type, "id2label": names, "label2id": dict(labels)}
 
 
@@ -218,6 +214,7 @@ def make_collators(
     processor: CrossFuseProcessor,
     labels: dict[str, int] | None = None,
     seed: int = 0,
+    rows: datasets.Dataset | None = None,
 ) -> tuple[CrossFuseDataCollator, CrossFuseDataCollator]:
     """
     The collator for training, with questions and augmentation, and the one for evaluation, without.
@@ -228,6 +225,7 @@ def make_collators(
         processor ([`CrossFuseProcessor`]): its processor.
         labels (`dict[str, int]`, *optional*): what [`number_labels`] gives.
         seed (`int`, defaults to 0): that of the questions.
+        rows (`datasets.Dataset`, *optional*): the training rows. The names of a `ClassLabel` say what its numbers are.
 
     Raises:
         ValueError: if `cache_encoder_outputs` has no frozen encoder, or the input of one is augmented.
@@ -254,9 +252,12 @@ def make_collators(
             "question_dropout": recipe.question_dropout,
             "answer_ids": labels,
         }
+    elif recipe.task == "retrieval":
+        shared |= {"problem_type": "retrieval", "label2id": labels}
     else:
-        shared["problem_type"] = "retrieval" if recipe.task == "retrieval" else model.config.problem_type
-        shared["label2id"] = labels if recipe.task == "retrieval" else model.config.label2id
+        label2id = with_class_numbers(model.config.label2id, rows, recipe.target)
+        shared |= {"problem_type": model.config.problem_type, "label2id": label2id}
+        shared["num_labels"] = model.config.num_labels
     return make(processor, **shared, **training), make(processor, **shared)
 
 

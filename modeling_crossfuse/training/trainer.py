@@ -204,6 +204,7 @@ class CrossFuseTrainer(Seq2SeqTrainer):
         if self.args.should_save:
             self.model.save_pretrained(folder)
         self.model = self.model_wrapped = self.model.merge_and_unload()
+        self.accelerator.free_memory()  # an evaluation prepares the merged model, as it would any other
 
     def evaluation_loop(self, *args, **kwargs):
         with self.averaged_weights():
