@@ -21,8 +21,10 @@ from .flags import (
     add_dataset_arguments,
     add_device_arguments,
     add_generation_arguments,
+    add_length_argument,
     file_to_write,
     generation_options,
+    parse_lengths,
     parse_mapping,
 )
 from .tables import format_table
@@ -68,6 +70,7 @@ def parse_args(parser: Parser, argv: list[str]) -> argparse.Namespace:
         metavar="LEVEL",
         help="make the inputs worse, to one level from 0 to 1 after the other (default: 0)",
     )
+    add_length_argument(parser)
     add_generation_arguments(parser)
     add_device_arguments(parser)
     parser.add_argument(
@@ -80,7 +83,7 @@ def parse_args(parser: Parser, argv: list[str]) -> argparse.Namespace:
     repeated = [name for name, count in Counter(args.models).items() if count > 1]
     if repeated:
         raise ValueError(f"the model {repeated[0]} is given twice")
-    args.inputs = parse_mapping(args.inputs)
+    args.inputs, args.max_lengths = parse_mapping(args.inputs), parse_lengths(args.max_lengths)
     return args
 
 
@@ -94,6 +97,7 @@ def evaluate_model(args: argparse.Namespace, name: str, rows) -> list[dict]:
 
     inputs = args.inputs
     model, processor = load_model(name, args.device, args.dtype)
+    processor.set_max_lengths(args.max_lengths)
     check_inputs(model.config, rows, inputs, args.target)
     combinations = list(subsets(list(inputs))) if args.missing == "all" else [tuple(inputs)]
     answerable = {names: rows_with(names, rows, inputs, processor, args.question) for names in combinations}

@@ -178,10 +178,15 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             encoder_modality_ids=encoder_outputs.modality_ids,
         )
 
-    def _start_tokens(self, memory: torch.Tensor) -> torch.LongTensor | None:
-        """The token that every answer starts with, `(batch, 1)`, if the config knows one."""
+    def _start_tokens(self, memory: torch.Tensor) -> torch.LongTensor:
+        """The token that every answer starts with, `(batch, 1)`."""
         token = self.config.decoder_start_token_id
-        return None if token is None else torch.full((len(memory), 1), token, device=memory.device)
+        if token is None:
+            raise ValueError(
+                "neither `decoder_input_ids` nor `decoder_inputs_embeds` is given, and "
+                "`config.decoder_start_token_id`, with which answers begin, is None"
+            )
+        return torch.full((len(memory), 1), token, device=memory.device)
 
 
 class CrossFusePreTrainedEncoderModel(EncodersMixin, CrossFusePreTrainedModel):
@@ -336,6 +341,12 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """The decoder's input for `labels` `(batch, length)`, as data collators ask for it."""
+        for name in ("decoder_start_token_id", "pad_token_id"):
+            if getattr(self.config, name) is None:
+                raise ValueError(
+                    f"`config.{name}` is None, and the decoder's input can't be made from `labels` without it; set it "
+                    "to a token of the tokenizer, or give `decoder_input_ids`"
+                )
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
     @takes_modalities

@@ -4,6 +4,7 @@
 
 import copy
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .image_processing_crossfuse import CrossFuseVideoImageProcessor
 from .media import as_batch, is_list, is_missing, load_series
 from .processing_options import ALIASES, KWARGS_NAMES, OPTIONS, check_settings, options_of, take_options
-from .processing_tensors import TENSORS, convert_tensors, spread_rows
+from .processing_tensors import TENSORS, convert_tensors, say_once, spread_rows
 from .sub_processors import SubProcessorsMixin
 
 
@@ -41,9 +42,12 @@ class CrossFuseProcessor(SubProcessorsMixin):
             `config.modalities`. `kind` may be left out if the name is the kind. Other settings win over those of the
             shared sub-processor: for `text`, `max_length` and other options of a tokenizer's call; for `image` and
             `video`, `num_channels`, `size` and other options of the image processor, and a video's `num_frames`; for
-            `audio`, `feature_size`, `sampling_rate` (of arrays that do not say theirs) and `max_length` (in frames);
-            for `series`, `num_channels`, `mean`, `std` and `max_length` (in steps). A modality may have a `tokenizer`,
-            an `image_processor`, a `video_processor` or a `feature_extractor` of its own, too, which becomes the
+            `audio`, `feature_size`, `sampling_rate` (of arrays that do not say theirs), `max_seconds` and `max_length`
+            (in frames, or what the feature extractor counts); for `series`, `num_channels`, `mean`, `std` and
+            `max_length` (in steps). What is cut is said once for each modality. For an encoder that reads a window,
+            such as Whisper's of 30 s, `max_seconds` may be more, or `truncation=False` leave clips as they are: then
+            the model joins what the encoder makes of each window. A modality may have a `tokenizer`, an
+            `image_processor`, a `video_processor` or a `feature_extractor` of its own, too, which becomes the
             attribute `<name>_tokenizer` and so on. Defaults to one modality for each sub-processor.
         chat_template (`str`, *optional*): kept and saved, as in any processor.
 
@@ -251,6 +255,34 @@ class CrossFuseProcessor(SubProcessorsMixin):
         self.modalities[name] |= {"mean": mean.tolist(), "std": np.where(std > 0, std, 1.0).tolist()}
         return self
 
+    def set_max_lengths(self, max_lengths: dict[str, float]) -> "CrossFuseProcessor":
+        """
+        Sets how much of a sample is read; from then on the processor cuts what is longer, and saves the limits.
+
+        Args:
+            max_lengths (`dict[str, float]`): name of a modality to its limit: tokens of a text, seconds of audio, or
+                steps of a series.
+
+        Returns:
+            [`CrossFuseProcessor`]: itself.
+
+        Raises:
+            ValueError: if there is no such modality, it has no length, or the limit is none.
+        """
+        changed = {}
+        for argument, limit in max_lengths.items():
+            name = self.modality_of(argument)
+            settings = dict(self.modalities[name])
+            if settings["kind"] in ("image", "video"):
+                raise ValueError(f"`max_lengths` has {name!r}, whose kind {settings['kind']!r} has no length")
+            if settings["kind"] == "audio":
+                settings.pop("max_length", None)  # the same limit, in other units
+            settings["max_seconds" if settings["kind"] == "audio" else "max_length"] = limit
+            check_settings(name, settings, None)
+            changed[name] = settings
+        self.modalities |= changed
+        return self
+
     def _names_of_kind(self, kind: str | None) -> list[str]:
         return [name for name, settings in self.modalities.items() if settings["kind"] == kind]
 
@@ -339,7 +371,7 @@ class CrossFuseProcessor(SubProcessorsMixin):
                 raise ValueError(f"{next(iter(samples))} is given, but this processor has no `{next(iter(parts))}`")
             chosen = {**self.settings_of(name), **options[kind]}
             chosen.pop("kind")
-            values, mask = TENSORS[kind](samples, chosen, **parts)
+            values, mask = TENSORS[kind](samples, chosen, say=partial(say_once, self, name), **parts)
             fill = (parts["tokenizer"].pad_token_id or 0) if kind == "text" else 0
             names = self._model_arguments(name)
             data[names.values] = spread_rows(values, rows, len(modality_mask), fill)

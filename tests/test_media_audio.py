@@ -149,6 +149,7 @@ def test_every_format_of_samples(format, subtype, options, monkeypatch):
         (wav(np.array([0, np.nan, 0.5]), subtype="FLOAT"), r" \(clip.wav\) has values that are NaN or infinite"),
         (wav(np.array([0, 12000.0]), subtype="FLOAT"), r" \(clip.wav\) has floats up to 12000; expected -1 to 1"),
     ],
+    ids=["header", "cut", "text", "empty", "nan", "loud"],
 )
 def test_files_that_cannot_be_right(data, message):
     pytest.importorskip("av")

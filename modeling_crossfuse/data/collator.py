@@ -13,6 +13,7 @@ import torch
 from transformers.utils import logging
 
 from ..configuration_crossfuse import PROBLEM_TYPES
+from ..processing_tensors import check_text, say_once
 from .labels import ClassNumbers, read_label, read_numbers, read_text
 from .rows import are_missing, get_column, read_rows
 
@@ -155,9 +156,10 @@ class CrossFuseDataCollator:
             self.read_column(rows, self.target)  # an error says so where no row has it
             batch[name] = self._targets([self._in_row(index, self._target, row) for index, row in enumerate(rows)])
         elif self.target or self.questions:
-            answers = [
-                self._in_row(index, self._answer, rows[index], column) for index, (_, column) in enumerate(chosen)
-            ]
+            answers = {
+                f"row {index} in the target column {column!r}": self._in_row(index, self._answer, rows[index], column)
+                for index, (_, column) in enumerate(chosen)
+            }
             batch["labels"] = self._labels(answers)
             if self.model is not None:
                 batch["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(batch["labels"])
@@ -196,7 +198,8 @@ class CrossFuseDataCollator:
         return sum(self._target(row) == -100 for row in read_rows(rows, [self.target]))
 
     def _encode(self, rows: list[Mapping[str, Any]], inputs: dict[str, list[Any]]) -> dict[str, torch.Tensor]:
-        return dict(self.processor(**inputs, return_tensors="pt"))
+        names = [f"sample {row}" for row in range(len(rows))]  # with names, a list is a batch of samples, never one
+        return dict(self.processor(**inputs, sample_names=names, return_tensors="pt"))
 
     def read_column(self, rows: list[Mapping[str, Any]], column: str) -> list[Any]:
         """A column of all rows, with None where a row lacks it."""
@@ -299,10 +302,41 @@ class CrossFuseDataCollator:
             )
         return numbers
 
-    def _labels(self, answers: list[str]) -> torch.Tensor:
+    def _labels(self, answers: dict[str, str]) -> torch.Tensor:
         """Tokens of the answers with an end of sequence, `(batch, length)`, padded with -100."""
         tokenizer = self.processor.tokenizer
+        for where, answer in answers.items():
+            check_text(f"the answer of {where}", answer)
+        rows = tokenizer(list(answers.values()), add_special_tokens=False, padding=False, verbose=False)["input_ids"]
+        for where, row in zip(answers, rows):
+            self._check_answer(where, row)
         kept = None if self.max_target_length is None else self.max_target_length - 1
-        rows = tokenizer(answers, add_special_tokens=False, padding=False)["input_ids"]
         rows = [torch.tensor([*row[:kept], tokenizer.eos_token_id]) for row in rows]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
+
+    def _check_answer(self, where: str, tokens: list[int]):
+        """Refuses what would end an answer before its end; says of the first answer what can't be learnt of it."""
+        tokenizer = self.processor.tokenizer
+        control = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}
+        if control & set(tokens):
+            token = tokenizer.convert_ids_to_tokens(next(token for token in tokens if token in control))
+            raise ValueError(
+                f"the answer of {where} has {token!r} in its text, which the tokenizer reads as a special token; the "
+                "collator adds the end itself. For text that has such words, load the tokenizer with "
+                "`split_special_tokens=True`"
+            )
+        unknown = tokens.count(tokenizer.unk_token_id)
+        if unknown:
+            say_once(
+                self,
+                "unknown tokens",
+                f"the tokenizer lacks {unknown} of the {len(tokens)} tokens in the answer of {where}, and maybe "
+                f"others; the model learns {tokenizer.unk_token!r} in their place, which it leaves out of its text",
+            )
+        if self.max_target_length is not None and len(tokens) >= self.max_target_length:
+            say_once(
+                self,
+                "long answers",
+                f"the answer of {where} has {len(tokens) + 1:,} tokens with its end, and is cut to "
+                f"{self.max_target_length:,}, as all that are longer. `max_target_length` changes that.",
+            )

@@ -130,7 +130,7 @@ def build_model(recipe, rows: datasets.Dataset, labels: dict[str, int] | None = 
         model, processor = _new_model(recipe, config, train_tokenizer(recipe_texts(recipe, rows), recipe.vocab_size))
         _fit_series(processor, recipe.inputs, rows)
     model.freeze_modalities(*recipe.freeze)
-    return model, processor
+    return model, processor.set_max_lengths(recipe.max_lengths)
 
 
 def _new_model(recipe, config: CrossFuseConfig, tokenizer: PreTrainedTokenizerFast):
