@@ -338,12 +338,15 @@ class CrossFuseProcessor(SubProcessorsMixin):
                 images, channels, height, width)`.
             audio (clip or list of clips): a clip is an array `(samples,)` of floats from -1 to 1 or of int16, an array
                 with a second axis for several channels, which are averaged, a dict of `array` (or `raw`) and
-                `sampling_rate`, or a file. It is resampled to what the model expects. The option
-                `sampling_rate` says that of arrays.
+                `sampling_rate`, torchcodec's `AudioDecoder`, or a file. Files are read by soundfile; formats that it
+                doesn't know, such as m4a, webm and the sound of videos, by PyAV. It is resampled to what the model
+                expects. The option `sampling_rate` says that of arrays.
             kwargs:
                 modalities by name. Videos are lists of frames, arrays of four axes, of which the first has the frames,
-                or files. Series are arrays `(steps, channels)`, `(steps,)` for one channel or `(channels,)` for one
-                step.
+                torchcodec's `VideoDecoder`, or files, read by PyAV: of the main stream, upright, in the order of time.
+                Of more frames than `num_frames`, those are taken that are evenly spread over the video's time, or, if
+                it has no times, over its frames. Pixels that are not square stay as they are. Series are arrays
+                `(steps, channels)`, `(steps,)` for one channel or `(channels,)` for one step.
                 Options: `return_tensors` (`"pt"`, `"np"`, or `None` for lists of tokens and NumPy arrays), `padding`,
                 `truncation`, `max_length` (of tokens), `sampling_rate` (hertz), those of the image processor,
                 `text_kwargs`, `images_kwargs`, `videos_kwargs`, `audio_kwargs`, `common_kwargs`, `sample_names` (list
