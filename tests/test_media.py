@@ -380,7 +380,7 @@ def test_ragged_lists(processor, arguments, message):
 
 MISSING = [
     None, float("nan"), np.float32("nan"), np.ma.masked, pd.NA, pd.NaT, np.datetime64("NaT"), pa.scalar(None),
-    pa.scalar(None, pa.float64()), decimal.Decimal("NaN"),
+    pa.scalar(None, pa.float64()), decimal.Decimal("NaN"), decimal.Decimal("sNaN"),
 ]  # fmt: skip
 
 
