@@ -3,6 +3,7 @@
 """Raw videos in one form, and what containers of video and audio hold."""
 
 import io
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -76,15 +77,16 @@ def _read_video_file(where: str, file: io.BytesIO | str, num_frames: int | None)
         reorders = stream.codec_context.codec.reorder
     if not times:
         raise ValueError(f"{where} has no frame")
-    wanted = _choose_frames(times, reorders, num_frames)
-    images = {}
+    chosen, images = _choose_frames(times, reorders, num_frames), {}
+    missing = set(chosen)
     with open_stream(where, file, "video") as (_, frames):
         for index, frame in enumerate(frames):
-            if index in wanted:
+            if index in missing:
                 images[index] = _upright(frame)
-            if len(images) == len(set(wanted)):
+                missing.remove(index)
+            if not missing:
                 break
-    return [images[index] for index in wanted]
+    return [images[index] for index in chosen]
 
 
 def _choose_frames(times: Sequence[float | None], reorders: bool, number: int | None) -> list[int]:
@@ -123,7 +125,9 @@ def open_stream(where: str, file: io.BytesIO | str, kind: str) -> Iterator[tuple
         import av
     except ImportError as error:
         raise needs(f"reading {where} needs PyAV", "video") from error
-    if not isinstance(file, str):
+    if isinstance(file, str):
+        file = os.path.abspath(file)  # FFmpeg would take `a:b.mp4` for an address
+    else:
         file.seek(0)
     try:
         with av.open(file, metadata_errors="ignore") as container:  # tags are in any encoding

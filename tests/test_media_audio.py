@@ -236,7 +236,7 @@ def test_a_decoder_that_fails():
     def fail():
         raise RuntimeError("Could not push packet to decoder")
 
-    with pytest.raises(ValueError, match="^`audio` of row 7 is audio that can't be decoded: Could not push packet"):
+    with pytest.raises(ValueError, match=r"^`audio` of row 7 is audio that can't be decoded: Could not push packet"):
         load_audio(WHERE, SimpleNamespace(get_all_samples=fail))
 
 
