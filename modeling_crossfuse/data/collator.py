@@ -311,37 +311,33 @@ class CrossFuseDataCollator:
         """Tokens of the answers with an end of sequence, `(batch, length)`, padded with -100."""
         tokenizer = self.processor.tokenizer
         for where, answer in answers.items():
-            check_text(f"the answer of {where}", answer)
+            check_text(where, answer)
         rows = tokenizer(list(answers.values()), add_special_tokens=False, padding=False, verbose=False)["input_ids"]
         for where, row in zip(answers, rows):
             self._check_answer(where, row)
+            self._say_what_is_lost(where, row)
         kept = None if self.max_target_length is None else self.max_target_length - 1
         rows = [torch.tensor([*row[:kept], tokenizer.eos_token_id]) for row in rows]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
 
     def _check_answer(self, where: str, tokens: list[int]):
-        """Refuses what would end an answer before its end; says of the first answer what can't be learnt of it."""
+        """Refuses what would end an answer before its end."""
         tokenizer = self.processor.tokenizer
         control = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}
         if control & set(tokens):
             token = tokenizer.convert_ids_to_tokens(next(token for token in tokens if token in control))
             raise ValueError(
-                f"the answer of {where} has {token!r} in its text, which the tokenizer reads as a special token; the "
-                "collator adds the end itself. For text that has such words, load the tokenizer with "
-                "`split_special_tokens=True`"
+                f"{where} has {token!r} in its text, which the tokenizer takes for a special token; the collator adds "
+                "the end itself. To have it read as text, load the tokenizer with `split_special_tokens=True`"
             )
+
+    def _say_what_is_lost(self, where: str, tokens: list[int]):
+        """Says of the first answer with unknown tokens, and of the first that is too long, what is not learnt."""
+        tokenizer = self.processor.tokenizer
         unknown = tokens.count(tokenizer.unk_token_id)
         if unknown:
-            say_once(
-                self,
-                "unknown tokens",
-                f"the tokenizer lacks {unknown} of the {len(tokens)} tokens in the answer of {where}, and maybe "
-                f"others; the model learns {tokenizer.unk_token!r} in their place, which it leaves out of its text",
-            )
+            message = f"{where} has {unknown} unknown tokens of {len(tokens)}; the model learns"
+            say_once(self, "unknown", f"{message} {tokenizer.unk_token!r} for these, there and in other answers.")
         if self.max_target_length is not None and len(tokens) >= self.max_target_length:
-            say_once(
-                self,
-                "long answers",
-                f"the answer of {where} has {len(tokens) + 1:,} tokens with its end, and is cut to "
-                f"{self.max_target_length:,}, as all that are longer. `max_target_length` changes that.",
-            )
+            message = f"{where} has {len(tokens) + 1:,} tokens with its end, and is cut to {self.max_target_length:,}"
+            say_once(self, "length", f"{message}, as all that are longer. `max_target_length` changes that.")
