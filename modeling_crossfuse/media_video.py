@@ -118,6 +118,19 @@ def _upright(frame: Any) -> Image.Image:
     return ImageOps.flip(image) if y_to_y < 0 else image
 
 
+def open_container(file: io.BytesIO | str) -> Any:
+    """PyAV's container of a file, whatever the encoding of its tags."""
+    import av
+
+    if isinstance(file, str):
+        file = os.path.abspath(file)  # FFmpeg would take `a:b.mp4` for an address
+    else:
+        file.seek(0)
+    # As PyAV does from version 19 on, which has no such option.
+    options = {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
+    return av.open(file, **options)
+
+
 @contextmanager
 def open_stream(where: str, file: io.BytesIO | str, kind: str) -> Iterator[tuple[Any, Iterator[Any]]]:
     """PyAV's main stream of a kind ("video" or "audio") in a file, and its frames."""
@@ -125,12 +138,8 @@ def open_stream(where: str, file: io.BytesIO | str, kind: str) -> Iterator[tuple
         import av
     except ImportError as error:
         raise needs(f"reading {where} needs PyAV", "video") from error
-    if isinstance(file, str):
-        file = os.path.abspath(file)  # FFmpeg would take `a:b.mp4` for an address
-    else:
-        file.seek(0)
     try:
-        with av.open(file, metadata_errors="ignore") as container:  # tags are in any encoding
+        with open_container(file) as container:
             stream = container.streams.best(kind)
             if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
                 raise ValueError(f"it has no {kind} stream")
