@@ -459,10 +459,11 @@ def nested_rows() -> datasets.Dataset:
     return datasets.Dataset.from_dict(columns).cast(datasets.Features(features))
 
 
-@pytest.mark.parametrize("form", ["split", "splits", "parquet"])
+@pytest.mark.parametrize("form", ["split", "format", "splits", "parquet"])
 def test_media_are_not_decoded(form, tmp_path):
     rows = nested_rows()
-    if form == "split":
+    if form in ("split", "format"):
+        rows = rows.with_format("torch" if form == "format" else None)
         rows.save_to_disk(tmp_path / "rows")
     elif form == "splits":
         datasets.DatasetDict(test=rows).save_to_disk(tmp_path / "rows")
