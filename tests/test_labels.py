@@ -389,6 +389,27 @@ def test_bad_rows_are_found_before_training(tmp_path, config, training, validati
     assert not list((tmp_path / "out").glob("*"))
 
 
+def test_fine_tuning_on_other_labels(tmp_path, config):
+    labels = {"first": ["a", "b", "c"], "fewer": ["c", "b"], "others": ["a", "d"]}
+    for name, values in labels.items():
+        (tmp_path / name).mkdir()
+        more = () if name == "first" else ("--model", str(tmp_path / "first" / "out"))
+        train(tmp_path / name, config, values, values, *more)
+    known = {name: AutoConfig.from_pretrained(tmp_path / name / "out").id2label for name in labels}
+    assert known == {"first": (abc := {0: "a", 1: "b", 2: "c"}), "fewer": abc, "others": {0: "a", 1: "d"}}
+
+
+def test_fine_tuning_a_classifier_without_names(tmp_path, config):
+    unnamed = tiny_config("text", decoder={"vocab_size": 280}, num_labels=3)
+    unnamed.modalities["text"].vocab_size = 280
+    tiny_model(unnamed, CrossFuseForSequenceClassification).save_pretrained(tmp_path / "model")
+    tokenizer = train_tokenizer(["a b"], 280)
+    CrossFuseProcessor.from_config(unnamed, tokenizer=tokenizer).save_pretrained(tmp_path / "model")
+    output = train(tmp_path, config, [2, 1, 2], [1, 2], "--model", str(tmp_path / "model"))
+    saved = AutoConfig.from_pretrained(output)
+    assert saved.num_labels == 3 and saved.problem_type == SINGLE
+
+
 def test_the_model_is_saved_before_its_evaluation_fails(tmp_path, config, monkeypatch):
     def fail(*args):
         raise ValueError("no metrics today")

@@ -183,7 +183,7 @@ class CrossFuseDataCollator:
 
     def count_unlabeled(self, rows: "datasets.Dataset") -> int:
         """How many rows have no class: -100 in the labels. There are none where the targets are not classes."""
-        if self.problem_type not in ("single_label_classification", "retrieval"):
+        if self.problem_type != "single_label_classification":
             return 0
         return sum(self._target(row) == -100 for row in read_rows(rows, [self.target]))
 
