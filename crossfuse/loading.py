@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loading models, and the values of one sample."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers.utils import logging
 from modeling_crossfuse.configuration_crossfuse import ready_config
 from modeling_crossfuse.data.rows import check_exists
 from modeling_crossfuse.heads import MODELS
+from modeling_crossfuse.media import to_array
 from modeling_crossfuse.training.precision import loading_dtype
 
 from .errors import one_line
@@ -75,15 +77,21 @@ def read_input(kind: str, value: str) -> Any:
     if kind == "text":
         return value
     path = Path(value)
+    suffix = path.suffix.lower()
     if not path.is_file():
         raise ValueError(f"there is no file {value}")
-    if kind != "series" and path.suffix != ".npy":
+    if kind != "series" and suffix != ".npy":
         return value  # the processor opens it
-    if path.suffix not in (".npy", ".csv"):
+    if suffix not in (".npy", ".csv"):
         raise ValueError(f"{value} is no series: expected a .npy or .csv file")
     try:
-        if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
-        return np.loadtxt(path, delimiter=",", ndmin=2, dtype=np.float32)
-    except (EOFError, ValueError) as error:
+        array = np.load(path, allow_pickle=False) if suffix == ".npy" else _read_table(path)
+    except (EOFError, UserWarning, ValueError) as error:
         raise ValueError(f"{value} is not a table of numbers: {one_line(error)}") from error
+    return to_array(value, array)
+
+
+def _read_table(path: Path) -> np.ndarray:
+    """The numbers of a CSV file, in double precision, since times would lose digits in less."""
+    with warnings.catch_warnings(category=UserWarning, action="error"):  # there is no data
+        return np.loadtxt(path, delimiter=",", ndmin=2, encoding="utf-8-sig")  # with Excel's mark or without

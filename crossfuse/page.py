@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 import torch
 from PIL import Image
 
@@ -69,7 +70,7 @@ def check_length(name: str, kind: str, value: Any):
     elif kind == "audio":
         length, limit, unit = seconds_of(value), MAX_SECONDS, "seconds"
     elif kind == "series":
-        length, limit, unit = len(value), MAX_STEPS, "steps"
+        length, limit, unit = len(np.atleast_1d(value)), MAX_STEPS, "steps"
     else:
         return
     if length > limit:
@@ -181,7 +182,7 @@ def demo_examples(data: str, modalities: Sequence[str], folder: Path) -> list[li
     for name, given, question in EXAMPLES:
         row = rows[names.index(name)]
         files = {"image": folder / f"{name}.png", "audio": folder / f"{name}.ogg"}
-        row["picture"].save(files["image"])
+        files["image"].write_bytes(row["picture"]["bytes"])
         files["audio"].write_bytes(row["speech"]["bytes"])
         sample = {"text": question, **{modality: str(files[modality]) for modality in given}}
         examples.append([sample.get(modality) for modality in modalities])

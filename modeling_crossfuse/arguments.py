@@ -3,16 +3,18 @@
 """The arguments that the `forward` of each model takes, and the errors for all others: none is ignored."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from transformers.utils import TransformersKwargs
+from transformers.utils import TransformersKwargs, logging
 
 from .configuration_layers import close_match
 from .configuration_modalities import MASK_NAMES, VALUE_NAMES
 from .inputs import is_default_mask
 
+
+logger = logging.get_logger(__name__)
 
 # The tensors of modalities that are named as their kind.
 _TENSORS_OF_KINDS = (*VALUE_NAMES.values(), "input_values", *MASK_NAMES.values(), "inputs_embeds", "modality_mask")
@@ -40,16 +42,38 @@ def known_arguments(config) -> frozenset[str]:
 
 
 def takes_modalities(forward: Callable) -> Callable:
-    """Names the modalities' tensors in the signature of a `forward`: Trainer drops columns that it does not name."""
+    """Names the tensors of kinds in the signature of a `forward`: Trainer drops columns that it does not name."""
+    _name_tensors(forward, _TENSORS_OF_KINDS)
+    return forward
+
+
+def name_own_tensors(forward: Callable, config):
+    """
+    Names the tensors of a model's modalities in the signature of its class, too, where Trainer looks. A model of the
+    class that lacks them refuses them.
+    """
+    names = config.modalities.tensor_names
+    for_labels = [name for name in names if "label" in name]
+    if for_labels:
+        logger.warning_once(
+            f"Trainer takes `{for_labels[0]}` for labels, since its name has 'label' in it. To train on a data set "
+            "with this column, use `TrainingArguments(remove_unused_columns=False)`."
+        )
+    _name_tensors(forward, [name for name in names if name not in for_labels])
+
+
+def _name_tensors(forward: Callable, names: Iterable[str]):
+    """Adds arguments to the signature of a function, before its `**kwargs`, without which it takes no others."""
     signature = inspect.signature(forward)
     *named, others = signature.parameters.values()
-    tensors = [
+    if others.kind is not others.VAR_KEYWORD:
+        return
+    added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
-        for name in _TENSORS_OF_KINDS
+        for name in names
         if name not in signature.parameters
     ]
-    forward.__signature__ = signature.replace(parameters=[*named, *tensors, others])
-    return forward
+    forward.__signature__ = signature.replace(parameters=[*named, *added, others])
 
 
 def refuse_unknown(given: dict[str, Any], known: frozenset[str], forward: Callable | None = None):

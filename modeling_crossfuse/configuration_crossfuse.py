@@ -28,7 +28,7 @@ from .configuration_modalities import CrossFuseModalitiesConfig, check_modality_
 
 
 # What `config.json` means. A change that older releases would misread raises it.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 # What labels may be to transformers' classification heads.
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
@@ -218,7 +218,15 @@ class CrossFuseConfig(LayerConfig):
     """
 
     model_type = "crossfuse"
-    keys_to_ignore_at_inference = ["cache", "past_key_values", "encoder_attention_mask", "encoder_modality_ids"]
+    # What Trainer's `predict` leaves out unless its `ignore_keys` say otherwise: its predictions are the logits.
+    keys_to_ignore_at_inference = [
+        "cache",
+        "past_key_values",
+        *("attention_mask", "modality_ids", "encoder_attention_mask", "encoder_modality_ids"),
+        *("hidden_states", "encoder_last_hidden_state", "encoder_hidden_states", "decoder_hidden_states"),
+        *("attentions", "cross_attentions", "encoder_attentions", "decoder_attentions"),
+        *("logits_per_image", "logits_per_text"),
+    ]
     attribute_map = {"hidden_size": "d_model"}
     sub_configs_defaults = {
         "modalities": CrossFuseModalitiesConfig,

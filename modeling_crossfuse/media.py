@@ -53,7 +53,7 @@ def _read_array(value: Any) -> tuple[np.ndarray, int]:
     elif hasattr(value, "to_pylist"):  # an array of Arrow, which gives NaN for what is missing
         value = value.to_pylist()
     elif is_list(value) and any(isinstance(part, np.ma.MaskedArray) for part in value):
-        value = np.ma.array(value)  # `np.asarray` would forget the masks of parts
+        value = np.ma.stack([np.ma.asarray(part) for part in value])  # `np.asarray` would forget their masks
     array, missing = np.asarray(value), np.ma.count_masked(value) if np.ma.isMaskedArray(value) else 0
     if array.dtype == object:
         missing += sum(map(is_missing, array.flat))
@@ -103,9 +103,10 @@ def open_file(where: str, sample: Any) -> NamedBytes | str:
         return _open_path(where, os.fspath(sample))
     if hasattr(sample, "read"):
         name, sample = name or getattr(sample, "name", ""), _read_open_file(where, sample)
+    file = NamedBytes(sample, name if isinstance(name, str) else "")  # an open file may have a number
     if len(sample) == 0:
-        raise ValueError(f"{where} is empty (0 bytes)")
-    return NamedBytes(sample, name if isinstance(name, str) else "")  # an open file may have a number
+        raise ValueError(f"{where}{path_in_brackets(file)} is empty (0 bytes)")
+    return file
 
 
 def _open_path(where: str, path: str) -> NamedBytes | str:
@@ -130,7 +131,7 @@ def _download(where: str, address: str) -> NamedBytes:
         response = get_session().get(address, follow_redirects=True, timeout=60)
         response.raise_for_status()
     except Exception as error:  # of the library that huggingface_hub downloads with, which changes
-        reason = shorten(str(error).replace(address, name), 200)
+        reason = shorten(" ".join(str(error).replace(address, name).split()), 200)
         raise ValueError(f"{where}: {shorten(name)} can't be downloaded: {reason}") from error
     return NamedBytes(response.content, name)
 
@@ -175,6 +176,20 @@ def number_axes(value: Any) -> int:
     return axes if isinstance(value, Number) else 0
 
 
+def _plain(sample: Any) -> Any:
+    """A sample without Arrow's wrapping."""
+    return sample.as_py() if hasattr(sample, "as_py") else sample
+
+
+def _list_of_column(value: Any) -> Any:
+    """A column of samples, as pandas, Arrow and NumPy have it, as a list. An array of numbers stays as it is."""
+    to_list = getattr(value, "to_pylist", None) or getattr(value, "to_list", None)
+    if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "OU":
+        to_list = value.tolist
+    samples = None if to_list is None else to_list()
+    return value if samples is None or number_axes(samples) == 1 else samples
+
+
 # How many axes an array has that is one sample.
 _SAMPLE_AXES = {"image": (2, 3), "video": (4,), "audio": (1,), "series": (1, 2)}
 
@@ -184,6 +199,7 @@ def as_batch(name: str, kind: str, value: Any, is_batch: bool = False) -> list[A
     The list of samples that a modality of this name and kind is given. A list may be one sample, too, unless
     `is_batch`.
     """
+    value = _list_of_column(value)
     if isinstance(value, (np.ndarray, torch.Tensor)):
         most_axes = max(_SAMPLE_AXES.get(kind, (0,)))
         if kind == "audio" and value.ndim == 2:
@@ -193,8 +209,8 @@ def as_batch(name: str, kind: str, value: Any, is_batch: bool = False) -> list[A
             )
         return list(value) if value.ndim > most_axes else [value]
     if not is_list(value):
-        return [value]
-    samples = list(value)
+        return [_plain(value)]
+    samples = list(map(_plain, value))
     if not samples:
         raise ValueError(f"`{name}` is an empty list; expected at least one sample")
     if is_batch:

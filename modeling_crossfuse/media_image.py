@@ -6,66 +6,189 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageCms
+from transformers.utils import logging
 
-from .media import is_file, open_file, path_in_brackets, to_array
+from .media import is_file, is_list, is_missing, number_axes, open_file, path_in_brackets, shorten, to_array
 
 
-def load_image(where: str, sample: Any, num_channels: int, do_rescale: bool) -> Image.Image | np.ndarray:
-    """An image in `num_channels` channels: a PIL image, or an array `(channels, height, width)` of 0 to 255."""
-    if not is_file(sample) and not isinstance(sample, Image.Image):
-        return _read_pixels(where, to_array(where, sample), num_channels, do_rescale)
-    file = open_file(where, sample) if is_file(sample) else None
+logger = logging.get_logger(__name__)
+
+# Pillow's modes by the number of channels.
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# How to turn an image by its EXIF orientation.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def has_several(sample: Any) -> bool:
+    """Whether one sample is a list of images, or an array of several, rather than an image."""
+    return getattr(sample, "ndim", 0) == 4 or (is_list(sample) and number_axes(sample) not in (1, 2, 3))
+
+
+def images_of(where: str, sample: Any) -> list[tuple[str, Any]]:
+    """The images of one sample, without those that are missing, and what errors call them."""
+    if not has_several(sample):
+        return [(where, sample)]
+    return [(f"{where}, image {index}", image) for index, image in enumerate(sample) if not is_missing(image)]
+
+
+def load_images(
+    images: list[tuple[str, Any]], num_channels: int, do_rescale: bool = True, input_data_format: str | None = None
+) -> list[Image.Image | np.ndarray]:
+    """
+    The images of one sample, given with what errors call them, in `num_channels` channels: PIL images, or arrays
+    `(channels, height, width)` of 0 to 255.
+    """
+    is_array = [not (is_file(image) or isinstance(image, Image.Image)) for _, image in images]
+    loaded = [
+        _read_pixels(where, to_array(where, image), num_channels, input_data_format)
+        if array
+        else _read_image(where, image, num_channels, do_rescale)
+        for array, (where, image) in zip(is_array, images)
+    ]
+    if not do_rescale:
+        return loaded
+    # Floats go to 1 or to 255 in all images of a sample: a dark frame of a video has the scale of the others.
+    highest = max((x.max() for x, array in zip(loaded, is_array) if array and x.dtype.kind == "f"), default=0)
+    return [
+        _scale_pixels(where, pixels, highest) if array else pixels
+        for array, (where, _), pixels in zip(is_array, images, loaded)
+    ]
+
+
+def _read_image(where: str, sample: Any, num_channels: int, do_rescale: bool) -> Image.Image | np.ndarray:
+    """A file or a PIL image."""
+    if is_file(sample):
+        file = open_file(where, sample)
+        where += path_in_brackets(file)
+    else:
+        file = None
+        where += path_in_brackets(getattr(sample, "filename", ""))
     try:
-        image = ImageOps.exif_transpose(sample if file is None else Image.open(file))
+        image = sample if file is None else Image.open(file)
+        # Of the others, further frames are thumbnails or layers.
+        if image.format not in ("MPO", "PSD") and getattr(image, "is_animated", False) and image.tell() == 0:
+            logger.warning_once(
+                f"An image of format {image.format} has several frames or pages; the first is read. For all of them, "
+                "give a list of images, or have a modality of kind 'video'."
+            )
         image.load()
     except Exception as error:  # corrupt files make Pillow's decoders fail in many ways
-        raise ValueError(f"{where}{path_in_brackets(file)} is not a readable image: {error}") from error
-    image = _convert_image(where, image, num_channels)
-    return _read_pixels(where, image, num_channels, do_rescale) if isinstance(image, np.ndarray) else image
-
-
-def _convert_image(where: str, image: Image.Image, num_channels: int) -> Image.Image | np.ndarray:
-    """The image in the mode of `num_channels`, or an array where its values would not fit into 8 bits."""
+        raise ValueError(f"{where} is not a readable image: {shorten(str(error), 300)}") from error
     if 0 in image.size:
         raise ValueError(f"{where} is empty (size {image.size})")
-    if image.mode.startswith("I;16"):  # Pillow would cut 16 bits off at 255
-        return np.asarray(image) / 65535
-    if image.mode in ("I", "F"):
-        return np.asarray(image)
-    modes = {1: "L", 3: "RGB", 4: "RGBA"}
-    if num_channels not in modes:
+    if num_channels not in _MODES:
         raise ValueError(f"{where} is an image of mode {image.mode}; `num_channels={num_channels}` needs an array")
-    if num_channels != 4 and image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image.convert(modes[num_channels])
+    if image.mode[0] not in "IF":
+        return _convert_image(where, _turn(image), num_channels)
+    full_scale = _full_scale(image)
+    if full_scale is None and do_rescale:
+        raise ValueError(
+            f"{where} is an image of mode {image.mode}, whose full scale is not known; expected 8 or 16 bits a "
+            "channel, or an array of floats from 0 to 1"
+        )
+    values = np.asarray(_turn(image), dtype=np.float32)
+    grey = values * (1 if full_scale is None else 255 / full_scale)
+    if image.format == "TIFF" and image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0:
+        grey = 255 - grey  # 0 is white
+    if num_channels != 4 and "transparency" in image.info:
+        grey[values == image.info["transparency"]] = 255
+    return np.stack([grey] * 3 + [np.full_like(grey, 255)])[:num_channels]
 
 
-def _read_pixels(where: str, array: np.ndarray, num_channels: int, do_rescale: bool) -> np.ndarray:
-    """Pixels with channels first, last or absent, to `(num_channels, height, width)` of 0 to 255."""
+def _turn(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF says, if that can be read."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+    except Exception:  # cameras and editors write broken EXIF; the pixels are fine
+        logger.warning_once("An image has EXIF that can't be read; its pixels are taken as they are.")
+        return image
+
+
+def _full_scale(image: Image.Image) -> int | None:
+    """What stands for white in an image of one channel and more than 8 bits, where that is known."""
+    if image.format == "TIFF" and image.mode.startswith("I;16"):
+        return 2 ** image.tag_v2.get(ExifTags.Base.BitsPerSample, (16,))[0] - 1  # of 12 bits, too
+    # Pillow scales mode I of PGM to 16 bits, and its earlier releases have PNG of 16 bits in mode I.
+    is_known = image.format in ("PNG", "PPM") or (
+        image.mode.startswith("I;16") and image.format not in ("FITS", "MCIDAS")
+    )
+    return 65535 if is_known else None
+
+
+def _convert_image(where: str, image: Image.Image, num_channels: int) -> Image.Image:
+    """An image of 8 bits a channel in the mode of `num_channels`."""
+    try:
+        if image.mode == "LAB":  # Pillow converts it by colour profiles alone
+            lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+            image = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")
+        if image.mode == "La":
+            image = image.convert("LA")
+        if num_channels != 4 and image.has_transparency_data:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        return image.convert(_MODES[num_channels])
+    except (ImageCms.PyCMSError, ValueError) as error:
+        raise ValueError(f"{where} is an image of mode {image.mode} that can't be converted: {error}") from error
+
+
+def check_layout(input_data_format: str | None, where: str = ""):
+    """Raises a `ValueError` if `input_data_format` is none of transformers' layouts of an image."""
+    if input_data_format not in (None, "channels_first", "channels_last"):
+        raise ValueError(
+            f"{where}`input_data_format={input_data_format!r}`; expected 'channels_first' or 'channels_last'"
+        )
+
+
+def _read_pixels(where: str, array: np.ndarray, num_channels: int, input_data_format: str | None) -> np.ndarray:
+    """Pixels with channels first, last or absent, to `(num_channels, height, width)`."""
     shape = array.shape
+    check_layout(input_data_format)
     if array.ndim == 2:
-        array = array[None]
-    # The first axis of the size `num_channels` has the channels. If there is none, an axis of size 1 has them, and the
-    # image is grey.
-    axes = [axis for size in (num_channels, 1) for axis in (0, -1) if array.ndim == 3 and array.shape[axis] == size]
+        array, input_data_format = array[None], "channels_first"
+    places = {"channels_first": (0,), "channels_last": (-1,), None: (0, -1)}[input_data_format]
+    # Axes of the size `num_channels` have the channels. If there is none, an axis of size 1 has them: a grey image.
+    axes = [[axis for axis in places if array.ndim == 3 and array.shape[axis] == size] for size in (num_channels, 1)]
+    axes = axes[0] or axes[1]
     if not axes:
         raise ValueError(
             f"{where} has shape {shape}; expected `(height, width)`, `({num_channels}, height, width)` or "
             f"`(height, width, {num_channels})`"
         )
+    if len(axes) > 1:
+        raise ValueError(
+            f"{where} has shape {shape}, whose first or last axis could have the channels; expected "
+            "`input_data_format='channels_first'` or `'channels_last'` with it"
+        )
     array = np.moveaxis(array, axes[0], 0)
-    if len(array) != num_channels:
-        array = np.repeat(array, num_channels, axis=0)
-    if array.dtype == np.uint8 or not do_rescale:
+    return array if len(array) == num_channels else np.repeat(array, num_channels, axis=0)
+
+
+def _scale_pixels(where: str, array: np.ndarray, highest: float) -> np.ndarray:
+    """Pixels to 0 to 255; `highest` is the highest of the floats of a sample's images."""
+    if array.dtype == np.uint8:
         return array
+    if array.dtype.kind != "f" and array.dtype != np.int64:  # NumPy's and PyTorch's type of numbers in lists
+        raise ValueError(
+            f"{where} has dtype {array.dtype}, whose full scale is not known; expected uint8, or floats from 0 to 1"
+        )
     low, high = array.min(), array.max()
     if low < 0 or high > 255:
         raise ValueError(f"{where} has pixels from {low:g} to {high:g}; expected 0 to 255, or floats from 0 to 1")
+    if array.dtype.kind != "f":
+        return array.astype(np.uint8)
     # They are more likely floats that went beyond 1 than an image that is nearly black.
-    if 1 < high <= 2 and array.dtype.kind == "f" and (array % 1).any():
-        raise ValueError(f"{where} has pixels up to {high:g}; clip floats to 0 to 1, or give 0 to 255")
-    return array.astype(np.float32) * (255 if array.dtype.kind == "f" and high <= 1 else 1)
+    if 1 < highest <= 2 and (array % 1).any():
+        raise ValueError(f"{where} has pixels up to {highest:g}; clip floats to 0 to 1, or give 0 to 255")
+    return array.astype(np.float32) * (255 if highest <= 1 else 1)
 
 
 def target_size(size: Any) -> tuple[int, int] | None:
@@ -77,7 +200,7 @@ def target_size(size: Any) -> tuple[int, int] | None:
 
 
 def image_size(image: Image.Image | np.ndarray) -> tuple[int, int]:
-    """Height and width of what [`load_image`] gives."""
+    """Height and width of what [`load_images`] gives."""
     return image.shape[-2:] if isinstance(image, np.ndarray) else (image.height, image.width)
 
 

@@ -12,6 +12,7 @@ from .arguments import (
     PASSED,
     encoder_tensor_names,
     known_arguments,
+    name_own_tensors,
     refuse_beside_memory,
     refuse_unknown,
     takes_modalities,
@@ -23,7 +24,7 @@ from .decoder_cache import CACHE, takes_cache
 from .generation_crossfuse import CrossFuseGenerationMixin
 from .inputs import as_classes, check_labels
 from .layers import linear_class, make_linear, make_norm
-from .multimodal_encoder import CrossFuseMultimodalEncoder, records_layers
+from .multimodal_encoder import CrossFuseMultimodalEncoder, is_distributed, records_layers, touch
 from .outputs import (
     CrossFuseEncoderOutput,
     CrossFuseModelOutput,
@@ -82,8 +83,10 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
         super().__init__(config)
         self.encoder = CrossFuseMultimodalEncoder(config)
         self.decoder = CrossFuseDecoder(config.decoder)
+        self.decoder.shares_vocabulary = True
         self.encoder_tensor_names = encoder_tensor_names(config)
         self.known_arguments = known_arguments(config)
+        name_own_tensors(type(self).forward, config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -136,10 +139,9 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             ValueError: as [`CrossFuseMultimodalEncoder`] does, or for a modality beside `encoder_outputs`.
         """
         refuse_unknown(kwargs, self.known_arguments, type(self).forward)
+        kwargs["return_dict"] = True  # of the parts; `unwrap_model` of accelerate may leave the caller's here
         if encoder_outputs is None:
-            encoder_outputs = self.encoder(
-                input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs
-            )
+            encoder_outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         else:
             given = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
             refuse_beside_memory(given, self.encoder_tensor_names)
@@ -156,7 +158,6 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             encoder_attention_mask=encoder_outputs.attention_mask,
             cache=cache,
             use_cache=use_cache,
-            return_dict=True,
             **{key: value for key, value in kwargs.items() if key in PASSED},
         )
         pooled = None
@@ -176,10 +177,15 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             encoder_modality_ids=encoder_outputs.modality_ids,
         )
 
-    def _start_tokens(self, memory: torch.Tensor) -> torch.LongTensor | None:
-        """The token that every answer starts with, `(batch, 1)`, if the config knows one."""
+    def _start_tokens(self, memory: torch.Tensor) -> torch.LongTensor:
+        """The token that every answer starts with, `(batch, 1)`."""
         token = self.config.decoder_start_token_id
-        return None if token is None else torch.full((len(memory), 1), token, device=memory.device)
+        if token is None:
+            raise ValueError(
+                "neither `decoder_input_ids` nor `decoder_inputs_embeds` is given, and "
+                "`config.decoder_start_token_id`, with which answers begin, is None"
+            )
+        return torch.full((len(memory), 1), token, device=memory.device)
 
 
 class CrossFusePreTrainedEncoderModel(EncodersMixin, CrossFusePreTrainedModel):
@@ -193,6 +199,7 @@ class CrossFusePreTrainedEncoderModel(EncodersMixin, CrossFusePreTrainedModel):
     def __init__(self, config: CrossFuseConfig):
         super().__init__(config)
         self.known_arguments = known_arguments(config)
+        name_own_tensors(type(self).forward, config)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.get_encoder().get_input_embeddings()
@@ -243,7 +250,7 @@ class CrossFuseEncoderModel(CrossFusePreTrainedEncoderModel):
             input_ids (`torch.LongTensor` of shape `(batch, length)`): values of the modality `text`, if there is one.
             kwargs: the other inputs of [`CrossFuseMultimodalEncoder`].
         """
-        return self.encoder(input_ids=input_ids, return_dict=True, **kwargs)
+        return self.encoder(input_ids=input_ids, **{**kwargs, "return_dict": True})
 
 
 def shift_tokens_right(labels: torch.Tensor, pad_token_id: int, decoder_start_token_id: int) -> torch.Tensor:
@@ -265,7 +272,8 @@ class CrossFuseAnswerHead(nn.Module):
 
     def forward(self, memory: torch.Tensor, memory_mask: torch.Tensor | None) -> torch.Tensor:
         """Memory `(batch, memory_length, d_model)` to logits `(batch, num_answers)`."""
-        return self.out_proj(self.norm(masked_mean(memory, memory_mask)))
+        pooled = masked_mean(memory, memory_mask).to(self.out_proj.weight.dtype)
+        return self.out_proj(self.norm(pooled))
 
 
 class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel, CrossFuseGenerationMixin):
@@ -309,8 +317,10 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
     def __init__(self, config: CrossFuseConfig):
         super().__init__(config)
         self.model = CrossFuseModel(config)
+        self.model.shares_vocabulary = True
         self.encoder_tensor_names = self.model.encoder_tensor_names
         self.known_arguments = self.model.known_arguments
+        name_own_tensors(type(self).forward, config)
         if self.main_input_name not in config.modalities.tensor_names:
             self.main_input_name = next(iter(config.modalities.tensor_names))
         self.lm_head = make_linear(config.d_model, config.decoder.vocab_size)
@@ -332,6 +342,12 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """The decoder's input for `labels` `(batch, length)`, as data collators ask for it."""
+        for name in ("decoder_start_token_id", "pad_token_id"):
+            if getattr(self.config, name) is None:
+                raise ValueError(
+                    f"`config.{name}` is None, and the decoder's input can't be made from `labels` without it; set it "
+                    "to a token of the tokenizer, or give `decoder_input_ids`"
+                )
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
     @takes_modalities
@@ -369,17 +385,32 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
                 or of which, to compute the logits; 0 is all. Not with `labels`, whose loss needs those of every label.
 
         Raises:
-            ValueError: as [`CrossFuseModel`] does, for `labels` that don't fit, or beside `logits_to_keep`.
+            ValueError: as [`CrossFuseModel`] does, for `labels` that don't fit, or beside `logits_to_keep`; in
+                training, without `labels` and the decoder's input, or for `answer_ids` without `labels`.
         """
         # Consumed here, not by the layers below.
         loss_kwargs = {key: kwargs.pop(key) for key in ("num_items_in_batch", "shift_labels") if key in kwargs}
         refuse_unknown(kwargs, self.known_arguments, type(self).forward)
+        kwargs["return_dict"] = True  # of the parts; `unwrap_model` of accelerate may leave the caller's here
         if labels is not None:
             labels = as_classes(labels)
             check_labels(labels, self.config.vocab_size)
             if isinstance(logits_to_keep, torch.Tensor) or logits_to_keep:
                 raise ValueError(
                     "`labels` and `logits_to_keep` are both given; the loss needs the logits of each label"
+                )
+        elif self.training:
+            if answer_ids is not None:
+                raise ValueError(
+                    "`answer_ids` are given without `labels`, to whose loss they add theirs. (With "
+                    "`label_smoothing_factor` or `compute_loss_func`, Trainer keeps `labels` to itself; the config's "
+                    "`label_smoothing` smooths both losses.)"
+                )
+            if decoder_input_ids is None and decoder_inputs_embeds is None and cache is None:
+                raise ValueError(
+                    "training needs `labels` or `decoder_input_ids`, and neither is given. (With "
+                    "`label_smoothing_factor` or `compute_loss_func`, Trainer keeps `labels` to itself: give the "
+                    "collator the model, `CrossFuseDataCollator(..., model=model)`, or use `CrossFuseTrainer`.)"
                 )
         if labels is not None and use_cache is None and cache is None:
             use_cache = False  # nobody goes on from an answer that is known
@@ -402,7 +433,6 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
             encoder_outputs=encoder_outputs,
             cache=cache,
             use_cache=use_cache,
-            return_dict=True,
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
@@ -413,6 +443,9 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         elif logits_to_keep:
             hidden_states = hidden_states[:, -logits_to_keep:]
         logits, loss = self.lm_head(hidden_states), None  # (batch, target_length, vocab_size)
+        if self.training and self.answer_head is not None and answer_ids is None and is_distributed():
+            # The processes have to agree on which parameters get a gradient.
+            logits = logits + touch(self.answer_head.parameters())
         if labels is not None:
             loss = self._loss(logits, outputs, answer_ids, shift_labels, **loss_kwargs)
             logits = None if skip_logits else logits

@@ -143,7 +143,7 @@ def test_what_is_given_is_answered_and_explained(loaded, fill, given):
         ({"audio": "<b>.wav"}, "(&lt;b&gt;.wav) is not a readable audio file"),
         ({"audio": "wrist.npy"}, "(wrist.npy) is not a readable audio file"),
         ({"audio": "long.wav"}, "audio has 61 seconds; expected 60 at most"),
-        ({"video": "broken.png"}, "(broken.png) has no frame"),
+        ({"video": "broken.png"}, "(broken.png) is not a readable video"),
         ({"wrist": "words.csv"}, "words.csv is not a table of numbers"),
         ({"wrist": "empty.npy"}, "empty.npy is not a table of numbers"),
         ({"wrist": "red.png"}, "red.png is no series: expected a .npy or .csv file"),

@@ -740,7 +740,12 @@ def test_clips_are_padded_or_refused():
         ({"image": [Image.new("RGB", (0, 9))]}, ValueError, "`image` of sample 0"),
         ({"image": [np.full((9, 9, 3), np.nan)]}, ValueError, "NaN or infinite"),
         ({"image": [np.full((9, 9, 3), -2.0)]}, ValueError, "pixels from -2 to -2"),
-        ({"image": [np.full((9, 9, 3), 4000, np.uint16)]}, ValueError, "pixels from 4000"),
+        ({"image": [np.full((9, 9, 3), 4000)]}, ValueError, "pixels from 4000"),
+        (
+            {"image": [np.full((9, 9, 3), 40, np.uint16)]},
+            ValueError,
+            "has dtype uint16, whose full scale is not known",
+        ),
         ({"image": [object()]}, TypeError, "`image` of sample 0"),
         ({"image": [3.0]}, ValueError, r"`image` of sample 0 has shape \(\); expected"),
         ({"image": [np.full((9, 9, 3), 1.2)]}, ValueError, "pixels up to 1.2; clip"),

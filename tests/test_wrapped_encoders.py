@@ -460,6 +460,27 @@ def test_masks_follow_the_shorter_output(case, kept):
     assert output_mask.sum(1).tolist() == kept
 
 
+def test_a_long_clip_is_read_window_by_window():
+    """Whisper reads 20 frames here. Of 60, the first sample has 50; the second has 14, and so two empty windows."""
+    model, _ = case_with_series("encoder of whisper")
+    encoder, encode = model.get_encoder().encoders["audio"], model.get_encoder().encode_modality
+    values = torch.randn(2, 16, 60, generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(60) < torch.tensor([[50], [14]])).long()
+    calls = count_calls(encoder.model.conv1)
+    with torch.no_grad():
+        together, kept = encode("audio", values, mask)
+        assert calls == [4]
+        for window in range(3):
+            frames, states = slice(20 * window, 20 * window + 20), slice(10 * window, 10 * window + 10)
+            alone, alone_kept = encode("audio", values[:1, :, frames], mask[:1, frames])
+            assert_same(together[:1, states], alone)
+            assert torch.equal(kept[:1, states], alone_kept)
+        assert_same(together[1:, :10], encode("audio", values[1:, :, :20], mask[1:, :20])[0])
+    assert kept.sum(1).tolist() == [25, 7]
+    with pytest.raises(ValueError, match="windows of 20 frames"):
+        encode("audio", values[:, :, :50], mask[:, :50])
+
+
 def test_several_modalities_of_one_kind_and_several_images():
     model = compose({"left": source_model(VIT, 1), "right": source_model(VIT, 2), "image": VIT})
     generator = torch.Generator().manual_seed(0)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..media import is_list, load_series
+from ..media import is_missing, load_series
 from ..media_audio import load_audio
-from ..media_image import load_image
+from ..media_image import has_several, images_of, load_images
 from ..media_video import load_frames
 
 
@@ -50,7 +50,7 @@ def mix_noise(
     signal-to-noise ratio is `20 * log10((1 - level) / level)` dB: 0 dB at level 0.5, nothing but noise at level 1.
 
     By default, the signal has mean 0, and the noise its root mean square; `mean` and `std` are for both, floats or
-    arrays that broadcast to `values`. The result is float32.
+    arrays that broadcast to `values`. The result is float64: times would lose digits in less.
 
     Example:
 
@@ -70,7 +70,7 @@ def mix_noise(
         std = np.sqrt((values**2).mean()) if values.size else 0.0
     noise = std * generator.standard_normal(values.shape)
     mixed = (1 - level) * (values - mean) + level * noise
-    return (mean + mixed / np.hypot(1 - level, level)).astype(np.float32)
+    return mean + mixed / np.hypot(1 - level, level)
 
 
 def _check_level(level: float):
@@ -118,7 +118,7 @@ class Degradation:
 
     def __call__(self, name: str, value: Any) -> Any:
         """A raw input of a modality, made worse; raises a `ValueError` if it can't be read. None stays None."""
-        if value is None or self.level == 0:
+        if is_missing(value) or self.level == 0:
             return value
         settings = self.modalities[name]
         return getattr(self, f"_degrade_{settings['kind']}")(f"`{name}`", settings, value)
@@ -127,13 +127,22 @@ class Degradation:
         return np.random.default_rng([self.seed, zlib.crc32(content)])
 
     def _degrade_image(self, where: str, settings: dict[str, Any], value: Any) -> Any:
-        if is_list(value):
-            return [self._degrade_image(where, settings, image) for image in value]
-        return cover(load_image(where, value, settings.get("num_channels", 3), do_rescale=True), self.level)
+        covered = iter(self._cover(images_of(where, value), settings))
+        if not has_several(value):
+            return next(covered)
+        return [None if is_missing(image) else next(covered) for image in value]
 
     def _degrade_video(self, where: str, settings: dict[str, Any], value: Any) -> list[Any]:
         frames = load_frames(where, value, settings.get("num_frames"))
-        return [self._degrade_image(where, settings, frame) for frame in frames]
+        return self._cover([(f"{where}, frame {index}", frame) for index, frame in enumerate(frames)], settings)
+
+    def _cover(self, images: list[tuple[str, Any]], settings: dict[str, Any]) -> list[Image.Image | np.ndarray]:
+        layout = settings.get("input_data_format")
+        loaded = load_images(images, settings.get("num_channels", 3), input_data_format=layout)
+        covered = [cover(image, self.level) for image in loaded]
+        if layout != "channels_last":
+            return covered
+        return [np.moveaxis(image, 0, -1) if isinstance(image, np.ndarray) else image for image in covered]
 
     def _degrade_text(self, where: str, settings: dict[str, Any], value: str) -> str:
         return hide_characters(value, self.level, self._generator(value.encode()))

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ..evaluation.plots import INK, MODALITY_COLORS, QUIET, fit_text, import_figure, readable_on, save_figure
-from ..media import is_list, load_series
+from ..media import load_series
 from ..media_audio import load_audio
-from ..media_image import load_image
+from ..media_image import images_of, load_images
 from ..media_video import load_frames
 from .explanation import Explanation, PositionValues, positions_per_second
 
@@ -211,14 +212,13 @@ def _draw_text(figure, place, name, positions, value, processor, heat):
 
 
 def _draw_images(figure, place, name, positions, value, processor, heat):
-    images = value
     if processor.modalities[name]["kind"] == "video":
         edges = positions.edges["frames"]
         frames = load_frames(name, value, edges[-1])
-        images = [frames[min((begin + end) // 2, len(frames) - 1)] for begin, end in pairwise(edges)]
-    elif not is_list(value):
-        images = list(value) if getattr(value, "ndim", 0) == 4 else [value]
-    images = [_load_image(name, image, processor) for image in images if image is not None]
+        images = [(name, frames[min((begin + end) // 2, len(frames) - 1)]) for begin, end in pairwise(edges)]
+    else:
+        images = images_of(name, value)
+    images = _load_images(images, processor.modalities[name])
     added = list(positions.answer_values.numpy())
     if len(images) == 1:  # there is room to show it without the heat map, too
         images, added = images * 2, [None, *added]
@@ -229,10 +229,14 @@ def _draw_images(figure, place, name, positions, value, processor, heat):
         _draw_image(axes, image, positions.edges, values, heat)
 
 
-def _load_image(name: str, image: Any, processor) -> np.ndarray:
-    """An image as an array `(height, width, 3)` from 0 to 1."""
-    loaded = load_image(name, image, processor.modalities[name].get("num_channels", 3), do_rescale=True)
-    pixels = np.moveaxis(loaded, 0, -1) if isinstance(loaded, np.ndarray) else np.asarray(loaded.convert("RGB"))
+def _load_images(images: list[tuple[str, Any]], settings: dict[str, Any]) -> list[np.ndarray]:
+    """The images of one sample as arrays `(height, width, 3)` from 0 to 1."""
+    layout = settings.get("input_data_format")
+    return list(map(_to_rgb, load_images(images, settings.get("num_channels", 3), input_data_format=layout)))
+
+
+def _to_rgb(image: Image.Image | np.ndarray) -> np.ndarray:
+    pixels = np.moveaxis(image, 0, -1) if isinstance(image, np.ndarray) else np.asarray(image.convert("RGB"))
     pixels = pixels if pixels.shape[-1] == 3 else pixels.mean(-1, keepdims=True).repeat(3, axis=-1)
     return (pixels / 255).clip(0, 1)
 
