@@ -24,6 +24,7 @@ from modeling_crossfuse import (
     CrossFuseProcessor,
 )
 from modeling_crossfuse.data.labels import check_digits, label_names, problem_type_of, with_class_numbers
+from modeling_crossfuse.data.rows import NumberedRows
 from modeling_crossfuse.evaluation.metrics import compute_label_metrics
 from modeling_crossfuse.evaluation.scores import evaluate_rows
 from modeling_crossfuse.training import train_tokenizer
@@ -138,6 +139,13 @@ def test_numbers_of_any_library(label):
     assert label([np.array([1, 2]), torch.tensor([3.0, 4.0])], NUMBERS).tolist() == [[1, 2], [3, 4]]
 
 
+def test_a_row_may_come_twice_in_a_batch(processor):
+    rows = NumberedRows([{"w": np.ones((2, 3)), "y": 1, "say": "a b"}])  # all know that they are row 0
+    for settings in ({"target": "y", "problem_type": NUMBERS}, {"target": "say"}):
+        batch = CrossFuseDataCollator(processor, {"wrist": "w"}, **settings)([rows[0], rows[0]])
+        assert len(batch["labels"]) == len(batch["wrist_values"]) == 2
+
+
 @pytest.mark.parametrize("library", ["numpy", "torch", None])
 def test_rows_of_with_format(processor, library):
     rows = datasets.Dataset.from_dict({"w": [[[1.0, 2.0, 3.0]]] * 3, "y": [1, 0, 1], "t": [[0], [1, 0], []]})
@@ -152,20 +160,20 @@ def test_rows_of_with_format(processor, library):
 @pytest.mark.parametrize(
     ("values", "problem_type", "message"),
     [
-        (["blue", "pink"], SINGLE, r"row 1 has 'pink' in .* 'y', which is none of the 3 labels \(blue, green, red\)"),
-        ([0, 3], SINGLE, "row 1 has 3 in the target column 'y', which is none of the 3 labels"),
-        ([7.5], SINGLE, "row 0 has 7.5 in"),
-        ([-1], SINGLE, "row 0 has -1 in"),
-        ([[1]], SINGLE, r"row 0 has \[1\] in"),
-        ([["red"], None], SEVERAL, "row 1 has None in .*; expected a list"),
-        ([["red", None]], SEVERAL, "row 0 has None in a list of the target column 'y'"),
-        ([["red", 3]], SEVERAL, "row 0 has 3 in"),
-        ([1.0, "two"], NUMBERS, "row 1 has 'two' in the target column 'y'; expected finite numbers"),
-        ([1.0, None], NUMBERS, "row 1 has None in"),
-        ([float("inf")], NUMBERS, "row 0 has inf in"),
-        ([10**400], NUMBERS, "row 0 has 1000"),
-        ([[]], NUMBERS, r"row 0 has \[\] in"),
-        ([[1.0, 2.0], [1.0]], NUMBERS, "row 1 has 1 numbers in the target column 'y'; row 0 has 2"),
+        (["blue", "pink"], SINGLE, r"row 1 of the batch has 'pink' in .* 'y', which is none of the 3 labels \(blue, "),
+        ([0, 3], SINGLE, "row 1 of the batch has 3 in the target column 'y', which is none of the 3 labels"),
+        ([7.5], SINGLE, "row 0 of the batch has 7.5 in"),
+        ([-1], SINGLE, "row 0 of the batch has -1 in"),
+        ([[1]], SINGLE, r"row 0 of the batch has \[1\] in"),
+        ([["red"], None], SEVERAL, "row 1 of the batch has None in .*; expected a list"),
+        ([["red", None]], SEVERAL, "row 0 of the batch has None in a list of the target column 'y'"),
+        ([["red", 3]], SEVERAL, "row 0 of the batch has 3 in"),
+        ([1.0, "two"], NUMBERS, "row 1 of the batch has 'two' in the target column 'y'; expected finite numbers"),
+        ([1.0, None], NUMBERS, "row 1 of the batch has None in"),
+        ([float("inf")], NUMBERS, "row 0 of the batch has inf in"),
+        ([10**400], NUMBERS, "row 0 of the batch has 1000"),
+        ([[]], NUMBERS, r"row 0 of the batch has \[\] in"),
+        ([[1.0, 2.0], [1.0]], NUMBERS, "row 1 of the batch has 1 numbers in .* 'y'; row 0 of the batch has 2"),
     ],
 )
 def test_what_is_no_label(label, values, problem_type, message):
