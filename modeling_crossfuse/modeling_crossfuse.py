@@ -201,6 +201,11 @@ class CrossFusePreTrainedEncoderModel(EncodersMixin, CrossFusePreTrainedModel):
         self.known_arguments = known_arguments(config)
         name_own_tensors(type(self).forward, config)
 
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        # Trainer gives the config the special tokens of its tokenizer; the decoder that is not built may lack them.
+        self.config.forget_unknown_tokens()
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
     def get_input_embeddings(self) -> nn.Module:
         return self.get_encoder().get_input_embeddings()
 
@@ -326,6 +331,11 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         self.lm_head = make_linear(config.d_model, config.decoder.vocab_size)
         self.answer_head = CrossFuseAnswerHead(config) if config.num_answers else None
         self.post_init()
+
+    def train(self, mode: bool = True):
+        # Trainer gives the config the special tokens of its tokenizer; what the config refuses can't be saved later.
+        self.config.validate_special_tokens()
+        return super().train(mode)
 
     def drop_answer_head(self):
         """Removes the auxiliary classifier from the model and its config, before the model is saved."""

@@ -19,7 +19,14 @@ from .configuration_crossfuse import CrossFuseConfig
 from .configuration_layers import close_match
 from .configuration_modalities import TensorNames, tensor_names
 from .encoder_processors import is_same, load_processor
-from .encoder_sources import HUB_ARGUMENTS, SUB_PROCESSORS, check_tokenizer, parts_of_kind, read_encoders
+from .encoder_sources import (
+    HUB_ARGUMENTS,
+    SUB_PROCESSORS,
+    check_special_tokens,
+    check_tokenizer,
+    parts_of_kind,
+    read_encoders,
+)
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .image_processing_crossfuse import CrossFuseVideoImageProcessor
 from .media import as_batch, is_list, is_missing, load_series
@@ -135,8 +142,9 @@ class CrossFuseProcessor(SubProcessorsMixin):
 
         Raises:
             ValueError: if a modality has an encoder of transformers: [`~CrossFuseProcessor.from_encoders`] finds the
-                processor that it was trained with.
+                processor that it was trained with; or if the tokenizer's special tokens are not those of the config.
         """
+        check_special_tokens(tokenizer, config)
         shared, modalities = {}, {}
         for name, part in config.modalities.items():
             if part.is_wrapped:
@@ -330,12 +338,15 @@ class CrossFuseProcessor(SubProcessorsMixin):
                 images, channels, height, width)`.
             audio (clip or list of clips): a clip is an array `(samples,)` of floats from -1 to 1 or of int16, an array
                 with a second axis for several channels, which are averaged, a dict of `array` (or `raw`) and
-                `sampling_rate`, or a file. It is resampled to what the model expects. The option
-                `sampling_rate` says that of arrays.
+                `sampling_rate`, torchcodec's `AudioDecoder`, or a file. Files are read by soundfile; formats that it
+                doesn't know, such as m4a, webm and the sound of videos, by PyAV. It is resampled to what the model
+                expects. The option `sampling_rate` says that of arrays.
             kwargs:
                 modalities by name. Videos are lists of frames, arrays of four axes, of which the first has the frames,
-                or files. Series are arrays `(steps, channels)`, `(steps,)` for one channel or `(channels,)` for one
-                step.
+                torchcodec's `VideoDecoder`, or files, read by PyAV: of the main stream, upright, in the order of time.
+                Of more frames than `num_frames`, those are taken that are evenly spread over the video's time, or, if
+                it has no times, over its frames. Pixels that are not square stay as they are. Series are arrays
+                `(steps, channels)`, `(steps,)` for one channel or `(channels,)` for one step.
                 Options: `return_tensors` (`"pt"`, `"np"`, or `None` for lists of tokens and NumPy arrays), `padding`,
                 `truncation`, `max_length` (of tokens), `sampling_rate` (hertz), those of the image processor,
                 `text_kwargs`, `images_kwargs`, `videos_kwargs`, `audio_kwargs`, `common_kwargs`, `sample_names` (list

@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """CrossFuseDataCollator: rows of a data set to batches with labels."""
 
+import copy
 import io
 import json
 import pickle
 import tarfile
+import unicodedata
 from pathlib import Path
 
 import datasets
@@ -15,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from modeling_crossfuse import CrossFuseConfig
 from modeling_crossfuse.data.bad_samples import find_unreadable, skip_bad_samples
@@ -30,6 +32,7 @@ from modeling_crossfuse.data.rows import (
     undecoded,
 )
 from modeling_crossfuse.processing_crossfuse import CrossFuseProcessor
+from modeling_crossfuse.training.tokenizer import train_tokenizer
 
 from .helpers import tiny_config, tiny_model
 
@@ -112,6 +115,53 @@ def test_labels_are_cut_but_end(processor):
     batch = CrossFuseDataCollator(processor, {"text": "say"}, target="say", max_target_length=4)([ROWS[0], ROWS[2]])
     assert text_of(processor, batch["labels"]) == ["red", "gre"]
     assert batch["labels"][:, -1].tolist() == [processor.tokenizer.eos_token_id] * 2
+
+
+@pytest.mark.parametrize(
+    "text", ["was <s>10</s> now 8", "</s>", "a <pad>b", "e\u0301\0 \t日本 🧩 ", "  <s>", "<s></s>"]
+)
+def test_tags_in_texts_are_text(text, tmp_path):
+    train_tokenizer(["was 10 now 8", "<s>10</s>"], 300).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    processor = CrossFuseProcessor(tokenizer=tokenizer, modalities={"text": {}})
+    batch = CrossFuseDataCollator(processor, {"text": "say"}, target="say")([{"say": text}, {"say": text + text}])
+    expected = [unicodedata.normalize("NFC", text), unicodedata.normalize("NFC", text + text)]
+    for tokens in (batch["input_ids"], batch["labels"].masked_fill(batch["labels"] == -100, tokenizer.pad_token_id)):
+        assert tokenizer.batch_decode(tokens, skip_special_tokens=True) == expected
+    assert ((batch["labels"] == tokenizer.eos_token_id).sum(1) == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "red[EOS]blue",
+            r"row 1 of the batch in the target column 'say' has '\[EOS\]' in its text.* `split_special_tokens=True`",
+        ),
+        ("[PAD]", r"row 1 of the batch in the target column 'say' has '\[PAD\]'"),
+        (
+            "red \ud800",
+            r"row 1 of the batch in the target column 'say' has half of a character, '\\ud800', at place 4",
+        ),
+    ],
+)
+def test_answers_that_can_not_be_learnt(processor, text, message):
+    collator = CrossFuseDataCollator(processor, {"text": "question"}, target="say")
+    with pytest.raises(ValueError, match=message):
+        collator([{"question": "it", "say": "red"}, {"question": "it", "say": text}])
+
+
+def test_what_is_lost_of_answers_is_said_once(processor, spoken):
+    collator = CrossFuseDataCollator(processor, {"text": "say"}, target="say", max_target_length=4)
+    rows = [{"say": "red"}, {"say": "green"}, {"say": "it!"}]
+    for _ in range(2):
+        assert collator(rows)["labels"].shape == (3, 4)
+    long, unknown = spoken()
+    assert "row 1 of the batch in the target column 'say' has 6 tokens with its end, and is cut to 4" in long
+    assert "`max_target_length`" in long
+    assert "row 2 of the batch in the target column 'say' has 1 unknown tokens of 3" in unknown
+    copy.deepcopy(collator)(rows)
+    assert len(spoken()) == 4  # a copy speaks for itself
 
 
 def test_labels_train_the_model(processor):

@@ -23,6 +23,7 @@ from transformers.pipelines.pt_utils import PipelineIterator
 
 from ..configuration_crossfuse import CrossFuseConfig
 from ..data.rows import DECODING_ERRORS, read_row, reason_of, undecoded
+from ..encoder_sources import check_special_tokens
 from ..feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from ..heads import HEADS, MODELS
 
@@ -143,6 +144,7 @@ class CrossFusePipeline(Pipeline):
             )
         preprocess_params = {} if processor_kwargs is None else {"processor_kwargs": processor_kwargs}
         if self.model.task == "generation":
+            check_special_tokens(getattr(self.processor, "tokenizer", None), self.model.generation_config)
             postprocess_params = {key: kwargs.pop(key) for key in ("skip_special_tokens",) if key in kwargs}
             return preprocess_params, {**(kwargs.pop("generate_kwargs", None) or {}), **kwargs}, postprocess_params
         self._check_parameters(**kwargs)
