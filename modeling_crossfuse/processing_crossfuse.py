@@ -448,7 +448,8 @@ class CrossFuseProcessor(SubProcessorsMixin):
             return [f"sample {row}" for row in range(number)]
         if len(given) != number:
             raise ValueError(f"`sample_names` has {len(given)} names for {number} samples")
-        return list(given)
+        # A sampler may draw a sample twice, and samples go by their names.
+        return [name if given.index(name) == row else f"{name} (sample {row})" for row, name in enumerate(given)]
 
     def _modality_mask(self, batches: dict[str, list[Any]], sample_names: list[str]) -> np.ndarray:
         """`(batch, num_modalities)`: which sample has which modality."""

@@ -134,9 +134,15 @@ def test_tags_in_texts_are_text(text, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("red[EOS]blue", r"row 1 in the target column 'say' has '\[EOS\]' in its text.* `split_special_tokens=True`"),
-        ("[PAD]", r"row 1 in the target column 'say' has '\[PAD\]'"),
-        ("red \ud800", r"row 1 in the target column 'say' has half of a character, '\\ud800', at place 4"),
+        (
+            "red[EOS]blue",
+            r"row 1 of the batch in .* 'say' has '\[EOS\]' in its text.* `split_special_tokens=True`",
+        ),
+        ("[PAD]", r"row 1 of the batch in the target column 'say' has '\[PAD\]'"),
+        (
+            "red \ud800",
+            r"row 1 of the batch in the target column 'say' has half of a character, '\\ud800', at place 4",
+        ),
     ],
 )
 def test_answers_that_can_not_be_learnt(processor, text, message):
@@ -151,9 +157,9 @@ def test_what_is_lost_of_answers_is_said_once(processor, spoken):
     for _ in range(2):
         assert collator(rows)["labels"].shape == (3, 4)
     long, unknown = spoken()
-    assert "row 1 in the target column 'say' has 6 tokens with its end, and is cut to 4" in long
+    assert "row 1 of the batch in the target column 'say' has 6 tokens with its end, and is cut to 4" in long
     assert "`max_target_length`" in long
-    assert "row 2 in the target column 'say' has 1 unknown tokens of 3" in unknown
+    assert "row 2 of the batch in the target column 'say' has 1 unknown tokens of 3" in unknown
     copy.deepcopy(collator)(rows)
     assert len(spoken()) == 4  # a copy speaks for itself
 

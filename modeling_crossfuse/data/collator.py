@@ -154,18 +154,17 @@ class CrossFuseDataCollator:
         chosen = [self._draw(row) for row in rows]
         if self.questions:
             inputs[self.question_modality] = [question for question, _ in chosen]
-        batch = self._encode(rows, inputs)
+        batch, names = self._encode(rows, inputs), row_names(rows)
         if self.problem_type is not None:
             key = "item_ids" if self.problem_type == "retrieval" else "labels"
             self.read_column(rows, self.target)  # an error says so where no row has it
-            targets = {name: self._in_row(name, self._target, row) for name, row in zip(row_names(rows), rows)}
-            batch[key] = self._targets(targets)
+            targets = [self._in_row(name, self._target, row) for name, row in zip(names, rows)]
+            batch[key] = self._targets(targets, names)
         elif self.target or self.questions:
-            answers = {
-                f"{name} in the target column {column!r}": self._in_row(name, self._answer, row, column)
-                for name, row, (_, column) in zip(row_names(rows), rows, chosen)
-            }
-            batch["labels"] = self._labels(answers)
+            columns = [column for _, column in chosen]
+            answers = [self._in_row(name, self._answer, *asked) for name, *asked in zip(names, rows, columns)]
+            places = [f"{name} in the target column {column!r}" for name, column in zip(names, columns)]
+            batch["labels"] = self._labels(answers, places)
             if self.model is not None:
                 batch["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(batch["labels"])
         if self.answer_ids is not None:
@@ -198,7 +197,7 @@ class CrossFuseDataCollator:
 
     def count_unlabeled(self, rows: "datasets.Dataset") -> int:
         """How many rows have no class: -100 in the labels. There are none where the targets are not classes."""
-        if self.problem_type not in ("single_label_classification", "retrieval"):
+        if self.problem_type != "single_label_classification":
             return 0
         return sum(self._target(row) == -100 for row in read_rows(rows, [self.target]))
 
@@ -278,27 +277,26 @@ class CrossFuseDataCollator:
         # Items that training never saw need the same numbers in all processes.
         return self.label2id.get(str(item), len(self.label2id) + zlib.crc32(str(item).encode()))
 
-    def _targets(self, values: dict[str, Any]) -> torch.Tensor:
+    def _targets(self, values: list[Any], names: list[str]) -> torch.Tensor:
         """Targets as a tensor: classes `(batch,)`, numbers, or a 0 or 1 for each label `(batch, labels)`."""
         if self.problem_type == "regression":
-            return self._numbers(values)
+            return self._numbers(values, names)
         if self.problem_type != "multi_label_classification":
-            return torch.tensor(list(values.values()))
+            return torch.tensor(values)
         labels = torch.zeros(len(values), self._classes.count)
-        for row, numbers in enumerate(values.values()):
+        for row, numbers in enumerate(values):
             labels[row, numbers] = 1.0
         return labels
 
-    def _numbers(self, values: dict[str, float | list[float]]) -> torch.Tensor:
-        """Numbers `(batch,)`, or lists of equally many numbers as `(batch, numbers)`; the keys are names of rows."""
-        counts = {name: len(value) if isinstance(value, list) else 1 for name, value in values.items()}
-        first, expected = next(iter(counts.items()))
-        for name, count in counts.items():
-            if count != expected:
+    def _numbers(self, values: list[float] | list[list[float]], names: list[str]) -> torch.Tensor:
+        """Numbers `(batch,)`, or lists of equally many numbers as `(batch, numbers)`."""
+        counts = [len(value) if isinstance(value, list) else 1 for value in values]
+        for name, count in zip(names, counts):
+            if count != counts[0]:
                 raise ValueError(
-                    f"{name} has {count} numbers in the target column {self.target!r}; {first} has {expected}"
+                    f"{name} has {count} numbers in the target column {self.target!r}; {names[0]} has {counts[0]}"
                 )
-        exact = torch.tensor(list(values.values()), dtype=torch.float64)
+        exact = torch.tensor(values, dtype=torch.float64)
         numbers = exact.float()
         if exact.unique().numel() > numbers.unique().numel() and exact.abs().max() > 2**24:
             logger.warning_once(
@@ -307,15 +305,15 @@ class CrossFuseDataCollator:
             )
         return numbers
 
-    def _labels(self, answers: dict[str, str]) -> torch.Tensor:
+    def _labels(self, answers: list[str], names: list[str]) -> torch.Tensor:
         """Tokens of the answers with an end of sequence, `(batch, length)`, padded with -100."""
         tokenizer = self.processor.tokenizer
-        for where, answer in answers.items():
-            check_text(where, answer)
-        rows = tokenizer(list(answers.values()), add_special_tokens=False, padding=False, verbose=False)["input_ids"]
-        for where, row in zip(answers, rows):
-            self._check_answer(where, row)
-            self._say_what_is_lost(where, row)
+        for name, answer in zip(names, answers):
+            check_text(name, answer)
+        rows = tokenizer(answers, add_special_tokens=False, padding=False, verbose=False)["input_ids"]
+        for name, row in zip(names, rows):
+            self._check_answer(name, row)
+            self._say_what_is_lost(name, row)
         kept = None if self.max_target_length is None else self.max_target_length - 1
         rows = [torch.tensor([*row[:kept], tokenizer.eos_token_id]) for row in rows]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)

@@ -93,6 +93,14 @@ def _label_settings(recipe, rows: datasets.Dataset, labels: dict[str, int] | Non
     return {"problem_type": problem_type, "id2label": names, "label2id": dict(labels)}
 
 
+def _knows(config: CrossFuseConfig, labels: dict[str, int] | None) -> bool:
+    """Whether a classifier has all labels: by name or, where it has no names of its own ("LABEL_0"), by number."""
+    if labels is None or labels.keys() <= config.label2id.keys():
+        return labels is not None
+    numbers = {str(number) for name, number in config.label2id.items() if name == f"LABEL_{number}"}
+    return config.architectures == ["CrossFuseForSequenceClassification"] and labels.keys() <= numbers
+
+
 def build_model(recipe, rows: datasets.Dataset, labels: dict[str, int] | None = None):
     """
     The model and processor of a recipe: those saved in a folder or on the Hub, or new ones from a config, and from
@@ -116,16 +124,23 @@ def build_model(recipe, rows: datasets.Dataset, labels: dict[str, int] | None = 
         settings["modalities"].pop("names")  # their order is that of the dict
         config = type(config).from_dict(_merge(settings, recipe.model_overrides))
     config.num_answers = len(labels) if recipe.answer_classifier else 0
-    if recipe.task == "classification" and (labels is None or not labels.keys() <= config.label2id.keys()):
+    has_new_labels = recipe.task == "classification" and not _knows(config, labels)
+    if has_new_labels:
         for key, value in _label_settings(recipe, rows, labels).items():
             setattr(config, key, value)
+    elif recipe.task == "classification":
+        config.problem_type = config.problem_type or _problem_type(recipe, rows)
     if _has_weights(source):
         if recipe.encoders:
             raise ValueError(
                 f"`encoders` make a new model, and `model={recipe.model!r}` has weights already; expected a config"
             )
         model = HEADS[recipe.task].from_pretrained(
-            source, config=config, attn_implementation=recipe.attn_implementation, dtype=torch.float32
+            source,
+            config=config,
+            attn_implementation=recipe.attn_implementation,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=has_new_labels,  # another number of labels gets a new classifier
         )
         processor = AutoProcessor.from_pretrained(source)
     else:
