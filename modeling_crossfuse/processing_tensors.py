@@ -193,9 +193,9 @@ def audio_tensors(
     target = extractor.sampling_rate
     clips = {where: _clip(where, sample, given_rate, target) for where, sample in samples.items()}
     options = _audio_options(extractor, options, has_limit=max_seconds is not None)
-    _say_cut_audio(clips, extractor, options, max_seconds, say)
-    if max_seconds is not None:
-        clips = {where: clip[: round(max_seconds * target)] for where, clip in clips.items()}
+    limit = None if max_seconds is None else max(1, round(max_seconds * target))
+    _say_cut_audio(clips, extractor, options, limit, say)
+    clips = {where: clip[:limit] for where, clip in clips.items()}
     features = extractor(list(clips.values()), sampling_rate=target, return_tensors="np", **options)
     if len(features[extractor.model_input_names[0]]) != len(clips):
         raise ValueError(
@@ -228,13 +228,11 @@ def _say_cut_audio(
     clips: dict[str, np.ndarray],
     extractor,
     options: dict[str, Any],
-    max_seconds: float | None,
+    limit: int | None,
     say: Callable[[str], None],
 ):
-    """Says of the first clip that is cut what it loses, and by what."""
-    rate, limits = extractor.sampling_rate, []
-    if max_seconds is not None:
-        limits.append((round(max_seconds * rate), _change("max_seconds")))
+    """Says of the first clip that is cut, to `limit` samples or by its extractor, what it loses."""
+    rate, limits = extractor.sampling_rate, [] if limit is None else [(limit, _change("max_seconds"))]
     truncation = inspect.signature(extractor.__call__).parameters.get("truncation")
     window = _window(extractor, options.get("max_length"))
     if window and options.get("truncation", getattr(truncation, "default", None)) is not False:

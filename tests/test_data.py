@@ -139,8 +139,16 @@ def test_what_is_lost_of_answers_is_said_once(processor, spoken):
     assert "row 1 in the target column 'say' has 6 tokens with its end, and is cut to 4" in long
     assert "`max_target_length`" in long
     assert "row 2 in the target column 'say' has 1 unknown tokens of 3" in unknown
+    tokenizer = copy.deepcopy(processor.tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[X]"]})
+    special = CrossFuseDataCollator(
+        CrossFuseProcessor(tokenizer=tokenizer, modalities={"text": {}}), {"text": "say"}, target="say"
+    )
+    special([{"say": "it[X]"}, {"say": "it"}])
+    assert "row 0 in the target column 'say' has the special token '[X]' in its text" in spoken().pop()
+    assert len(spoken()) == 3
     copy.deepcopy(collator)(rows)
-    assert len(spoken()) == 4  # a copy speaks for itself
+    assert len(spoken()) == 5  # a copy speaks for itself
 
 
 def test_labels_train_the_model(processor):

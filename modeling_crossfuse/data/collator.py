@@ -332,6 +332,10 @@ class CrossFuseDataCollator:
         if unknown:
             message = f"{where} has {unknown} unknown tokens of {len(tokens)}; the model learns"
             say_once(self, "unknown", f"{message} {tokenizer.unk_token!r} for these, there and in other answers.")
+        special = set(tokens) & set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        if special:
+            message = f"{where} has the special token {tokenizer.convert_ids_to_tokens(special.pop())!r} in its text"
+            say_once(self, "special", f"{message}; answers that are decoded by `skip_special_tokens=True` lack such.")
         if self.max_target_length is not None and len(tokens) >= self.max_target_length:
             message = f"{where} has {len(tokens) + 1:,} tokens with its end, and is cut to {self.max_target_length:,}"
             say_once(self, "length", f"{message}, as all that are longer. `max_target_length` changes that.")
