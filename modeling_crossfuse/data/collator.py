@@ -265,12 +265,10 @@ class CrossFuseDataCollator:
         """Refuses what a tokenizer can't read, or would read as the end of the answer, its start or padding."""
         check_text(where, answer)
         tokenizer = self.processor.tokenizer
-        tags = [
-            tag for tag in (tokenizer.pad_token, tokenizer.bos_token, tokenizer.eos_token) if tag and tag in answer
-        ]
-        if tags and {*tokenizer.convert_tokens_to_ids(tags)} & {
-            *tokenizer(answer, add_special_tokens=False).input_ids
-        }:
+        control = (tokenizer.pad_token, tokenizer.bos_token, tokenizer.eos_token)
+        tags = [tag for tag in control if tag is not None and tag in answer]
+        tokens = tokenizer(answer, add_special_tokens=False)["input_ids"] if tags else []
+        if {*tokenizer.convert_tokens_to_ids(tags)} & {*tokens}:
             raise ValueError(
                 f"{where} has {tags[0]!r} in its text, which the tokenizer takes for a special token; the collator "
                 "adds the end itself. To have it read as text, load the tokenizer with `split_special_tokens=True`"
