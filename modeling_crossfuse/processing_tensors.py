@@ -199,8 +199,8 @@ def audio_tensors(
     features = extractor(list(clips.values()), sampling_rate=target, return_tensors="np", **options)
     if len(features[extractor.model_input_names[0]]) != len(clips):
         raise ValueError(
-            f"{type(extractor).__name__} makes several of {next(iter(clips))}, or of another long clip; set "
-            "`max_seconds` of the modality so that each stays one"
+            f"{type(extractor).__name__} makes several clips of one; expected a shorter one, such as by `max_seconds` "
+            "in the settings of the modality"
         )
     mask = next((features[key] for key in features if key.endswith("mask")), None)
     return features[extractor.model_input_names[0]], mask
@@ -217,7 +217,7 @@ def _audio_options(extractor, options: dict[str, Any], has_limit: bool) -> dict[
         defaults["return_attention_mask"] = True
     if "padding" in parameters and parameters["padding"].default in (False, None):
         defaults["padding"] = True  # a batch is one tensor
-    if options.get("max_length") is not None and "truncation" in parameters:
+    if options.get("max_length") is not None and getattr(parameters.get("truncation"), "default", None) is False:
         defaults["truncation"] = True
     elif hasattr(extractor, "n_samples") and not options.get("truncation", not has_limit):  # whole windows
         defaults |= {"truncation": False, "padding": "longest", "pad_to_multiple_of": extractor.n_samples}
