@@ -18,11 +18,15 @@ from pathlib import Path
 
 from .flags import (
     Parser,
+    add_bad_sample_argument,
     add_dataset_arguments,
     add_device_arguments,
     add_generation_arguments,
+    add_length_argument,
+    bad_samples_file,
     file_to_write,
     generation_options,
+    parse_lengths,
     parse_mapping,
 )
 from .tables import format_table
@@ -68,6 +72,8 @@ def parse_args(parser: Parser, argv: list[str]) -> argparse.Namespace:
         metavar="LEVEL",
         help="make the inputs worse, to one level from 0 to 1 after the other (default: 0)",
     )
+    add_bad_sample_argument(parser)
+    add_length_argument(parser)
     add_generation_arguments(parser)
     add_device_arguments(parser)
     parser.add_argument(
@@ -80,12 +86,15 @@ def parse_args(parser: Parser, argv: list[str]) -> argparse.Namespace:
     repeated = [name for name, count in Counter(args.models).items() if count > 1]
     if repeated:
         raise ValueError(f"the model {repeated[0]} is given twice")
-    args.inputs = parse_mapping(args.inputs)
+    args.inputs, args.max_lengths = parse_mapping(args.inputs), parse_lengths(args.max_lengths)
     return args
 
 
-def evaluate_model(args: argparse.Namespace, name: str, rows) -> list[dict]:
-    """The metrics of a model at each level of corruption, of all inputs together or of every combination of them."""
+def evaluate_model(args: argparse.Namespace, name: str, rows, bad: dict[int, Exception]) -> list[dict]:
+    """
+    The metrics of a model at each level of corruption, of all inputs together or of every combination of them. `bad`
+    gets the numbers of the rows that are skipped, and their errors.
+    """
     from modeling_crossfuse.evaluation.degradation import Degradation
     from modeling_crossfuse.evaluation.prediction import check_inputs
     from modeling_crossfuse.evaluation.scores import evaluate_rows, subsets
@@ -94,6 +103,7 @@ def evaluate_model(args: argparse.Namespace, name: str, rows) -> list[dict]:
 
     inputs = args.inputs
     model, processor = load_model(name, args.device, args.dtype)
+    processor.set_max_lengths(args.max_lengths)
     check_inputs(model.config, rows, inputs, args.target)
     combinations = list(subsets(list(inputs))) if args.missing == "all" else [tuple(inputs)]
     answerable = {names: rows_with(names, rows, inputs, processor, args.question) for names in combinations}
@@ -106,6 +116,7 @@ def evaluate_model(args: argparse.Namespace, name: str, rows) -> list[dict]:
             answerable[names],
             chosen,
             args.target,
+            on_bad_sample=bad.setdefault if args.on_bad_sample == "skip" else None,
             question=args.question,
             batch_size=args.batch_size,
             degrade=Degradation(processor.modalities, level),
@@ -117,7 +128,7 @@ def evaluate_model(args: argparse.Namespace, name: str, rows) -> list[dict]:
 
 def rows_with(names: tuple[str, ...], rows, inputs: dict[str, str], processor, question: str | None):
     """The rows that have any of the modalities `names`, which some lack: all of them where a question is asked."""
-    from modeling_crossfuse.data.rows import get_column, select_columns
+    from modeling_crossfuse.data.rows import get_column, select_columns, select_rows
 
     if question is not None or len(names) == len(inputs):
         return rows
@@ -129,7 +140,7 @@ def rows_with(names: tuple[str, ...], rows, inputs: dict[str, str], processor, q
     ]
     if not kept:
         raise ValueError(f"no row has {' or '.join(names)}, so --missing all can't be answered")
-    return rows.select(kept)
+    return select_rows(rows, kept)
 
 
 def results_table(results: list[dict]) -> str:
@@ -142,12 +153,14 @@ def results_table(results: list[dict]) -> str:
     ]
     varying = [key for key in described[0] if key == "inputs" or len({row[key] for row in described}) > 1]
     columns = {name: METRICS[name] for name in results[0] if name in METRICS}
-    header = [*varying, *(title for title, _ in columns.values()), "samples", "samples/s"]
+    counts = ["num_samples", *(["num_skipped"] if any(result.get("num_skipped") for result in results) else [])]
+    titles = [title for title, _ in columns.values()]
+    header = [*varying, *titles, *(count.removeprefix("num_") for count in counts), "samples/s"]
     rows = [
         [
             *(row[key] for key in varying),
             *(f"{result[name]:.{digits}f}" for name, (_, digits) in columns.items()),
-            f"{result['num_samples']:,}",
+            *(f"{result[count]:,}" for count in counts),
             f"{result['samples_per_second']:.1f}",
         ]
         for row, result in zip(described, results)
@@ -197,16 +210,21 @@ def run(args: argparse.Namespace) -> list[dict]:
     Evaluates, prints a table, and writes JSON and plots if asked to. Returns the model, level of corruption, inputs
     and metrics of each evaluation.
     """
-    from modeling_crossfuse.data.rows import load_rows
+    from modeling_crossfuse.data.bad_samples import write_bad_samples
+    from modeling_crossfuse.data.rows import load_rows, reason_of
     from modeling_crossfuse.files import write_whole
 
     rows = load_rows(args.dataset, args.split, args.max_samples, args.dataset_config)
-    results = []
+    results, bad = [], {}
     for name in args.models:
-        results += evaluate_model(args, name, rows)
+        results += evaluate_model(args, name, rows, bad)
         if results[-1].keys() != results[0].keys():
             raise ValueError(f"{name} has another head than {args.models[0]}; their answers can't be compared")
     print(results_table(results))
+    if bad:
+        file = bad_samples_file(args.output)
+        write_bad_samples(file, [{"row": row, "reason": reason_of(bad[row])} for row in sorted(bad)])
+        print(f"{len(bad):,} rows skipped; {file} lists them")
     if unlabeled := results[0].get("num_unlabeled"):
         print(f"{unlabeled:,} of the {len(rows):,} rows have no label in {args.target!r}; the metrics leave them out")
     if args.output is not None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 # What `--dtype` and a recipe's `precision` may be, besides `auto`.
 DTYPES = ("float32", "bfloat16", "float16")
+# What `--on_bad_sample` and a recipe's `on_bad_sample` may be.
+BAD_SAMPLE_CHOICES = ("stop", "skip")
 
 
 class OneLineErrors:
@@ -94,6 +96,29 @@ def parse_mapping(pairs: Mapping[str, str] | Iterable[str] | None) -> dict[str, 
     return mapping
 
 
+def parse_lengths(pairs: Mapping[str, float] | Iterable[str] | None) -> dict[str, float]:
+    """`["text=128", "audio=2.5"]` as a `dict` of numbers."""
+    lengths = {}
+    for name, value in parse_mapping(pairs).items():
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"`max_lengths` has {name}={value}; expected a number, such as text=128") from None
+        lengths[name] = int(number) if number.is_integer() else number
+    return lengths
+
+
+def add_length_argument(parser: argparse.ArgumentParser):
+    """How much of a sample is read."""
+    parser.add_argument(
+        "--max_lengths",
+        nargs="+",
+        metavar="MODALITY=N",
+        help="read so much of a sample: tokens of a text, seconds of audio, steps of a series, as text=128 audio=20 "
+        "wrist=500 (default: as the model was trained)",
+    )
+
+
 def add_dataset_arguments(
     parser: argparse.ArgumentParser,
     required: bool = False,
@@ -116,6 +141,22 @@ def add_dataset_arguments(
     parser.add_argument(
         "--max_samples", type=above_zero, metavar="N", help="use N rows only, spaced evenly over the split"
     )
+
+
+def add_bad_sample_argument(parser: argparse.ArgumentParser):
+    """What to do where a row can't be read."""
+    parser.add_argument(
+        "--on_bad_sample",
+        choices=BAD_SAMPLE_CHOICES,
+        default="stop",
+        help="a row that can't be read: stop, with an error that names it, or skip it and list it in "
+        "bad_samples.jsonl, or <name of --output>.bad_samples.jsonl beside --output (default: stop)",
+    )
+
+
+def bad_samples_file(output: str | None) -> Path:
+    """Where rows that are skipped are listed."""
+    return Path("bad_samples.jsonl") if output is None else Path(output).with_suffix(".bad_samples.jsonl")
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .flags import DTYPES, Parser, parse_mapping
+from .flags import BAD_SAMPLE_CHOICES, DTYPES, Parser, parse_lengths, parse_mapping
 
 
 # What a recipe's `task` may be.
@@ -74,6 +74,12 @@ class RecipeArguments:
     question_dropout: float = flag(
         0.0, "Share of the samples that get no question and are to answer with the target.", type=float
     )
+    max_lengths: list[str] | None = flag(
+        None,
+        "How much is read of a sample: tokens of a text, seconds of audio, steps of a series, as text=128 audio=20 "
+        "wrist=500. What is longer is cut, in training and by the saved processor.",
+        nargs="+",
+    )
     max_target_length: int = flag(64, "Tokens of an answer at most.", type=int)
     vocab_size: int = flag(4096, "Tokens of a new tokenizer, trained where the model comes without one.", type=int)
     augmentation: dict | str | None = flag(None, "Modality to its augmentation, as JSON; see BatchAugmentation.")
@@ -106,6 +112,12 @@ class RecipeArguments:
         "Run encoders that are frozen once for each sample, and keep the results in a file in "
         "output_dir/_encoder_outputs, which later runs use again.",
     )
+    on_bad_sample: str = flag(
+        "stop",
+        "A row that can't be read: stop, with an error that names it, or skip, which reads all rows once before "
+        "training and lists those that are left out in output_dir/bad_samples.jsonl.",
+        choices=BAD_SAMPLE_CHOICES,
+    )
     max_train_samples: int | None = flag(None, "Use only so many samples to train.", type=int)
     max_eval_samples: int | None = flag(None, "Use only so many samples to evaluate.", type=int)
 
@@ -113,9 +125,11 @@ class RecipeArguments:
         for name in ("model_overrides", "encoders", "lora", "questions", "augmentation", "learning_rates"):
             setattr(self, name, _parse_json(name, getattr(self, name)))
         self.freeze = [self.freeze] if isinstance(self.freeze, str) else list(self.freeze or ())
-        self.inputs = parse_mapping(self.inputs)
+        self.inputs, self.max_lengths = parse_mapping(self.inputs), parse_lengths(self.max_lengths)
         if self.task not in TASKS:
             raise ValueError(f"`task={self.task!r}`; expected one of {', '.join(TASKS)}")
+        if self.on_bad_sample not in BAD_SAMPLE_CHOICES:
+            raise ValueError(f"`on_bad_sample={self.on_bad_sample!r}`; expected {' or '.join(BAD_SAMPLE_CHOICES)}")
         if self.precision not in ("auto", *DTYPES):
             raise ValueError(f"`precision={self.precision!r}`; expected one of auto, {', '.join(DTYPES)}")
         if self.max_minutes is not None and not 0 < self.max_minutes < math.inf:

@@ -177,10 +177,15 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             encoder_modality_ids=encoder_outputs.modality_ids,
         )
 
-    def _start_tokens(self, memory: torch.Tensor) -> torch.LongTensor | None:
-        """The token that every answer starts with, `(batch, 1)`, if the config knows one."""
+    def _start_tokens(self, memory: torch.Tensor) -> torch.LongTensor:
+        """The token that every answer starts with, `(batch, 1)`."""
         token = self.config.decoder_start_token_id
-        return None if token is None else torch.full((len(memory), 1), token, device=memory.device)
+        if token is None:
+            raise ValueError(
+                "neither `decoder_input_ids` nor `decoder_inputs_embeds` is given, and "
+                "`config.decoder_start_token_id`, with which answers begin, is None"
+            )
+        return torch.full((len(memory), 1), token, device=memory.device)
 
 
 class CrossFusePreTrainedEncoderModel(EncodersMixin, CrossFusePreTrainedModel):
@@ -195,6 +200,11 @@ class CrossFusePreTrainedEncoderModel(EncodersMixin, CrossFusePreTrainedModel):
         super().__init__(config)
         self.known_arguments = known_arguments(config)
         name_own_tensors(type(self).forward, config)
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        # Trainer gives the config the special tokens of its tokenizer; the decoder that is not built may lack them.
+        self.config.forget_unknown_tokens()
+        return super().save_pretrained(save_directory, *args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.get_encoder().get_input_embeddings()
@@ -322,6 +332,11 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         self.answer_head = CrossFuseAnswerHead(config) if config.num_answers else None
         self.post_init()
 
+    def train(self, mode: bool = True):
+        # Trainer gives the config the special tokens of its tokenizer; what the config refuses can't be saved later.
+        self.config.validate_special_tokens()
+        return super().train(mode)
+
     def drop_answer_head(self):
         """Removes the auxiliary classifier from the model and its config, before the model is saved."""
         self.answer_head, self.config.num_answers = None, 0
@@ -337,6 +352,12 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """The decoder's input for `labels` `(batch, length)`, as data collators ask for it."""
+        for name in ("decoder_start_token_id", "pad_token_id"):
+            if getattr(self.config, name) is None:
+                raise ValueError(
+                    f"`config.{name}` is None, and the decoder's input can't be made from `labels` without it; set it "
+                    "to a token of the tokenizer, or give `decoder_input_ids`"
+                )
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
     @takes_modalities

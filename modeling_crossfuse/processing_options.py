@@ -3,6 +3,7 @@
 """What a call of the processor may set, and what a modality's settings may have."""
 
 from collections.abc import Iterable
+from math import inf
 from typing import Any
 
 from transformers.processing_utils import ImagesKwargs
@@ -27,7 +28,7 @@ SETTINGS = {
     "text": set(),
     "image": {"num_channels"},
     "video": {"num_channels"},
-    "audio": {"feature_size", "hop_length", "n_fft"},
+    "audio": {"feature_size", "hop_length", "max_seconds", "n_fft"},
     "series": {"max_length", "mean", "num_channels", "std"},
 }
 # Those of both that are integers of at least 1.
@@ -44,10 +45,10 @@ COUNTS = {
 KWARGS_NAMES = {"text": "text_kwargs", "image": "images_kwargs", "video": "videos_kwargs", "audio": "audio_kwargs"}
 # The names that ProcessorMixin's callers use.
 ALIASES = {"text": "text", "images": "image", "videos": "video", "audio": "audio"}
+# Options of a call that are for all kinds.
+_CALL_OPTIONS = {"return_tensors", "sample_names", "all_modalities", "common_kwargs"}
 # What no modality can be called.
-_RESERVED = {"images", "videos", "return_tensors", "sample_names", "common_kwargs", *KWARGS_NAMES.values()}.union(
-    *OPTIONS.values()
-)
+_RESERVED = {"images", "videos", *_CALL_OPTIONS, *KWARGS_NAMES.values()}.union(*OPTIONS.values())
 
 
 def options_of(kind: str, image_processors: Iterable[Any]) -> set[str]:
@@ -68,6 +69,8 @@ def check_settings(name: str, settings: dict[str, Any], image_processor: Any):
     for key, value in settings.items():
         if key in COUNTS and value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"`modalities[{name!r}]` has `{key}={value!r}`; expected an integer of at least 1")
+        if key == "max_seconds" and value is not None and not (isinstance(value, (int, float)) and 0 < value < inf):
+            raise ValueError(f"`modalities[{name!r}]` has `{key}={value!r}`; expected a number above 0")
         if key not in allowed:
             raise ValueError(
                 f"`modalities[{name!r}]` has `{key}={value!r}`.{close_match(key, allowed)} Allowed for {kind!r}: "
