@@ -100,10 +100,10 @@ class CrossFuseGenerationMixin(GenerationMixin):
             kwargs["assistant_model"] = _with_memory(assistant, assistant.get_encoder()(**tensors, return_dict=True))
         elif assistant is not None:
             kwargs |= tensors  # which its own encoder may read
-        if kwargs.get("cache") is None and kwargs.get("past_key_values") is None:
-            # What stands in for the method, as that of peft's prompt tuning does, may not take it.
-            if "num_samples" in inspect.signature(self.prepare_inputs_for_generation).parameters:
-                kwargs["num_samples"] = memory.last_hidden_state.shape[0]
+        # What prompt tuning of peft puts in the place of this method does not take it.
+        takes_samples = "num_samples" in inspect.signature(self.prepare_inputs_for_generation).parameters
+        if takes_samples and kwargs.get("cache") is None and kwargs.get("past_key_values") is None:
+            kwargs["num_samples"] = memory.last_hidden_state.shape[0]
         outputs = super().generate(generation_config=generation_config, **kwargs)
         if isinstance(outputs, ModelOutput) and is_shareable(outputs.get(CACHE)):
             answer, shared = outputs[CACHE].self_attention_cache, outputs[CACHE].cross_attention_cache
