@@ -128,6 +128,9 @@ def build_model(recipe, rows: datasets.Dataset, labels: dict[str, int] | None = 
             source, config=config, attn_implementation=recipe.attn_implementation, dtype=torch.float32
         )
         processor = AutoProcessor.from_pretrained(source)
+        new = {name: column for name, column in recipe.inputs.items() if name not in processor.modalities}
+        processor.fit_modalities(config)
+        _fit_series(processor, new, rows, skip=recipe.on_bad_sample == "skip")
     else:
         model, processor = _new_model(recipe, config, train_tokenizer(recipe_texts(recipe, rows), recipe.vocab_size))
         _fit_series(processor, recipe.inputs, rows, skip=recipe.on_bad_sample == "skip")
