@@ -141,6 +141,8 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
         refuse_unknown(kwargs, self.known_arguments, type(self).forward)
         kwargs["return_dict"] = True  # of the parts; `unwrap_model` of accelerate may leave the caller's here
         if encoder_outputs is None:
+            if kwargs.get("inputs_embeds") is not None and kwargs["inputs_embeds"].requires_grad:
+                self.refuse_embeddings_of_answers(kwargs["inputs_embeds"])
             encoder_outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         else:
             given = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
@@ -176,6 +178,24 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             encoder_attention_mask=encoder_outputs.attention_mask,
             encoder_modality_ids=encoder_outputs.modality_ids,
         )
+
+    @torch.no_grad()
+    def refuse_embeddings_of_answers(self, inputs_embeds: torch.Tensor):
+        """
+        Raises a `ValueError` if `inputs_embeds` `(batch, length, hidden_size)` has tokens of the decoder's vocabulary,
+        and the modality `text` has another. Prompt tuning of peft looks for token embeddings by the decoder's size.
+        """
+        if "text" not in self.config.modalities.names_of_kind("text") or torch.compiler.is_compiling():
+            return
+        size, expected = self.config.vocab_size, self.config.modalities["text"].vocab_size
+        if size == expected or inputs_embeds.shape[-1] != self.config.d_model:
+            return
+        table = self.decoder.embed_tokens(torch.arange(size, device=inputs_embeds.device))  # (vocab_size, d_model)
+        if (table == inputs_embeds[0, -1]).all(-1).any():
+            raise ValueError(
+                f"`inputs_embeds` has token embeddings of the decoder, whose vocabulary has {size} tokens; expected "
+                f"those of the modality 'text', which has {expected}. Prompt tuning of peft needs both to be as large"
+            )
 
     def _start_tokens(self, memory: torch.Tensor) -> torch.LongTensor:
         """The token that every answer starts with, `(batch, 1)`."""

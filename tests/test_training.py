@@ -420,6 +420,20 @@ def test_an_override_of_the_config(folder, tmp_path):
     assert saved["label_smoothing"] == 0.1 and saved["decoder"]["dropout"] == 0.1
 
 
+def test_a_modality_more(trained, folder, tmp_path):
+    """It begins at random, with a processor of its own; the others keep what they learned."""
+    motion = {"kind": "series", "num_channels": 3}
+    flags = {"model": trained.args.output_dir, "model_overrides": {"modalities": {"motion": motion}}}
+    inputs = ["image=picture", "wrist=sensors.wrist", "motion=sensors.wrist"]
+    more = train(folder, tmp_path, learning_rate=0, weight_decay=0, max_steps=1, inputs=inputs, **flags)
+    names = list(trained.model.config.modalities)
+    assert list(more.model.config.modalities) == list(more.processing_class.modalities) == [*names, "motion"]
+    weights = more.model.state_dict()
+    assert_equal_weights({name: weights[name] for name in trained.model.state_dict()}, trained.model.state_dict())
+    settings = more.processing_class.modalities
+    assert settings["motion"]["mean"] == pytest.approx(settings["wrist"]["mean"])
+
+
 # Inputs in memory
 
 
