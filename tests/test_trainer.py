@@ -165,6 +165,41 @@ def test_losses_that_trainer_computes(trainer_class, accumulation, processor, ac
     np.testing.assert_allclose(found[1:], [found[0]] * 2, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("names", "questions", "dropped"),
+    [
+        ({"acceleration": "acceleration", "action": "action"}, None, "No columns in the dataset match"),
+        ({"acceleration": "acceleration", "action": "labels"}, None, "no row has the column 'acceleration'"),
+        ({"acceleration": "wrist_values", "action": "action"}, None, "row 0 has no column 'action'"),
+        (
+            {"acceleration": "wrist_values", "action": "labels"},
+            {"in French": "french"},
+            "no row has the column 'french'",
+        ),
+        ({"acceleration": "wrist_values", "action": "labels"}, None, None),
+    ],
+)
+@pytest.mark.parametrize("trainer_class", TRAINERS)
+def test_columns_of_raw_samples_that_trainer_drops(
+    trainer_class, names, questions, dropped, processor, actions, tmp_path
+):
+    rows = actions.rename_columns({old: new for old, new in names.items() if old != new})
+    rows = rows.add_column("french", actions["action"])
+    texts = {"text": {"kind": "text"}} if questions else {}
+    processor = CrossFuseProcessor(tokenizer=processor.tokenizer, modalities={**processor.modalities, **texts})
+    collator = CrossFuseDataCollator(
+        processor,
+        inputs={"wrist": names["acceleration"]},
+        target=names["action"],
+        questions=questions,
+        question_dropout=0.5 if questions else 0.0,
+    )
+    model = tiny_model(tiny_config(*processor.modalities))
+    trainer = make_trainer(trainer_class, model, rows, tmp_path, collator)
+    with pytest.raises(ValueError, match=dropped) if dropped else contextlib.nullcontext():
+        trainer.train()
+
+
 @pytest.mark.parametrize("settings", [{"compute_loss_func": cross_entropy}, {"label_smoothing_factor": 0.1}])
 def test_a_collator_without_the_model(settings, processor, actions, tmp_path):
     arguments = (tiny_model(tiny_config("wrist")), actions, tmp_path, make_collator(processor))

@@ -152,6 +152,8 @@ class CrossFuseDataCollator:
         inputs = {name: self.read_column(rows, column) for name, column in self.inputs.items()}
         chosen = [self._draw(row) for row in rows]
         if self.questions:
+            for column in self.questions.values():
+                self.read_column(rows, column)  # an error says so where no row has it
             inputs[self.question_modality] = [question for question, _ in chosen]
         batch = self._encode(rows, inputs)
         if self.problem_type is not None:
