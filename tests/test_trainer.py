@@ -342,3 +342,43 @@ def test_a_processor_without_a_tokenizer_as_processing_class(actions, tmp_path):
     assert not hasattr(processor, "tokenizer")
     with pytest.raises(AttributeError, match=r"no `tokenizer`.*`processing_class`"):
         processor.tokenizer  # noqa: B018
+
+
+@pytest.mark.parametrize("settings", [{"include_for_metrics": ["inputs"]}, {"include_num_input_tokens_seen": True}])
+@pytest.mark.parametrize("trainer_class", TRAINERS)
+@pytest.mark.parametrize("model_class", TARGETS)
+def test_what_trainer_does_with_the_main_input(model_class, trainer_class, settings, tmp_path):
+    """A model without a modality `text` has another main input."""
+    config = tiny_config(modalities={"image": MODALITIES["image"], "question": {"kind": "text", "vocab_size": 40}})
+    rows = make_rows(config, TARGETS[model_class])
+    shapes = []
+    trainer = make_trainer(trainer_class, tiny_model(config, model_class), rows, tmp_path, **settings)
+    trainer.compute_metrics = lambda predicted: shapes.append(getattr(predicted.inputs, "shape", None)) or {}
+    trainer.train()
+    trainer.evaluate(rows)
+    if "include_for_metrics" in settings:
+        assert not TARGETS[model_class].get("labels") or shapes == [(5, 3, 8, 8)]
+    else:
+        assert trainer.state.num_input_tokens_seen == 2 * 2 * 3 * 8 * 8
+
+
+def test_evaluation_keeps_the_order_of_rows_whose_lengths_group_training(processor, tmp_path):
+    signals = [np.ones((length, 3)).tolist() for length in (2, 9, 4, 7, 3)]
+    rows = datasets.Dataset.from_dict({"acceleration": signals, "action": ["walk", "run", "up", "down", "now"]})
+    settings = {"train_sampling_strategy": "group_by_length", "remove_unused_columns": False}
+    model = tiny_model(tiny_config("wrist"))
+    settings |= {"per_device_eval_batch_size": 2}
+    trainer = make_trainer(CrossFuseTrainer, model, rows, tmp_path, make_collator(processor), **settings)
+    trainer.train()
+    assert trainer.predict(rows).label_ids[:, 0].tolist() == [3, 4, 5, 6, 7]
+    assert trainer.args.train_sampling_strategy == "group_by_length"
+
+
+@pytest.mark.parametrize(
+    ("model_class", "settings"),
+    [(CrossFuseForSequenceClassification, {"num_labels": 1}), (CrossFuseForRetrieval, {})],
+)
+def test_label_smoothing_of_what_has_no_classes(model_class, settings, tmp_path):
+    model = tiny_model(tiny_config("text", "image", **settings), model_class)
+    with pytest.raises(ValueError, match=r"`label_smoothing_factor=0\.1` smooths classes and tokens"):
+        make_trainer(CrossFuseTrainer, model, None, tmp_path, label_smoothing_factor=0.1)

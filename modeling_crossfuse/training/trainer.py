@@ -100,7 +100,9 @@ class CrossFuseTrainer(Seq2SeqTrainer):
             training.
 
     Raises:
-        ValueError: if a key of `learning_rates` is the start of no parameter's name, or `max_minutes` is not above 0.
+        ValueError: if a key of `learning_rates` is the start of no parameter's name, or `max_minutes` is not above 0;
+            if the special tokens of model and tokenizer disagree; or for the `label_smoothing_factor` of a model that
+            learns neither classes nor tokens.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class CrossFuseTrainer(Seq2SeqTrainer):
     ):
         super().__init__(*args, **kwargs)
         self._check_special_tokens()
+        self._check_label_smoothing()
         self.card = dict(card or {})
         if self.args.hub_token is not None:
             self.args.hub_token = _Secret(self.args.hub_token)
@@ -136,6 +139,15 @@ class CrossFuseTrainer(Seq2SeqTrainer):
         tokenizer = getattr(processor, "tokenizer", processor)
         if model.can_generate() and getattr(self.data_collator, "problem_type", None) is None:
             check_special_tokens(tokenizer, model.generation_config)
+
+    def _check_label_smoothing(self):
+        model = self.accelerator.unwrap_model(self.model)
+        is_regression = model.task == "classification" and model.config.resolved_problem_type == "regression"
+        if self.label_smoother is not None and (is_regression or model.task == "retrieval"):
+            raise ValueError(
+                f"`label_smoothing_factor={self.args.label_smoothing_factor}` smooths classes and tokens, and this "
+                f"{type(model).__name__} learns none of them; leave it out"
+            )
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         unwrapped = self.accelerator.unwrap_model(model)
@@ -170,19 +182,21 @@ class CrossFuseTrainer(Seq2SeqTrainer):
         return self.optimizer
 
     @contextlib.contextmanager
-    def _collator_of_evaluation(self):
-        own, self.data_collator = self.data_collator, self.eval_collator
+    def _settings_of_evaluation(self):
+        own = self.data_collator, self.args.train_sampling_strategy
+        # transformers would group the samples of evaluation by the length of one input, and predict in that order.
+        self.data_collator, self.args.train_sampling_strategy = self.eval_collator, "sequential"
         try:
             yield
         finally:
-            self.data_collator = own
+            self.data_collator, self.args.train_sampling_strategy = own
 
     def get_eval_dataloader(self, eval_dataset=None):
-        with self._collator_of_evaluation():
+        with self._settings_of_evaluation():
             return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset):
-        with self._collator_of_evaluation():
+        with self._settings_of_evaluation():
             return super().get_test_dataloader(test_dataset)
 
     @property
