@@ -3,13 +3,17 @@
 """The one way in which a program ends with an error."""
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterator
 
 
 def one_line(error: Exception) -> str:
     """The first line of an error's message that says something, with the next where it ends with a colon."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = str(error)
+    if re.match(r"Caught \w+ in \w+ worker process", text):  # the message of PyTorch's DataLoader ends in a traceback
+        text = re.split(rf"^(?:\w+\.)*{type(error).__name__}: ", text, flags=re.MULTILINE)[-1]
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 

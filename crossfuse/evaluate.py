@@ -18,10 +18,12 @@ from pathlib import Path
 
 from .flags import (
     Parser,
+    add_bad_sample_argument,
     add_dataset_arguments,
     add_device_arguments,
     add_generation_arguments,
     add_length_argument,
+    bad_samples_file,
     file_to_write,
     generation_options,
     parse_lengths,
@@ -70,6 +72,7 @@ def parse_args(parser: Parser, argv: list[str]) -> argparse.Namespace:
         metavar="LEVEL",
         help="make the inputs worse, to one level from 0 to 1 after the other (default: 0)",
     )
+    add_bad_sample_argument(parser)
     add_length_argument(parser)
     add_generation_arguments(parser)
     add_device_arguments(parser)
@@ -87,8 +90,11 @@ def parse_args(parser: Parser, argv: list[str]) -> argparse.Namespace:
     return args
 
 
-def evaluate_model(args: argparse.Namespace, name: str, rows) -> list[dict]:
-    """The metrics of a model at each level of corruption, of all inputs together or of every combination of them."""
+def evaluate_model(args: argparse.Namespace, name: str, rows, bad: dict[int, Exception]) -> list[dict]:
+    """
+    The metrics of a model at each level of corruption, of all inputs together or of every combination of them. `bad`
+    gets the numbers of the rows that are skipped, and their errors.
+    """
     from modeling_crossfuse.evaluation.degradation import Degradation
     from modeling_crossfuse.evaluation.prediction import check_inputs
     from modeling_crossfuse.evaluation.scores import evaluate_rows, subsets
@@ -110,6 +116,7 @@ def evaluate_model(args: argparse.Namespace, name: str, rows) -> list[dict]:
             answerable[names],
             chosen,
             args.target,
+            on_bad_sample=bad.setdefault if args.on_bad_sample == "skip" else None,
             question=args.question,
             batch_size=args.batch_size,
             degrade=Degradation(processor.modalities, level),
@@ -121,7 +128,7 @@ def evaluate_model(args: argparse.Namespace, name: str, rows) -> list[dict]:
 
 def rows_with(names: tuple[str, ...], rows, inputs: dict[str, str], processor, question: str | None):
     """The rows that have any of the modalities `names`, which some lack: all of them where a question is asked."""
-    from modeling_crossfuse.data.rows import get_column, select_columns
+    from modeling_crossfuse.data.rows import get_column, select_columns, select_rows
 
     if question is not None or len(names) == len(inputs):
         return rows
@@ -133,7 +140,7 @@ def rows_with(names: tuple[str, ...], rows, inputs: dict[str, str], processor, q
     ]
     if not kept:
         raise ValueError(f"no row has {' or '.join(names)}, so --missing all can't be answered")
-    return rows.select(kept)
+    return select_rows(rows, kept)
 
 
 def results_table(results: list[dict]) -> str:
@@ -146,12 +153,14 @@ def results_table(results: list[dict]) -> str:
     ]
     varying = [key for key in described[0] if key == "inputs" or len({row[key] for row in described}) > 1]
     columns = {name: METRICS[name] for name in results[0] if name in METRICS}
-    header = [*varying, *(title for title, _ in columns.values()), "samples", "samples/s"]
+    counts = ["num_samples", *(["num_skipped"] if any(result.get("num_skipped") for result in results) else [])]
+    titles = [title for title, _ in columns.values()]
+    header = [*varying, *titles, *(count.removeprefix("num_") for count in counts), "samples/s"]
     rows = [
         [
             *(row[key] for key in varying),
             *(f"{result[name]:.{digits}f}" for name, (_, digits) in columns.items()),
-            f"{result['num_samples']:,}",
+            *(f"{result[count]:,}" for count in counts),
             f"{result['samples_per_second']:.1f}",
         ]
         for row, result in zip(described, results)
@@ -201,16 +210,21 @@ def run(args: argparse.Namespace) -> list[dict]:
     Evaluates, prints a table, and writes JSON and plots if asked to. Returns the model, level of corruption, inputs
     and metrics of each evaluation.
     """
-    from modeling_crossfuse.data.rows import load_rows
+    from modeling_crossfuse.data.bad_samples import write_bad_samples
+    from modeling_crossfuse.data.rows import load_rows, reason_of
     from modeling_crossfuse.files import write_whole
 
     rows = load_rows(args.dataset, args.split, args.max_samples, args.dataset_config)
-    results = []
+    results, bad = [], {}
     for name in args.models:
-        results += evaluate_model(args, name, rows)
+        results += evaluate_model(args, name, rows, bad)
         if results[-1].keys() != results[0].keys():
             raise ValueError(f"{name} has another head than {args.models[0]}; their answers can't be compared")
     print(results_table(results))
+    if bad:
+        file = bad_samples_file(args.output)
+        write_bad_samples(file, [{"row": row, "reason": reason_of(bad[row])} for row in sorted(bad)])
+        print(f"{len(bad):,} rows skipped; {file} lists them")
     if unlabeled := results[0].get("num_unlabeled"):
         print(f"{unlabeled:,} of the {len(rows):,} rows have no label in {args.target!r}; the metrics leave them out")
     if args.output is not None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 # What `--dtype` and a recipe's `precision` may be, besides `auto`.
 DTYPES = ("float32", "bfloat16", "float16")
+# What `--on_bad_sample` and a recipe's `on_bad_sample` may be.
+BAD_SAMPLE_CHOICES = ("stop", "skip")
 
 
 class OneLineErrors:
@@ -139,6 +141,22 @@ def add_dataset_arguments(
     parser.add_argument(
         "--max_samples", type=above_zero, metavar="N", help="use N rows only, spaced evenly over the split"
     )
+
+
+def add_bad_sample_argument(parser: argparse.ArgumentParser):
+    """What to do where a row can't be read."""
+    parser.add_argument(
+        "--on_bad_sample",
+        choices=BAD_SAMPLE_CHOICES,
+        default="stop",
+        help="a row that can't be read: stop, with an error that names it, or skip it and list it in "
+        "bad_samples.jsonl, or <name of --output>.bad_samples.jsonl beside --output (default: stop)",
+    )
+
+
+def bad_samples_file(output: str | None) -> Path:
+    """Where rows that are skipped are listed."""
+    return Path("bad_samples.jsonl") if output is None else Path(output).with_suffix(".bad_samples.jsonl")
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser):

@@ -90,7 +90,9 @@ def read_input(kind: str, value: str) -> Any:
     try:
         array = np.load(path, allow_pickle=False) if suffix == ".npy" else _read_table(path)
     except (EOFError, UserWarning, ValueError) as error:
-        raise ValueError(f"{value} is not a table of numbers: {one_line(error)}") from error
+        expected = "an array" if suffix == ".npy" else "lines of numbers with commas between them, and no header"
+        reason = one_line(error).rstrip(".")
+        raise ValueError(f"{value} is not a table of numbers: {reason}; expected {expected}") from error
     return to_array(value, array)
 
 

@@ -7,18 +7,22 @@ One sample: --inputs image=cat.png audio=clip.ogg text="name in French". Images,
 the text itself; a series is a file of numbers, .npy or .csv (one line per step, no header). Give as many modalities as
 you have.
 
-A data set: with --dataset, --inputs maps modalities to its columns. Each row's answer is one line of JSON.
+A data set: with --dataset, --inputs maps modalities to its columns. Each row's answer is one line of JSON. An error
+keeps the answers of the rows before it.
 """
 
 import argparse
 import json
+import sys
 
 from .flags import (
     Parser,
+    add_bad_sample_argument,
     add_dataset_arguments,
     add_device_arguments,
     add_generation_arguments,
     add_length_argument,
+    bad_samples_file,
     file_to_write,
     generation_options,
     parse_lengths,
@@ -44,6 +48,7 @@ def parse_args(parser: Parser, argv: list[str]) -> argparse.Namespace:
         parser, has_target=False, inputs="one sample: files, or the text itself; with --dataset, columns of it"
     )
     parser.add_argument("--columns", dest="inputs", nargs="+", help=argparse.SUPPRESS)  # as --inputs was once called
+    add_bad_sample_argument(parser)
     add_length_argument(parser)
     add_generation_arguments(parser)
     add_device_arguments(parser)
@@ -61,11 +66,12 @@ def parse_args(parser: Parser, argv: list[str]) -> argparse.Namespace:
 
 def predict_sample(args: argparse.Namespace, model, processor) -> list[str]:
     """The answer for the sample on the command line."""
+    from modeling_crossfuse.data.rows import Row
     from modeling_crossfuse.evaluation.prediction import predict
 
     from .loading import read_input
 
-    modalities, row = model.config.modalities, {}
+    modalities, row = model.config.modalities, Row({}, "the sample")
     for name, value in args.inputs.items():
         if name not in modalities:
             raise ValueError(f"unknown modality {name!r}; this model takes {', '.join(modalities)}")
@@ -77,13 +83,15 @@ def predict_sample(args: argparse.Namespace, model, processor) -> list[str]:
     return answers
 
 
-def predict_rows(args: argparse.Namespace, model, processor, rows) -> list[str]:
-    """The answers for a data set's rows, written as lines of JSON."""
-    from modeling_crossfuse.evaluation.prediction import check_inputs, predict
+def predict_rows(args: argparse.Namespace, model, processor, rows) -> list[str | None]:
+    """The answers for a data set's rows, written as lines of JSON, with None for rows that are skipped."""
+    from modeling_crossfuse.data.bad_samples import write_bad_samples
+    from modeling_crossfuse.data.rows import reason_of, row_numbers
+    from modeling_crossfuse.evaluation.prediction import check_inputs, iter_answers
     from modeling_crossfuse.files import write_whole
 
     check_inputs(model.config, rows, args.inputs)
-    answers = predict(
+    answers = iter_answers(
         model,
         processor,
         rows,
@@ -92,15 +100,33 @@ def predict_rows(args: argparse.Namespace, model, processor, rows) -> list[str]:
         batch_size=args.batch_size,
         **generation_options(args),
     )
-    lines = "".join(
-        json.dumps({"row": row, "answer": answer}, ensure_ascii=False) + "\n" for row, answer in enumerate(answers)
-    )
-    if args.output is None:
-        print(lines, end="")
-    else:
-        write_whole(args.output, lines)
-        print(f"{len(answers):,} answers written to {args.output}")
-    return answers
+    lines, bad, given = [], [], []
+    try:
+        for row, answer in zip(map(int, row_numbers(rows)), answers):
+            line = {"row": row, "answer": answer}
+            if isinstance(answer, Exception):
+                if args.on_bad_sample == "stop":
+                    kept = (
+                        f"the {len(given):,} answers before it are {'in ' + args.output if args.output else 'printed'}"
+                    )
+                    raise ValueError(f"{reason_of(answer)}; {kept if given else 'there are no answers before it'}")
+                bad.append({"row": row, "reason": reason_of(answer)})
+                line |= {"answer": None, "error": bad[-1]["reason"]}
+            lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+            given.append(line["answer"])
+            if args.output is None:
+                print(lines[-1], end="", flush=True)
+    finally:  # what there is, is kept
+        if args.output is not None and lines:
+            write_whole(args.output, "".join(lines))
+            print(f"{len(lines) - len(bad):,} answers written to {args.output}")
+        if bad:
+            file = bad_samples_file(args.output)
+            write_bad_samples(file, bad)
+            print(f"{len(bad):,} of {len(lines):,} rows skipped; {file} lists them", file=sys.stderr)
+    if len(bad) == len(lines):
+        raise ValueError(f"none of the {len(lines):,} rows can be used; the first: {bad[0]['reason']}")
+    return given
 
 
 def run(args: argparse.Namespace) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .flags import DTYPES, Parser, parse_lengths, parse_mapping
+from .flags import BAD_SAMPLE_CHOICES, DTYPES, Parser, parse_lengths, parse_mapping
 
 
 # What a recipe's `task` may be.
@@ -112,6 +112,12 @@ class RecipeArguments:
         "Run encoders that are frozen once for each sample, and keep the results in a file in "
         "output_dir/_encoder_outputs, which later runs use again.",
     )
+    on_bad_sample: str = flag(
+        "stop",
+        "A row that can't be read: stop, with an error that names it, or skip, which reads all rows once before "
+        "training and lists those that are left out in output_dir/bad_samples.jsonl.",
+        choices=BAD_SAMPLE_CHOICES,
+    )
     max_train_samples: int | None = flag(None, "Use only so many samples to train.", type=int)
     max_eval_samples: int | None = flag(None, "Use only so many samples to evaluate.", type=int)
 
@@ -122,6 +128,8 @@ class RecipeArguments:
         self.inputs, self.max_lengths = parse_mapping(self.inputs), parse_lengths(self.max_lengths)
         if self.task not in TASKS:
             raise ValueError(f"`task={self.task!r}`; expected one of {', '.join(TASKS)}")
+        if self.on_bad_sample not in BAD_SAMPLE_CHOICES:
+            raise ValueError(f"`on_bad_sample={self.on_bad_sample!r}`; expected {' or '.join(BAD_SAMPLE_CHOICES)}")
         if self.precision not in ("auto", *DTYPES):
             raise ValueError(f"`precision={self.precision!r}`; expected one of auto, {', '.join(DTYPES)}")
         if self.max_minutes is not None and not 0 < self.max_minutes < math.inf:

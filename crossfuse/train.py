@@ -106,14 +106,37 @@ def make_compute_metrics(recipe, arguments, model, processor):
     return compare_texts if arguments.predict_with_generate else None
 
 
-def check_rows(rows, split: str, collator):
-    """Raises a `ValueError` that names the first row which training can't use, and says how many have no class."""
-    bad = collator.find_bad_rows(rows)
-    for row, reason in bad.items():
-        more = f" ({len(bad):,} of its {len(rows):,} rows can't be used)" if len(bad) > 1 else ""
-        raise ValueError(f"row {row} of the split {split!r} {reason}{more}")
-    unlabeled = collator.count_unlabeled(rows)
-    if unlabeled:
+def check_rows(splits: list[tuple]):
+    """Raises a `ValueError` that names the first row which training can't use."""
+    from modeling_crossfuse.data.rows import row_numbers
+
+    for split, rows, collator in splits:
+        bad = collator.find_bad_rows(rows)
+        for index, reason in bad.items():
+            more = f" ({len(bad):,} of its {len(rows):,} rows can't be used)" if len(bad) > 1 else ""
+            raise ValueError(f"row {row_numbers(rows)[index]} of the split {split!r} {reason}{more}")
+
+
+def without_bad_samples(splits: list[tuple], arguments) -> list[tuple]:
+    """The splits with the rows that training can use. The first process of a machine reads them all, before others."""
+    from modeling_crossfuse.data.bad_samples import skip_bad_samples
+
+    file = Path(arguments.output_dir, "bad_samples.jsonl")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with arguments.main_process_first(desc="reading all rows"):
+        is_first = arguments.local_process_index == 0
+        workers, progress = arguments.dataloader_num_workers, not arguments.disable_tqdm
+        kept = skip_bad_samples(splits, file, is_first, workers, progress)
+    for (split, rows, _), readable in zip(splits, kept):
+        if arguments.process_index == 0:
+            skipped = f"{len(rows) - len(readable):,} of the {len(rows):,} rows of the split {split!r} skipped"
+            logger.info(skipped + (f"; {file} lists them" if len(readable) < len(rows) else ""))
+    return [(split, readable, collator) for (split, _, collator), readable in zip(splits, kept)]
+
+
+def log_unlabeled(split: str, rows, collator):
+    """Says how many rows have no class, if any."""
+    if unlabeled := collator.count_unlabeled(rows):
         logger.info(
             f"{unlabeled:,} of the {len(rows):,} rows of the split {split!r} have no label in {collator.target!r}; "
             "loss and metrics leave them out"
@@ -200,6 +223,14 @@ def run(args: argparse.Namespace) -> str | None:
     if recipe.task == "generation":
         model.generation_config.max_length = recipe.max_target_length
     whole = add_lora(model, recipe.lora) if recipe.lora else model
+    train_collator, eval_collator = make_collators(recipe, model, processor, labels, arguments.seed, rows)
+    splits = [(recipe.train_split, rows, train_collator), (recipe.eval_split, eval_rows, eval_collator)]
+    splits = splits if eval_rows is not None else splits[:1]
+    if recipe.on_bad_sample == "skip":
+        splits = without_bad_samples(splits, arguments)
+        rows, *others = [rows for _, rows, _ in splits]
+        eval_rows = others[0] if others else None
+    check_rows(splits)
     if arguments.process_index == 0:
         trained = whole.num_parameters(only_trainable=True)
         logger.info(
@@ -208,19 +239,17 @@ def run(args: argparse.Namespace) -> str | None:
         logger.info(describe_precision(recipe, arguments))
         if recipe.task == "classification":
             logger.info(describe_labels(recipe, rows, model.config))
-    train_collator, eval_collator = make_collators(recipe, model, processor, labels, arguments.seed, rows)
-    check_rows(rows, recipe.train_split, train_collator)
-    if eval_rows is not None:
-        check_rows(eval_rows, recipe.eval_split, eval_collator)
+        for split in splits:
+            log_unlabeled(*split)
     if recipe.task == "classification" and model.config.problem_type == "regression":
         check_digits(rows, recipe.target)
     cache = Path(arguments.output_dir, "_encoder_outputs")  # Trainer does not push what starts so
     if recipe.cache_encoder_outputs:
         model.get_encoder().to(arguments.device)
     with arguments.main_process_first(desc="caching") if recipe.cache_encoder_outputs else contextlib.nullcontext():
-        rows = cache_rows(recipe, rows, model, processor, cache)
+        rows = cache_rows(recipe, rows, model, processor, cache, "the training data")
         if eval_rows is not None:
-            eval_rows = cache_rows(recipe, eval_rows, model, processor, cache)
+            eval_rows = cache_rows(recipe, eval_rows, model, processor, cache, "the evaluation data")
     trainer = CrossFuseTrainer(
         model=whole,
         args=arguments,

@@ -20,7 +20,7 @@ from .encoder_search import find_encoder, infer_kind
 from .encoder_sources import HUB_ARGUMENTS, EncoderSource, check_tokenizer, read_encoders
 from .encoders import CrossFuseWrappedEncoder
 from .freezing import FreezingMixin
-from .loading import SafeLoadingMixin, explain_loading
+from .loading import SafeLoadingMixin, explain_loading, refuse_outside_shards
 from .quantization import adopt_quantizer, check_quantizers
 
 
@@ -29,12 +29,13 @@ def _load(source: EncoderSource, hub: dict[str, Any], dtype: torch.dtype) -> Pre
         return source.encoder
     if isinstance(source.encoder, PreTrainedConfig):
         return AutoModel.from_config(copy.deepcopy(source.encoder), dtype=dtype)
+    refuse_outside_shards(source.encoder)
     try:
         return AutoModel.from_pretrained(
             source.encoder, revision=source.revision or "main", dtype=dtype, use_safetensors=True, **hub
         )
     except (OSError, ValueError) as error:
-        raise explain_loading(error, source.where) from error
+        raise explain_loading(error, source.where, source.encoder) from error
 
 
 def _find(

@@ -28,7 +28,7 @@ from .configuration_modalities import CrossFuseModalitiesConfig, check_modality_
 
 
 # What `config.json` means. A change that older releases would misread raises it.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 # What labels may be to transformers' classification heads.
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")

@@ -58,7 +58,7 @@ def _read_decoder(where: str, decoder: Any, num_frames: int | None) -> list[Any]
         raise ValueError(f"{where} has no frame")
     try:
         frames = decoder.get_frames_at(_uniform_indices(total, num_frames))
-        seconds = _even_times(frames.pts_seconds.numpy(), total)
+        seconds = _even_times(np.asarray(frames.pts_seconds), total)
         if seconds is None:
             return list(frames.data)
         played = decoder.get_frames_played_at(seconds[1:-1].tolist())

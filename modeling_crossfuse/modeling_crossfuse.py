@@ -89,6 +89,7 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
         super().__init__(config)
         self.encoder = CrossFuseMultimodalEncoder(config)
         self.decoder = CrossFuseDecoder(config.decoder)
+        self.decoder.shares_vocabulary = True
         self.encoder_tensor_names = encoder_tensor_names(config)
         self.known_arguments = known_arguments(config)
         name_own_tensors(type(self).forward, config)
@@ -144,10 +145,9 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             ValueError: as [`CrossFuseMultimodalEncoder`] does, or for a modality beside `encoder_outputs`.
         """
         refuse_unknown(kwargs, self.known_arguments, type(self).forward)
+        kwargs["return_dict"] = True  # of the parts; `unwrap_model` of accelerate may leave the caller's here
         if encoder_outputs is None:
-            encoder_outputs = self.encoder(
-                input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs
-            )
+            encoder_outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         else:
             given = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
             refuse_beside_memory(given, self.encoder_tensor_names)
@@ -164,7 +164,6 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             encoder_attention_mask=encoder_outputs.attention_mask,
             cache=cache,
             use_cache=use_cache,
-            return_dict=True,
             **{key: value for key, value in kwargs.items() if key in PASSED},
         )
         pooled = None
@@ -263,7 +262,7 @@ class CrossFuseEncoderModel(CrossFusePreTrainedEncoderModel):
             input_ids (`torch.LongTensor` of shape `(batch, length)`): values of the modality `text`, if there is one.
             kwargs: the other inputs of [`CrossFuseMultimodalEncoder`].
         """
-        return self.encoder(input_ids=input_ids, return_dict=True, **kwargs)
+        return self.encoder(input_ids=input_ids, **{**kwargs, "return_dict": True})
 
 
 def shift_tokens_right(labels: torch.Tensor, pad_token_id: int, decoder_start_token_id: int) -> torch.Tensor:
@@ -285,7 +284,8 @@ class CrossFuseAnswerHead(nn.Module):
 
     def forward(self, memory: torch.Tensor, memory_mask: torch.Tensor | None) -> torch.Tensor:
         """Memory `(batch, memory_length, d_model)` to logits `(batch, num_answers)`."""
-        return self.out_proj(self.norm(masked_mean(memory, memory_mask)))
+        pooled = masked_mean(memory, memory_mask).to(self.out_proj.weight.dtype)
+        return self.out_proj(self.norm(pooled))
 
 
 class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel, CrossFuseGenerationMixin):
@@ -329,6 +329,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
     def __init__(self, config: CrossFuseConfig):
         super().__init__(config)
         self.model = CrossFuseModel(config)
+        self.model.shares_vocabulary = True
         self.encoder_tensor_names = self.model.encoder_tensor_names
         self.known_arguments = self.model.known_arguments
         name_own_tensors(type(self).forward, config)
@@ -406,6 +407,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         # Consumed here, not by the layers below.
         loss_kwargs = {key: kwargs.pop(key) for key in ("num_items_in_batch", "shift_labels") if key in kwargs}
         refuse_unknown(kwargs, self.known_arguments, type(self).forward)
+        kwargs["return_dict"] = True  # of the parts; `unwrap_model` of accelerate may leave the caller's here
         if labels is not None:
             labels = as_classes(labels)
             check_labels(labels, self.config.vocab_size)
@@ -447,7 +449,6 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
             encoder_outputs=encoder_outputs,
             cache=cache,
             use_cache=use_cache,
-            return_dict=True,
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state

@@ -3,7 +3,7 @@
 """From raw samples (text, images, videos, audio, series) to the tensors of a CrossFuse model."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -31,7 +31,7 @@ from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .image_processing_crossfuse import CrossFuseVideoImageProcessor
 from .media import as_batch, is_list, is_missing, load_series
 from .processing_options import ALIASES, KWARGS_NAMES, OPTIONS, check_settings, options_of, take_options
-from .processing_tensors import TENSORS, convert_tensors, say_once, spread_rows
+from .processing_tensors import convert_tensors, make_tensors, placeholder, say_once, spread_rows
 from .sub_processors import SubProcessorsMixin
 
 
@@ -325,6 +325,9 @@ class CrossFuseProcessor(SubProcessorsMixin):
         A file is a path, bytes, a dict of `bytes` or `path`, an open file, an address (`https://...`), a data URL, or
         base64. Arrays with values that are missing (masked, `None`, NaN) are refused.
 
+        For `Dataset.map(processor, batched=True)` of `datasets`, whose columns have the names of modalities, the first
+        argument may be a dict of all of them.
+
         Args:
             text (`str` or list of `str`): texts.
             images (image, or list of images or of lists of images): an image is a PIL image, a file, or an array
@@ -335,27 +338,33 @@ class CrossFuseProcessor(SubProcessorsMixin):
                 images, channels, height, width)`.
             audio (clip or list of clips): a clip is an array `(samples,)` of floats from -1 to 1 or of int16, an array
                 with a second axis for several channels, which are averaged, a dict of `array` (or `raw`) and
-                `sampling_rate`, or a file. It is resampled to what the model expects. The option
-                `sampling_rate` says that of arrays.
+                `sampling_rate`, torchcodec's `AudioDecoder`, or a file. Files are read by soundfile; formats that it
+                doesn't know, such as m4a, webm and the sound of videos, by PyAV. It is resampled to what the model
+                expects. The option `sampling_rate` says that of arrays.
             kwargs:
                 modalities by name. Videos are lists of frames, arrays of four axes, of which the first has the frames,
-                or files. Series are arrays `(steps, channels)`, `(steps,)` for one channel or `(channels,)` for one
-                step.
+                torchcodec's `VideoDecoder`, or files, read by PyAV: of the main stream, upright, in the order of time.
+                Of more frames than `num_frames`, those are taken that are evenly spread over the video's time, or, if
+                it has no times, over its frames. Pixels that are not square stay as they are. Series are arrays
+                `(steps, channels)`, `(steps,)` for one channel or `(channels,)` for one step.
                 Options: `return_tensors` (`"pt"`, `"np"`, or `None` for lists of tokens and NumPy arrays), `padding`,
                 `truncation`, `max_length` (of tokens), `sampling_rate` (hertz), those of the image processor,
-                `text_kwargs`, `images_kwargs`, `videos_kwargs`, `audio_kwargs`, `common_kwargs`, and `sample_names`
-                (list of `str`: what errors call the samples of the lists, such as `"row 107"`, instead of `"sample 0"`
-                and so on).
+                `text_kwargs`, `images_kwargs`, `videos_kwargs`, `audio_kwargs`, `common_kwargs`, `sample_names` (list
+                of `str`: what errors call the samples of the lists, such as `"row 107"`, instead of `"sample 0"` and
+                so on), and `all_modalities` (`bool`, by default `False`: whether a modality that no sample of the
+                batch has gets tensors, too, whose mask is 0, so that all batches have the same ones).
 
         Returns:
-            [`BatchFeature`]: values and mask of each modality that at least one sample has, and `modality_mask` of
-            shape `(batch, num_modalities)`.
+            [`BatchFeature`]: values and mask of each modality that at least one sample has, or of all with
+            `all_modalities`, and `modality_mask` of shape `(batch, num_modalities)`.
 
         Raises:
             ValueError: if an input can't be used; the message names the modality, the sample and what is expected.
             TypeError: if it has the wrong type.
         """
-        sample_names = kwargs.pop("sample_names", None)
+        sample_names, all_modalities = kwargs.pop("sample_names", None), kwargs.pop("all_modalities", False)
+        if isinstance(text, Mapping):
+            text, kwargs = None, {**text, **kwargs}
         inputs, options, return_tensors = self._sort_arguments(
             {"text": text, "images": images, "audio": audio, **kwargs}
         )
@@ -368,15 +377,19 @@ class CrossFuseProcessor(SubProcessorsMixin):
         data = {}
         for column, (name, settings) in enumerate(self.modalities.items()):
             rows = modality_mask[:, column].nonzero()[0].tolist()
-            if not rows:
-                continue
             kind, parts = settings["kind"], self.sub_processors_of(name)
+            is_usable = not parts or any(part is not None for part in parts.values())
+            if not rows and not (all_modalities and is_usable):
+                continue
             samples = {f"`{name}` of {sample_names[row]}": batches[name][row] for row in rows}
-            if parts and all(part is None for part in parts.values()):
+            if not is_usable:
                 raise ValueError(f"{next(iter(samples))} is given, but this processor has no `{next(iter(parts))}`")
             chosen = {**self.settings_of(name), **options[kind]}
             chosen.pop("kind")
-            values, mask = TENSORS[kind](samples, chosen, say=partial(say_once, self, name), **parts)
+            if rows:
+                values, mask = make_tensors(kind, samples, chosen, parts, partial(say_once, self, name))
+            else:
+                values, mask = placeholder(kind, batches.get(name, ()), chosen, parts)
             fill = (parts["tokenizer"].pad_token_id or 0) if kind == "text" else 0
             names = self._model_arguments(name)
             data[names.values] = spread_rows(values, rows, len(modality_mask), fill)

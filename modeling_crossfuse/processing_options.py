@@ -45,10 +45,10 @@ COUNTS = {
 KWARGS_NAMES = {"text": "text_kwargs", "image": "images_kwargs", "video": "videos_kwargs", "audio": "audio_kwargs"}
 # The names that ProcessorMixin's callers use.
 ALIASES = {"text": "text", "images": "image", "videos": "video", "audio": "audio"}
+# Options of a call that are for all kinds.
+_CALL_OPTIONS = {"return_tensors", "sample_names", "all_modalities", "common_kwargs"}
 # What no modality can be called.
-_RESERVED = {"images", "videos", "return_tensors", "sample_names", "common_kwargs", *KWARGS_NAMES.values()}.union(
-    *OPTIONS.values()
-)
+_RESERVED = {"images", "videos", *_CALL_OPTIONS, *KWARGS_NAMES.values()}.union(*OPTIONS.values())
 
 
 def options_of(kind: str, image_processors: Iterable[Any]) -> set[str]:

@@ -9,7 +9,7 @@ options that it is given, and calls `say` with what a user has to know of the mo
 
 import inspect
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from .encoder_processors import pixel_values
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
-from .media import is_missing, load_series
+from .media import is_list, is_missing, load_series, path_in_brackets
 from .media_audio import load_audio, resample
 from .media_image import fits_pillow, has_several, image_size, images_of, load_images, resize_array, target_size
 from .media_video import load_frames
@@ -313,6 +313,52 @@ TENSORS = {
     "audio": audio_tensors,
     "series": series_tensors,
 }
+
+
+# What the libraries raise that process samples.
+_ERRORS = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+
+
+def make_tensors(
+    kind: str, samples: dict[str, Any], options: dict[str, Any], parts: dict[str, Any], say: Callable[[str], None]
+) -> tuple[Any, Any | None]:
+    """Values and mask of a modality's samples. The error of a library gets the name of the sample that it is about."""
+    try:
+        return TENSORS[kind](samples, dict(options), say, **parts)
+    except _ERRORS as error:
+        if str(error).startswith(tuple(samples)):
+            raise
+        for where, sample in samples.items() if len(samples) > 1 else ():
+            make_tensors(kind, {where: sample}, options, parts, say)
+        (where, sample), others = next(iter(samples.items())), len(samples) - 1
+        path = sample.get("path") if isinstance(sample, dict) else sample
+        where += path_in_brackets(path) if kind != "text" else ""
+        where += f" and {others} others" if others else ""
+        raise ValueError(f"{where} can't be processed: {error or type(error).__name__}") from error
+
+
+def _say_nothing(message: str):
+    """What is cut of a placeholder is no loss."""
+
+
+def placeholder(
+    kind: str, samples: Sequence[Any], options: dict[str, Any], parts: dict[str, Any]
+) -> tuple[Any, Any | None]:
+    """Values and mask of one sample, of the form of those that a modality would have; nothing ever reads them."""
+    if kind == "text":
+        tokenizer = parts["tokenizer"]
+        padding = {key: options[key] for key in ("padding", "max_length", "pad_to_multiple_of") if key in options}
+        tokens = tokenizer.pad({"input_ids": [[0]], "attention_mask": [[0]]}, **padding)
+        return tokens["input_ids"], tokens["attention_mask"]
+    part = next((part for part in parts.values() if part is not None), None)
+    if kind == "audio":
+        sample = {"array": np.zeros(part.sampling_rate // 10), "sampling_rate": part.sampling_rate}
+    elif kind == "series":
+        sample = np.zeros((1, options.get("num_channels", 1)))
+    else:
+        image = np.zeros(target_size(options.get("size", part.size)) or (32, 32), dtype=np.uint8)
+        sample = [image] if kind == "video" or any(map(is_list, samples)) else image
+    return TENSORS[kind]({"a placeholder": sample}, dict(options), _say_nothing, **parts)
 
 
 def pad_rows(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """CrossFuseDataCollator: rows of a data set to batches with labels."""
 
+import copy
 import io
 import json
 import pickle
 import tarfile
+import unicodedata
 from pathlib import Path
 
 import datasets
@@ -13,13 +15,24 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from modeling_crossfuse import CrossFuseConfig
+from modeling_crossfuse.data.bad_samples import find_unreadable, skip_bad_samples
 from modeling_crossfuse.data.collator import CrossFuseDataCollator
-from modeling_crossfuse.data.rows import get_column, load_rows
+from modeling_crossfuse.data.rows import (
+    NumberedRows,
+    get_column,
+    load_rows,
+    row_numbers,
+    select_columns,
+    select_rows,
+    undecoded,
+)
 from modeling_crossfuse.processing_crossfuse import CrossFuseProcessor
+from modeling_crossfuse.training.tokenizer import train_tokenizer
 
 from .helpers import tiny_config, tiny_model
 
@@ -102,6 +115,47 @@ def test_labels_are_cut_but_end(processor):
     batch = CrossFuseDataCollator(processor, {"text": "say"}, target="say", max_target_length=4)([ROWS[0], ROWS[2]])
     assert text_of(processor, batch["labels"]) == ["red", "gre"]
     assert batch["labels"][:, -1].tolist() == [processor.tokenizer.eos_token_id] * 2
+
+
+@pytest.mark.parametrize(
+    "text", ["was <s>10</s> now 8", "</s>", "a <pad>b", "e\u0301\0 \t日本 🧩 ", "  <s>", "<s></s>"]
+)
+def test_tags_in_texts_are_text(text, tmp_path):
+    train_tokenizer(["was 10 now 8", "<s>10</s>"], 300).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    processor = CrossFuseProcessor(tokenizer=tokenizer, modalities={"text": {}})
+    batch = CrossFuseDataCollator(processor, {"text": "say"}, target="say")([{"say": text}, {"say": text + text}])
+    expected = [unicodedata.normalize("NFC", text), unicodedata.normalize("NFC", text + text)]
+    for tokens in (batch["input_ids"], batch["labels"].masked_fill(batch["labels"] == -100, tokenizer.pad_token_id)):
+        assert tokenizer.batch_decode(tokens, skip_special_tokens=True) == expected
+    assert ((batch["labels"] == tokenizer.eos_token_id).sum(1) == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("red[EOS]blue", r"row 1 in the target column 'say' has '\[EOS\]' in its text.* `split_special_tokens=True`"),
+        ("[PAD]", r"row 1 in the target column 'say' has '\[PAD\]'"),
+        ("red \ud800", r"row 1 in the target column 'say' has half of a character, '\\ud800', at place 4"),
+    ],
+)
+def test_answers_that_can_not_be_learnt(processor, text, message):
+    collator = CrossFuseDataCollator(processor, {"text": "question"}, target="say")
+    with pytest.raises(ValueError, match=message):
+        collator([{"question": "it", "say": "red"}, {"question": "it", "say": text}])
+
+
+def test_what_is_lost_of_answers_is_said_once(processor, spoken):
+    collator = CrossFuseDataCollator(processor, {"text": "say"}, target="say", max_target_length=4)
+    rows = [{"say": "red"}, {"say": "green"}, {"say": "it!"}]
+    for _ in range(2):
+        assert collator(rows)["labels"].shape == (3, 4)
+    long, unknown = spoken()
+    assert "row 1 in the target column 'say' has 6 tokens with its end, and is cut to 4" in long
+    assert "`max_target_length`" in long
+    assert "row 2 in the target column 'say' has 1 unknown tokens of 3" in unknown
+    copy.deepcopy(collator)(rows)
+    assert len(spoken()) == 4  # a copy speaks for itself
 
 
 def test_labels_train_the_model(processor):
@@ -219,16 +273,128 @@ def test_labels_need_a_tokenizer():
             ValueError,
             "no row has the column 'trace'; the first has say.*remove_unused",
         ),
-        ({"target": "name"}, ROWS[:1], ValueError, "row 0 has no column 'name'; a row has trace, say, names"),
-        ({"target": "say"}, ROWS[:2], TypeError, "row 1 has None in the target column 'say'; expected a str"),
-        ({"target": "trace"}, ROWS[:1], TypeError, "row 0 has array"),
-        ({"questions": {"in french": "names.fr"}}, ROWS[:2], ValueError, "row 1 answers none of the questions"),
-        ({}, [ROWS[0], ROWS[2]], ValueError, "sample 1 has no modality"),
+        (
+            {"target": "name"},
+            ROWS[:1],
+            ValueError,
+            "row 0 of the batch has no column 'name'; a row",
+        ),
+        (
+            {"target": "say"},
+            ROWS[:2],
+            TypeError,
+            "row 1 of the batch has None in the target column 'say'",
+        ),
+        ({"target": "trace"}, ROWS[:1], TypeError, "row 0 of the batch has array"),
+        (
+            {"questions": {"in french": "names.fr"}},
+            ROWS[:2],
+            ValueError,
+            "row 1 of the batch answers none",
+        ),
+        ({}, [ROWS[0], ROWS[2]], ValueError, "row 1 of the batch has no modality"),
     ],
 )
 def test_wrong_rows(processor, arguments, rows, error, message):
     with pytest.raises(error, match=message):
         CrossFuseDataCollator(processor, {"wrist": "trace"}, **arguments)(rows)
+
+
+# Rows that know their numbers
+
+
+def broken_images(*broken: int, count: int = 9) -> datasets.Dataset:
+    """Images as files of which some are cut off."""
+    files = []
+    for index in range(count):
+        buffer = io.BytesIO()
+        Image.effect_noise((32, 32), 50).save(buffer, "PNG")
+        data = buffer.getvalue()[: 500 if index in broken else None]
+        files.append({"bytes": data, "path": f"photo{index}.png"})
+    return datasets.Dataset.from_dict({"photo": files}, features=datasets.Features({"photo": datasets.Image()}))
+
+
+@pytest.fixture(scope="module")
+def image_collator():
+    return CrossFuseDataCollator(CrossFuseProcessor.from_config(tiny_config("image")), {"image": "photo"})
+
+
+def read_all(rows, collator, **settings):
+    return list(torch.utils.data.DataLoader(rows, batch_size=2, collate_fn=collator, **settings))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_errors_name_the_row_of_the_data_set(processor, num_workers):
+    rows = [{"trace": np.ones((2, 3)), "say": "red"} for _ in range(8)]
+    rows[5]["trace"] = np.ones((2, 4))
+    collator = CrossFuseDataCollator(processor, {"wrist": "trace"})
+    with pytest.raises(ValueError, match="`wrist` of row 5 of the training data has shape"):
+        read_all(NumberedRows(rows, "the training data"), collator, num_workers=num_workers)
+    with pytest.raises(ValueError, match="`wrist` of row 1 of the batch has shape"):
+        read_all(rows, collator, num_workers=num_workers)
+
+
+@pytest.mark.parametrize(
+    "settings, key, value, message",
+    [
+        ({"target": "say"}, "say", None, "^row 6 has None in the target column 'say'"),
+        ({"questions": {"in french": "say"}}, "say", None, "^row 6 answers none of the questions"),
+        ({"target": "say", "problem_type": "regression"}, "say", "red", "^row 6 has 'red' in the target column"),
+        ({"target": "say", "problem_type": "multi_label_classification"}, "say", "red", "^row 6 has 'red'"),
+        ({}, "trace", None, "^row 6 has no modality"),
+    ],
+)
+def test_errors_of_targets_name_the_row_of_the_data_set(processor, settings, key, value, message):
+    numbers = {"regression": 1.0, "multi_label_classification": ["red"]}
+    good = numbers.get(settings.get("problem_type"), "red")
+    rows = [{"trace": np.ones((2, 3)), "say": good} for _ in range(8)]
+    rows[6][key] = value
+    collator = CrossFuseDataCollator(processor, {"wrist": "trace"}, label2id={"red": 0}, **settings)
+    with pytest.raises((TypeError, ValueError), match=message):
+        read_all(NumberedRows(rows), collator)
+
+
+def test_files_of_rows_are_named(image_collator):
+    rows = broken_images(7)
+    with pytest.raises(ValueError, match=r"^row 7, column 'photo' \(photo7.png\) can't be read: .*truncated"):
+        read_all(NumberedRows(rows), image_collator)
+    with pytest.raises(ValueError, match=r"^`image` of row 7 \(photo7.png\) is not a readable image: .*truncated"):
+        read_all(NumberedRows(undecoded(rows)), image_collator)
+    rows = datasets.Dataset.from_dict({"photo": [{"bytes": b"text", "path": None}]}, features=rows.features)
+    with pytest.raises(ValueError, match=r"^row 0, column 'photo' can't be read: cannot identify image file$"):
+        NumberedRows(rows)[0]
+
+
+def test_rows_keep_their_numbers_when_some_are_selected(tmp_path, image_collator):
+    broken_images(6).save_to_disk(tmp_path / "rows")
+    rows = load_rows(str(tmp_path / "rows"), max_samples=5)
+    assert list(row_numbers(rows)) == [0, 2, 4, 6, 8]
+    rows = select_rows(rows, [1, 3, 4])
+    assert list(row_numbers(rows)) == [2, 6, 8]
+    assert list(row_numbers(select_columns(rows, ["photo"]))) == [2, 6, 8]
+    with pytest.raises(ValueError, match=r"^`image` of row 6 \(photo6.png\) is not a readable image"):
+        read_all(NumberedRows(rows), image_collator)
+    assert set(NumberedRows(rows)[0]) == {"photo"}
+
+
+def test_bad_samples_are_skipped_and_listed(tmp_path, image_collator):
+    rows = broken_images(0, 7)
+    assert find_unreadable(rows, image_collator.processor, image_collator.inputs, num_workers=1, progress=False) == {
+        index: f"`image` of row {index} (photo{index}.png) is not a readable image: image file is truncated"
+        for index in (0, 7)
+    }
+    splits = [("train", select_rows(rows, range(3, 9)), image_collator), ("test", rows, image_collator)]
+    kept = [skip_bad_samples(splits, tmp_path / "bad.jsonl", is_first, progress=False) for is_first in (True, False)]
+    for train, test in kept:
+        assert list(row_numbers(train)) == [3, 4, 5, 6, 8] and list(row_numbers(test)) == [1, 2, 3, 4, 5, 6, 8]
+    lines = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    assert [(line["split"], line["row"]) for line in lines] == [("train", 7), ("test", 0), ("test", 7)]
+    splits = [("train", select_rows(rows, [1, 2]), image_collator)]
+    skip_bad_samples(splits, tmp_path / "bad.jsonl", progress=False)
+    assert not (tmp_path / "bad.jsonl").exists(), "nothing is bad any more"
+    splits = [("train", select_rows(rows, [7, 0]), image_collator)]
+    with pytest.raises(ValueError, match=r"none of the 2 rows of the split 'train' can be used; .* row 7 "):
+        skip_bad_samples(splits, tmp_path / "bad.jsonl", progress=False)
 
 
 # The data set of the repository
@@ -352,5 +518,5 @@ def test_a_file_that_is_gone(tmp_path):
         PIL.Image.new("RGB", (8, 8)).save(tmp_path / "test" / name)
     rows = load_rows(str(tmp_path))
     (tmp_path / "test" / "b.png").unlink()
-    with pytest.raises(ValueError, match=r"^`image` of .* 1: there is no file '.*b.png'$"):
+    with pytest.raises(ValueError, match=r"^`image` of row 1 of the batch: there is no file '.*b.png'$"):
         CrossFuseDataCollator(processor, {"image": "image"})([rows[0], rows[1]])

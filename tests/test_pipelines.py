@@ -274,10 +274,10 @@ def test_saves_and_loads(classifier, tmp_path):
     [
         ({}, {}, ValueError, "no modality is given; expected at least one of `text`, `image`, `wrist`"),
         ({"image": None}, {}, ValueError, "has no modality"),
-        ([SAMPLES[0], {}], {"batch_size": 2}, ValueError, "sample 1 has no modality"),
+        ([SAMPLES[0], {}], {"batch_size": 2}, ValueError, "item 1 has no modality"),
         ({"imagee": make_image()}, {}, ValueError, "`imagee` is not a modality.*Did you mean `image`"),
         ({"text": "it", "max_length": 1}, {}, ValueError, "`max_length` is not a modality"),
-        ("it", {}, TypeError, "a sample is str; expected a dict of modalities, with any of text, image, wrist"),
+        ("it", {}, TypeError, "the sample is str; expected a dict of modalities, with any of text, image, wrist"),
         (SAMPLES[0], {"top_k": 0}, ValueError, "`top_k=0`; expected an integer of at least 1"),
         (SAMPLES[0], {"function_to_apply": "relu"}, ValueError, "'relu'`; expected one of sigmoid, softmax, none"),
         (SAMPLES[0], {"max_new_tokens": 1}, TypeError, "`max_new_tokens` is no argument for CrossFuseForSequence"),

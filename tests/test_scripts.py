@@ -318,6 +318,100 @@ def test_predict_script_refuses(folder, capsys, argv, message):
     assert_refused(capsys, main, ["predict", folder / "model", *argv], message)
 
 
+# Rows that can't be read
+
+
+@pytest.fixture(scope="module")
+def damaged(folder) -> Path:
+    """The data set twice, with an image, a clip and a right answer that can't be used."""
+    data = datasets.load_dataset(str(folder / "data"), split="test")
+    rows = 2 * list(data.cast_column("picture", datasets.Image(decode=False)))
+    rows[5] = {**rows[5], "picture": {"bytes": rows[5]["picture"]["bytes"][:50], "path": "shots/five.png"}}
+    rows[6] = {**rows[6], "speech": {"bytes": b"RIFF", "path": "six.wav"}}
+    rows[7] = {**rows[7], "name": None}
+    (folder / "damaged").mkdir()
+    damaged = datasets.Dataset.from_list(rows, features=data.features)
+    damaged.to_parquet(folder / "damaged" / "test-00000-of-00001.parquet")
+    return folder / "damaged"
+
+
+IMAGE_5 = "`image` of row 5 (shots/five.png) is not a readable image"
+AUDIO_6 = "`audio` of row 6 (six.wav) is not a readable audio file"
+
+
+def damaged_argv(program: str, folder, data, *others) -> list[str]:
+    inputs = ["--inputs", "image=picture", "audio=speech", "--max_new_tokens", 2, "--batch_size", 4]
+    return [program, *map(str, [folder / "model", "--dataset", data, *inputs, *others])]
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_predict_keeps_the_answers_before_an_error(folder, damaged, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(damaged_argv("predict", folder, damaged))
+    printed = capsys.readouterr()
+    lines = [json.loads(line) for line in printed.out.splitlines()]
+    assert [line["row"] for line in lines] == [0, 1, 2, 3, 4]
+    assert IMAGE_5 in printed.err and "; the 5 answers before it are printed" in printed.err
+    output = tmp_path / "answers.jsonl"
+    with pytest.raises(SystemExit):
+        main(damaged_argv("predict", folder, damaged, "--output", output))
+    assert read_lines(output) == lines
+    printed = capsys.readouterr()
+    assert (
+        f"5 answers written to {output}" in printed.out and f"the 5 answers before it are in {output}" in printed.err
+    )
+
+
+def test_predict_skips(folder, damaged, tmp_path, capsys):
+    output, listed = tmp_path / "answers.jsonl", tmp_path / "answers.bad_samples.jsonl"
+    run(damaged_argv("predict", folder, damaged, "--on_bad_sample", "skip", "--output", output))
+    lines, bad = read_lines(output), read_lines(listed)
+    assert [line["row"] for line in lines] == list(range(2 * len(NAMES)))
+    assert [line["row"] for line in lines if line["answer"] is None] == [line["row"] for line in bad] == [5, 6]
+    for line, listed, reason in zip(lines[5:7], bad, (IMAGE_5, AUDIO_6)):
+        assert line["error"] == listed["reason"] and listed["reason"].startswith(reason)
+    assert (
+        f"2 of {2 * len(NAMES)} rows skipped; {tmp_path / 'answers.bad_samples.jsonl'} lists"
+        in capsys.readouterr().err
+    )
+
+
+def test_predict_counts_rows_of_the_data_set(folder, damaged, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run(damaged_argv("predict", folder, damaged, "--max_samples", 2, "--on_bad_sample", "skip"))
+    assert [json.loads(line)["row"] for line in capsys.readouterr().out.splitlines()] == [0, 2 * len(NAMES) - 1]
+    argv = damaged_argv("predict", folder, damaged)
+    argv[argv.index("image=picture") : argv.index("audio=speech") + 1] = ["audio=picture"]
+    assert_refused(capsys, main, argv, "`audio` of row 0 is not a readable audio file")
+    with pytest.raises(ValueError, match=r"none of the .* rows can be used; the first: `audio` of row 0"):
+        run([*argv, "--on_bad_sample", "skip"])
+    assert len(read_lines(tmp_path / "bad_samples.jsonl")) == 2 * len(NAMES)
+
+
+def test_evaluate_names_the_row(folder, damaged, capsys):
+    argv = damaged_argv("evaluate", folder, damaged, "--target", "name")
+    assert_refused(capsys, main, argv, "row 7 has None in the target column 'name'")
+    argv[argv.index("name")] = "names.fr"
+    assert_refused(capsys, main, argv, IMAGE_5)
+    assert_refused(capsys, main, [*argv, "--corruption", "0.5"], "row 5: `image` (shots/five.png) is not a readable")
+
+
+def test_evaluate_skips(folder, damaged, tmp_path, capsys):
+    output = tmp_path / "results.json"
+    others = ["--target", "name", "--on_bad_sample", "skip", "--missing", "all", "--output", output]
+    results = run(damaged_argv("evaluate", folder, damaged, *others))
+    counts = {tuple(result["inputs"]): (result["num_samples"], result["num_skipped"]) for result in results}
+    total = 2 * len(NAMES)
+    assert counts == {("image",): (total - 2, 2), ("audio",): (total - 2, 2), ("image", "audio"): (total - 3, 3)}
+    bad = read_lines(tmp_path / "results.bad_samples.jsonl")
+    assert [line["row"] for line in bad] == [5, 6, 7] and bad[0]["reason"].startswith(IMAGE_5)
+    printed = capsys.readouterr().out
+    assert "skipped" in printed.splitlines()[0] and "3 rows skipped" in printed
+
+
 # demo.py and plotting.py
 
 

@@ -265,7 +265,11 @@ def test_labels_of_batches():
         ({"problem_type": "single_label_classification", "target": "name"}, {"name": "pink"}, "none of the 0 labels"),
         ({"problem_type": "multi_label_classification", "target": "name"}, {"name": "pink"}, "expected a list"),
         ({"problem_type": "regression", "target": "name"}, {"name": "pink"}, "has 'pink' .* expected finite numbers"),
-        ({"problem_type": "regression", "target": "name"}, {"name": float("nan")}, "row 0 has nan .* finite"),
+        (
+            {"problem_type": "regression", "target": "name"},
+            {"name": float("nan")},
+            "row 0 of the batch has nan .* finite",
+        ),
     ],
 )
 def test_labels_that_are_refused(settings, row, message):

@@ -25,6 +25,7 @@ from transformers import (
     CsmConfig,
     GraniteSpeechEncoderConfig,
     LlamaConfig,
+    PreTrainedTokenizerFast,
     Qwen3MoeConfig,
     ResNetConfig,
     RobertaConfig,
@@ -58,6 +59,7 @@ from modeling_crossfuse.encoder_probe import DecoderError
 from modeling_crossfuse.encoder_search import JointError
 
 from .helpers import FUSIONS, assert_same, count_calls, take_rows, tiny_labels
+from .test_processor import make_tokenizer
 from .test_saving import assert_equal_states
 
 
@@ -371,9 +373,24 @@ def test_a_modality_of_any_name_has_the_encoders_kind():
     assert model.config.modalities.value_name("speech") == "speech_input_values"
 
 
-def test_special_tokens_of_the_answers_tokenizer():
-    from .test_processor import make_tokenizer
+@pytest.mark.parametrize(
+    ("special", "lacking"),
+    [({}, "pad_token"), ({"pad_token": "[PAD]"}, "eos_token"), ({"eos_token": "[EOS]"}, None)],
+)
+def test_a_tokenizer_without_special_tokens(special, lacking):
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=make_tokenizer().backend_tokenizer, **special)
+    given = {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 1}
+    if lacking is None:  # as GPT-2's, which has one for all
+        config = compose({"text": BERT}, tokenizer=tokenizer).config
+        assert {config.bos_token_id, *(getattr(config, name) for name in given)} == {tokenizer.eos_token_id}
+    else:
+        with pytest.raises(ValueError, match=f"`tokenizer` has no token for `{lacking}_id`; set its `{lacking}`, or"):
+            compose({"text": BERT}, tokenizer=tokenizer)
+    model = compose({"text": BERT}, tokenizer=tokenizer, **given)
+    assert {name: getattr(model.config, name) for name in given} == given
 
+
+def test_special_tokens_of_the_answers_tokenizer():
     tokenizer = make_tokenizer()
     model = CrossFuseForConditionalGeneration.from_encoders({"text": BERT}, tokenizer=tokenizer, **SETTINGS)
     assert model.config.vocab_size == len(tokenizer)

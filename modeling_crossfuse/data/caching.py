@@ -6,20 +6,33 @@ import functools
 import hashlib
 import io
 import json
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 import transformers
 from accelerate.utils import tqdm
 
 from ..encoder_processors import describe
+from ..hub import __version__
 from ..inputs import read_inputs
 from .collator import CrossFuseDataCollator
-from .rows import has_text, select_columns, top_column
+from .rows import (
+    NumberedRows,
+    has_text,
+    paths_in,
+    row_name,
+    row_names,
+    row_numbers,
+    select_columns,
+    top_column,
+    undecoded,
+)
 
 
 # The key of a cached row for the tensors that are made already.
@@ -35,12 +48,21 @@ class CachedInputs(torch.utils.data.Dataset):
         processor ([`CrossFuseProcessor`]): makes the tensors.
         inputs (`dict[str, str]`): name of each modality to its column.
         target (`str`, *optional*): a column to keep, beside those with text.
+        part (`str`, *optional*): what errors call the rows, as in [`NumberedRows`].
     """
 
-    def __init__(self, rows: datasets.Dataset, processor, inputs: dict[str, str], target: str | None = None):
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        processor,
+        inputs: dict[str, str],
+        target: str | None = None,
+        part: str | None = None,
+    ):
         inputs = {name: column for name, column in inputs.items() if processor.modalities[name]["kind"] != "text"}
         collator = CrossFuseDataCollator(processor, inputs)
-        samples = select_columns(rows, inputs.values()) if inputs else [{}] * len(rows)
+        self.numbers = row_numbers(rows)
+        samples = NumberedRows(undecoded(select_columns(rows, inputs.values())), part) if inputs else [{}] * len(rows)
         columns = set(inputs.values())
         self.tensors = [
             collator([row]) if any(collator.read_column([row], column)[0] is not None for column in columns) else {}
@@ -71,8 +93,9 @@ class EncodedInputs(torch.utils.data.Dataset):
     Rows whose modalities with a frozen encoder are encoded once. The encoders' outputs are kept in a file that is
     mapped into memory, so that it may be larger than the memory.
 
-    The file is used again as long as the rows, the columns, the weights of the encoders and the settings of the
-    processor are the same. [`CachedInputsCollator`] makes batches of these rows.
+    The file is used again as long as the rows, the files that they name, the columns, the weights of the encoders and
+    the settings of the processor are the same: their content, whatever they are called. [`CachedInputsCollator`] makes
+    batches of these rows.
 
     Args:
         rows (`datasets.Dataset`): the rows.
@@ -81,6 +104,7 @@ class EncodedInputs(torch.utils.data.Dataset):
         inputs (`dict[str, str]`): name of each modality to its column. Those of [`frozen_modalities`] are encoded.
         folder (`str` or `Path`): the folder of the file.
         batch_size (`int`, defaults to 32): samples that are encoded at a time.
+        part (`str`, *optional*): what errors call the rows, as in [`NumberedRows`].
     """
 
     def __init__(
@@ -91,16 +115,20 @@ class EncodedInputs(torch.utils.data.Dataset):
         inputs: dict[str, str],
         folder: str | Path,
         batch_size: int = 32,
+        part: str | None = None,
     ):
         self.names = frozen_modalities(model, inputs)
         self.modalities = model.config.modalities
         others = {name: column for name, column in inputs.items() if name not in self.names}
         inputs = {name: inputs[name] for name in self.names}
-        samples = select_columns(rows, inputs.values())
+        self.numbers = row_numbers(rows)
+        samples = undecoded(select_columns(rows, inputs.values()))
+        names = [row_name(number, part) for number in self.numbers]
         fingerprint = _fingerprint(samples, model, processor, inputs)
         Path(folder).mkdir(parents=True, exist_ok=True)
         encoded = samples.map(
-            functools.partial(_encode_rows, model=model, processor=processor, inputs=inputs),
+            functools.partial(_encode_rows, names=names, model=model, processor=processor, inputs=inputs),
+            with_indices=True,
             batched=True,
             batch_size=batch_size,
             writer_batch_size=batch_size,
@@ -157,7 +185,12 @@ def _features(name: str) -> dict[str, Any]:
 
 
 def _encode_rows(
-    columns: Mapping[str, list[Any]], model, processor, inputs: dict[str, str]
+    columns: Mapping[str, list[Any]],
+    indices: list[int],
+    names: Sequence[str],
+    model,
+    processor,
+    inputs: dict[str, str],
 ) -> dict[str, list[np.ndarray | int]]:
     """The values of the file's columns for a few rows."""
     rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
@@ -167,7 +200,8 @@ def _encode_rows(
         given = [index for index, sample in enumerate(samples) if not processor.is_missing(name, sample)]
         states = [np.zeros((0, 0), dtype=np.float32)] * len(rows)
         if given:
-            encoded = _encode_samples(model, processor, name, [samples[index] for index in given])
+            named = {names[indices[index]]: samples[index] for index in given}
+            encoded = _encode_samples(model, processor, name, named)
             for index, sample_states in zip(given, encoded):
                 states[index] = sample_states
         states_column, length_column = _features(name)
@@ -177,9 +211,10 @@ def _encode_rows(
 
 
 @torch.no_grad()
-def _encode_samples(model, processor, name: str, samples: list[Any]) -> list[np.ndarray]:
-    """Hidden states `(length, hidden_size)` of each sample, without padding."""
-    tensors, modalities = processor(**{name: samples}, return_tensors="pt"), model.config.modalities
+def _encode_samples(model, processor, name: str, samples: dict[str, Any]) -> list[np.ndarray]:
+    """Hidden states `(length, hidden_size)` of each sample, without padding. The keys are what errors call them."""
+    values = {name: list(samples.values())}
+    tensors, modalities = processor(**values, sample_names=list(samples), return_tensors="pt"), model.config.modalities
     given = read_inputs(tensors, modalities)[name]
     encoder = model.get_encoder()
     device = next(encoder.encoders[name].parameters()).device
@@ -205,8 +240,11 @@ def _fingerprint(samples: datasets.Dataset, model, processor, inputs: dict[str, 
         for name in inputs
     }
     described = {name: _describe_processor(processor, name) for name in inputs}
-    settings = [samples._fingerprint, inputs, modalities, described, transformers.__version__]
+    settings = [inputs, modalities, described, transformers.__version__, __version__]
     fingerprint.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    columns = dict.fromkeys(top_column(samples, column) for column in inputs.values())
+    for content in _content(samples.select_columns(list(columns))):
+        fingerprint.update(content)
     for name in inputs:
         for key, value in model.get_encoder().encoders[name].state_dict().items():
             # `torch.save` writes quantised weights, too. Of a view, it would write the whole storage: hence the clone.
@@ -214,6 +252,19 @@ def _fingerprint(samples: datasets.Dataset, model, processor, inputs: dict[str, 
             torch.save((key, value.cpu().clone()), buffer)
             fingerprint.update(buffer.getbuffer())
     return fingerprint.hexdigest()
+
+
+def _content(samples: datasets.Dataset) -> Iterator[bytes]:
+    """What rows hold, and what is in the files that they name."""
+    with_paths = [field.name for field in samples.features.arrow_schema if "string" in str(field.type)]
+    for table in samples.with_format("arrow").iter(batch_size=32):
+        table, stream = table.combine_chunks().replace_schema_metadata(), io.BytesIO()
+        with pa.ipc.new_stream(stream, table.schema) as writer:
+            writer.write_table(table)
+        yield stream.getvalue()
+        for path in filter(os.path.isfile, paths_in(table.select(with_paths).to_pylist())):
+            with open(path, "rb") as file:
+                yield hashlib.file_digest(file, "sha256").digest()
 
 
 def _describe_processor(processor, name: str) -> dict[str, Any]:
@@ -253,7 +304,9 @@ class CachedInputsCollator(CrossFuseDataCollator):
             given = [row for row, value in enumerate(values) if not self.processor.is_missing(name, value)]
             batch["modality_mask"][given, column] = 1
             if given:
-                encoded = self.processor(**{name: [values[row] for row in given]}, return_tensors="pt")
+                chosen = [values[row] for row in given]
+                sample_names = row_names([rows[row] for row in given])
+                encoded = self.processor(**{name: chosen}, sample_names=sample_names, return_tensors="pt")
                 for key in set(encoded) - {"modality_mask"}:
                     batch[key] = encoded[key].new_zeros(len(rows), *encoded[key].shape[1:])
                     batch[key][given] = encoded[key]

@@ -16,7 +16,7 @@ from ..configuration_crossfuse import PROBLEM_TYPES
 from ..encoder_sources import check_special_tokens
 from ..processing_tensors import check_text, say_once
 from .labels import ClassNumbers, read_label, read_numbers, read_text
-from .rows import are_missing, get_column, read_rows
+from .rows import are_missing, get_column, read_rows, row_names
 
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ logger = logging.get_logger(__name__)
 class CrossFuseDataCollator:
     r"""
     Turns rows of a data set into a batch for a CrossFuse model, with labels. It reads columns by their own names, and
-    so needs `TrainingArguments(remove_unused_columns=False)`.
+    so needs `TrainingArguments(remove_unused_columns=False)`. Errors name a row by its place in the batch, or by its
+    number in the data set where the rows come from [`NumberedRows`], as those of [`CrossFuseTrainer`] do.
 
     Questions and augmentation are for training; evaluation needs a collator without them.
 
@@ -157,13 +158,14 @@ class CrossFuseDataCollator:
             inputs[self.question_modality] = [question for question, _ in chosen]
         batch = self._encode(rows, inputs)
         if self.problem_type is not None:
-            name = "item_ids" if self.problem_type == "retrieval" else "labels"
+            key = "item_ids" if self.problem_type == "retrieval" else "labels"
             self.read_column(rows, self.target)  # an error says so where no row has it
-            batch[name] = self._targets([self._in_row(index, self._target, row) for index, row in enumerate(rows)])
+            targets = {name: self._in_row(name, self._target, row) for name, row in zip(row_names(rows), rows)}
+            batch[key] = self._targets(targets)
         elif self.target or self.questions:
             answers = {
-                f"row {index} in the target column {column!r}": self._in_row(index, self._answer, rows[index], column)
-                for index, (_, column) in enumerate(chosen)
+                f"{name} in the target column {column!r}": self._in_row(name, self._answer, row, column)
+                for name, row, (_, column) in zip(row_names(rows), rows, chosen)
             }
             batch["labels"] = self._labels(answers)
             if self.model is not None:
@@ -203,8 +205,7 @@ class CrossFuseDataCollator:
         return sum(self._target(row) == -100 for row in read_rows(rows, [self.target]))
 
     def _encode(self, rows: list[Mapping[str, Any]], inputs: dict[str, list[Any]]) -> dict[str, torch.Tensor]:
-        names = [f"sample {row}" for row in range(len(rows))]  # with names, a list is a batch of samples, never one
-        return dict(self.processor(**inputs, sample_names=names, return_tensors="pt"))
+        return dict(self.processor(**inputs, sample_names=row_names(rows), return_tensors="pt"))
 
     def read_column(self, rows: list[Mapping[str, Any]], column: str) -> list[Any]:
         """A column of all rows, with None where a row lacks it."""
@@ -245,12 +246,12 @@ class CrossFuseDataCollator:
             self._random, self._random_of = random.Random(seed), worker.seed
         return self._random
 
-    def _in_row(self, index: int, read: Callable, *args) -> Any:
+    def _in_row(self, name: str, read: Callable, *args) -> Any:
         """What `read` makes of something in a row, whose name an error begins with."""
         try:
             return read(*args)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"row {index} {error}") from error
+            raise type(error)(f"{name} {error}") from error
 
     def _answer(self, row: Mapping[str, Any], column: str | None) -> str:
         if column is None:
@@ -279,26 +280,27 @@ class CrossFuseDataCollator:
         # Items that training never saw need the same numbers in all processes.
         return self.label2id.get(str(item), len(self.label2id) + zlib.crc32(str(item).encode()))
 
-    def _targets(self, values: list[Any]) -> torch.Tensor:
+    def _targets(self, values: dict[str, Any]) -> torch.Tensor:
         """Targets as a tensor: classes `(batch,)`, numbers, or a 0 or 1 for each label `(batch, labels)`."""
         if self.problem_type == "regression":
             return self._numbers(values)
         if self.problem_type != "multi_label_classification":
-            return torch.tensor(values)
+            return torch.tensor(list(values.values()))
         labels = torch.zeros(len(values), self._classes.count)
-        for row, numbers in enumerate(values):
+        for row, numbers in enumerate(values.values()):
             labels[row, numbers] = 1.0
         return labels
 
-    def _numbers(self, values: list[float] | list[list[float]]) -> torch.Tensor:
-        """Numbers `(batch,)`, or lists of equally many numbers as `(batch, numbers)`."""
-        counts = [len(value) if isinstance(value, list) else 1 for value in values]
-        for row, count in enumerate(counts):
-            if count != counts[0]:
+    def _numbers(self, values: dict[str, float | list[float]]) -> torch.Tensor:
+        """Numbers `(batch,)`, or lists of equally many numbers as `(batch, numbers)`; the keys are names of rows."""
+        counts = {name: len(value) if isinstance(value, list) else 1 for name, value in values.items()}
+        first, expected = next(iter(counts.items()))
+        for name, count in counts.items():
+            if count != expected:
                 raise ValueError(
-                    f"row {row} has {count} numbers in the target column {self.target!r}; row 0 has {counts[0]}"
+                    f"{name} has {count} numbers in the target column {self.target!r}; {first} has {expected}"
                 )
-        exact = torch.tensor(values, dtype=torch.float64)
+        exact = torch.tensor(list(values.values()), dtype=torch.float64)
         numbers = exact.float()
         if exact.unique().numel() > numbers.unique().numel() and exact.abs().max() > 2**24:
             logger.warning_once(
@@ -311,37 +313,33 @@ class CrossFuseDataCollator:
         """Tokens of the answers with an end of sequence, `(batch, length)`, padded with -100."""
         tokenizer = self.processor.tokenizer
         for where, answer in answers.items():
-            check_text(f"the answer of {where}", answer)
+            check_text(where, answer)
         rows = tokenizer(list(answers.values()), add_special_tokens=False, padding=False, verbose=False)["input_ids"]
         for where, row in zip(answers, rows):
             self._check_answer(where, row)
+            self._say_what_is_lost(where, row)
         kept = None if self.max_target_length is None else self.max_target_length - 1
         rows = [torch.tensor([*row[:kept], tokenizer.eos_token_id]) for row in rows]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
 
     def _check_answer(self, where: str, tokens: list[int]):
-        """Refuses what would end an answer before its end; says of the first answer what can't be learnt of it."""
+        """Refuses what would end an answer before its end."""
         tokenizer = self.processor.tokenizer
         control = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}
         if control & set(tokens):
             token = tokenizer.convert_ids_to_tokens(next(token for token in tokens if token in control))
             raise ValueError(
-                f"the answer of {where} has {token!r} in its text, which the tokenizer reads as a special token; the "
-                "collator adds the end itself. For text that has such words, load the tokenizer with "
-                "`split_special_tokens=True`"
+                f"{where} has {token!r} in its text, which the tokenizer takes for a special token; the collator adds "
+                "the end itself. To have it read as text, load the tokenizer with `split_special_tokens=True`"
             )
+
+    def _say_what_is_lost(self, where: str, tokens: list[int]):
+        """Says of the first answer with unknown tokens, and of the first that is too long, what is not learnt."""
+        tokenizer = self.processor.tokenizer
         unknown = tokens.count(tokenizer.unk_token_id)
         if unknown:
-            say_once(
-                self,
-                "unknown tokens",
-                f"the tokenizer lacks {unknown} of the {len(tokens)} tokens in the answer of {where}, and maybe "
-                f"others; the model learns {tokenizer.unk_token!r} in their place, which it leaves out of its text",
-            )
+            message = f"{where} has {unknown} unknown tokens of {len(tokens)}; the model learns"
+            say_once(self, "unknown", f"{message} {tokenizer.unk_token!r} for these, there and in other answers.")
         if self.max_target_length is not None and len(tokens) >= self.max_target_length:
-            say_once(
-                self,
-                "long answers",
-                f"the answer of {where} has {len(tokens) + 1:,} tokens with its end, and is cut to "
-                f"{self.max_target_length:,}, as all that are longer. `max_target_length` changes that.",
-            )
+            message = f"{where} has {len(tokens) + 1:,} tokens with its end, and is cut to {self.max_target_length:,}"
+            say_once(self, "length", f"{message}, as all that are longer. `max_target_length` changes that.")

@@ -3,16 +3,26 @@
 """Data sets: their rows, their columns, and what is in the columns."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 
 if TYPE_CHECKING:
     import datasets
     import pyarrow
+
+
+# What a sample that can't be read raises. Other errors are those of a program.
+READING_ERRORS = (OSError, TypeError, ValueError)
+# What a data set raises whose row can't be decoded; torchcodec and soundfile raise a `RuntimeError`.
+DECODING_ERRORS = (*READING_ERRORS, RuntimeError)
+# The column with the numbers that rows had before some of them were selected.
+ROW_NUMBER = "__row__"
 
 
 def get_column(row: Mapping[str, Any], column: str) -> Any:
@@ -45,7 +55,138 @@ def select_columns(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) ->
     """The rows with only these columns. A row of a `datasets.Dataset` would decode all others, too."""
     if not hasattr(rows, "select_columns"):
         return rows
-    return rows.select_columns(list(dict.fromkeys(top_column(rows, column) for column in columns)))
+    numbers = [ROW_NUMBER] if ROW_NUMBER in rows.column_names else []
+    return rows.select_columns(list(dict.fromkeys([*(top_column(rows, column) for column in columns), *numbers])))
+
+
+def select_rows(rows: "datasets.Dataset", indices: Sequence[int]) -> "datasets.Dataset":
+    """Some of the rows, which keep their numbers."""
+    if ROW_NUMBER not in rows.column_names:
+        rows = rows.add_column(ROW_NUMBER, np.arange(len(rows)))
+    return rows.select(indices)
+
+
+def row_numbers(rows: Any) -> Sequence[int]:
+    """The number of each row, from 0, in the data set that it was selected from."""
+    if ROW_NUMBER in getattr(rows, "column_names", ()):
+        return list(rows[ROW_NUMBER])
+    return getattr(rows, "numbers", range(len(rows)))
+
+
+def row_name(number: int, part: str | None = None) -> str:
+    """What errors call a row, such as "row 107 of the training data"."""
+    return f"row {number}" + (f" of {part}" if part else "")
+
+
+class Row(dict):
+    """A row that has a name: what errors call it, such as "row 107"."""
+
+    def __init__(self, row: Mapping[str, Any], name: str):
+        super().__init__(row)
+        self.name = name
+
+
+def row_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What errors call the rows of a batch: by their numbers if they are a [`Row`], or else by their places."""
+    return [getattr(row, "name", f"row {place} of the batch") for place, row in enumerate(rows)]
+
+
+class NumberedRows(torch.utils.data.Dataset):
+    """
+    Rows that know their numbers, so that an error in a batch of [`CrossFuseDataCollator`] names the row of the data
+    set. [`CrossFuseTrainer`] does this by itself; another Trainer takes `train_dataset=NumberedRows(rows)`.
+
+    Args:
+        rows (`datasets.Dataset` or `torch.utils.data.Dataset`): the rows, which have a number.
+        part (`str`, *optional*): what they are rows of, such as `"the training data"`.
+
+    Raises:
+        ValueError: if a row can't be read; the message names it and, if it is known, its column and file.
+
+    Example:
+
+    ```python
+    >>> from modeling_crossfuse.data.rows import NumberedRows
+
+    >>> NumberedRows([{"say": "red"}, {"say": "blue"}], "the training data")[1].name
+    'row 1 of the training data'
+    ```
+    """
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]], part: str | None = None):
+        self.numbers, self.part = row_numbers(rows), part
+        has_column = ROW_NUMBER in getattr(rows, "column_names", ())
+        self.rows = rows.remove_columns([ROW_NUMBER]) if has_column else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        name = row_name(self.numbers[index], self.part)
+        row = read_row(self.rows, index, name)
+        return Row(row, name) if isinstance(row, Mapping) and not isinstance(row, Row) else row
+
+
+def read_row(rows: Any, index: int, name: str) -> Any:
+    """A row; the `ValueError` for one that can't be read has its name and, if they are known, its column and file."""
+    try:
+        return rows[index]
+    except DECODING_ERRORS as error:
+        raise ValueError(f"{name}{_undecodable(rows, index)} can't be read: {reason_of(error)}") from error
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says, without the address of a file in memory."""
+    return re.sub(r" ?<_io\.\w+ object at \w+>", "", str(error)) or type(error).__name__
+
+
+def _undecodable(rows: Any, index: int) -> str:
+    """The column of a row that `datasets` can't decode, and its files."""
+    columns = rows.column_names if getattr(rows, "format", {"type": "custom"})["type"] != "custom" else ()
+    for column in columns:
+        part = rows.select_columns([column])
+        try:
+            part[index]
+        except DECODING_ERRORS:
+            files = list(paths_in(part.with_format("arrow")[index].to_pylist()))
+            return f", column {column!r}" + (f" ({', '.join(files)})" if files else "")
+    return ""
+
+
+def paths_in(value: Any) -> Iterator[str]:
+    """The paths in a value of a data set that is not decoded."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in [value["path"]] if "path" in value else value.values():
+            yield from paths_in(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from paths_in(part)
+
+
+def undecoded(rows: "datasets.Dataset") -> "datasets.Dataset":
+    """The rows with images, audio and videos as files, which errors can name; as they are if they have a format."""
+    if rows.format["type"] is not None:
+        return rows
+    for column, feature in rows.features.items():
+        stored = _change_features(feature, _undecoded_feature)
+        if stored != feature:
+            rows = rows.cast_column(column, stored)
+    return rows
+
+
+def _change_features(feature: Any, change: Callable[[Any], Any]) -> Any:
+    """A feature of a data set, with what `change` makes of each part that is no struct and no list."""
+    if isinstance(feature, dict):
+        return {name: _change_features(part, change) for name, part in feature.items()}
+    if hasattr(feature, "feature"):  # a list
+        return dataclasses.replace(feature, feature=_change_features(feature.feature, change))
+    return change(feature)
+
+
+def _undecoded_feature(feature: Any) -> Any:
+    return dataclasses.replace(feature, decode=False) if getattr(feature, "decode", False) else feature
 
 
 def has_text(feature: Any) -> bool:
@@ -77,7 +218,7 @@ def load_rows(
         max_samples (`int`, *optional*): how many rows to keep, at equal distances, since a data set may be sorted.
         config (`str`, *optional*): the data set's configuration, if it has several.
     """
-    from datasets import Audio, Image, Video, load_from_disk
+    from datasets import load_from_disk
 
     if dataset is None:
         raise ValueError("`dataset` is missing; give a data set's name or folder")
@@ -93,23 +234,10 @@ def load_rows(
         rows = splits[split]
     else:
         rows = _load_split(dataset, config, split)
-    stored = {Audio: Audio(decode=False), Image: Image(decode=False), Video: Video(decode=False)}
-    for column, feature in rows.features.items():
-        undecoded = _replace_features(feature, stored)
-        if undecoded != feature:
-            rows = rows.cast_column(column, undecoded)
+    rows = undecoded(rows)
     if max_samples is not None and max_samples < len(rows):
-        rows = rows.select(np.linspace(0, len(rows) - 1, max_samples).round().astype(int))
+        rows = select_rows(rows, np.linspace(0, len(rows) - 1, max_samples).round().astype(int))
     return rows
-
-
-def _replace_features(feature: Any, new: dict[type, Any]) -> Any:
-    """A feature of a data set, where those of some types, also in structs and lists, are replaced."""
-    if isinstance(feature, dict):
-        return {name: _replace_features(part, new) for name, part in feature.items()}
-    if hasattr(feature, "feature"):  # a list
-        return dataclasses.replace(feature, feature=_replace_features(feature.feature, new))
-    return next((value for kind, value in new.items() if isinstance(feature, kind)), feature)
 
 
 def _load_stored_audio(dataset: str, config: str | None, split: str) -> "datasets.Dataset":
@@ -120,9 +248,12 @@ def _load_stored_audio(dataset: str, config: str | None, split: str) -> "dataset
         def encode_example(self, value: str | dict[str, Any]) -> dict[str, Any]:
             return value if isinstance(value, dict) else {"bytes": None, "path": str(value)}
 
+    def store(feature: Any) -> Any:
+        return StoredAudio(decode=False) if isinstance(feature, Audio) else feature
+
     features = load_dataset(dataset, config, split=split, streaming=True).features
-    features = Features(_replace_features(features, {Audio: StoredAudio(decode=False)}))
-    return load_dataset(dataset, config, split=split, features=features)
+    rows = load_dataset(dataset, config, split=split, features=Features(_change_features(features, store)))
+    return rows.cast(Features(_change_features(features, _undecoded_feature)))
 
 
 def _load_split(dataset: str, config: str | None, split: str) -> "datasets.Dataset":

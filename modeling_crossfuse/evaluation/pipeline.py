@@ -2,13 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """`pipeline("crossfuse", ...)`: raw samples of any mix of modalities in; text, labels, numbers or vectors out."""
 
+import itertools
 from collections import OrderedDict
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import (
     AudioClassificationPipeline,
     AutomaticSpeechRecognitionPipeline,
@@ -20,6 +22,7 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAuto
 from transformers.pipelines.pt_utils import PipelineIterator
 
 from ..configuration_crossfuse import CrossFuseConfig
+from ..data.rows import DECODING_ERRORS, read_row, reason_of, undecoded
 from ..encoder_sources import check_special_tokens
 from ..feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from ..heads import HEADS, MODELS
@@ -97,14 +100,15 @@ class CrossFusePipeline(Pipeline):
     # Make sure the docstring of `__call__` is updated when it changes.
     _default_generation_config = GenerationConfig(max_new_tokens=256)
 
-    def __call__(self, inputs: dict[str, Any] | list[dict[str, Any]] | Iterable[dict[str, Any]], **kwargs: Any) -> Any:
+    def __call__(self, inputs: dict[str, Any] | Iterable[dict[str, Any]], **kwargs: Any) -> Any:
         """
         Args:
-            inputs (`dict[str, Any]`, or a list, a `torch.utils.data.Dataset` or a generator of them): the name of each
-                modality to a value that [`CrossFuseProcessor`] takes for one sample. A modality that is left out or
-                `None` is missing; samples of a batch may lack different ones.
-            batch_size (`int`, *optional*, defaults to 1): samples of a list, a dataset or a generator that go through
-                the model at once.
+            inputs (`dict[str, Any]`, or several of them): the name of each modality to a value that
+                [`CrossFuseProcessor`] takes for one sample. A modality that is left out or `None` is missing; samples
+                of a batch may lack different ones. Several samples are a list or tuple, or they are streamed from a
+                `datasets.Dataset` whose columns have the names of modalities (`select_columns` and `rename_columns`
+                make it so), an `IterableDataset`, a `torch.utils.data.Dataset`, a generator or another iterable.
+            batch_size (`int`, *optional*, defaults to 1): how many of several samples go through the model at once.
             processor_kwargs (`dict`, *optional*): options of the processor's call.
             generate_kwargs (`dict`, *optional*): those of `generate`, for a model that generates; they may be given by
                 themselves, too. Where neither they nor the model's generation config set any, `max_new_tokens=256`.
@@ -119,14 +123,18 @@ class CrossFusePipeline(Pipeline):
             return_tensors (`bool`, *optional*, defaults to `False`): whether embeddings are tensors instead of lists.
 
         Returns:
-            a sample's output, as the class lists it, or a list of them for a list; an iterator over them for a
-            dataset or a generator.
+            a sample's output, as the class lists it, or a list of them for a list or tuple; an iterator over them for
+            what is streamed.
 
         Raises:
             TypeError: if a sample is not a dict, or an argument is not for this model.
-            ValueError: as [`CrossFuseProcessor`] does, and if an argument's value can't be used.
+            ValueError: as [`CrossFuseProcessor`] does, and if an argument's value can't be used. Of several samples,
+                the message names the "item" by its place among all of them.
         """
-        return super().__call__(inputs, **kwargs)
+        if not _are_several(inputs):
+            return super().__call__(inputs, **kwargs)
+        outputs = super().__call__(_as_items(inputs), **kwargs)
+        return list(outputs) if isinstance(inputs, (list, tuple)) else outputs
 
     def _sanitize_parameters(self, processor_kwargs: dict[str, Any] | None = None, **kwargs):
         if self.model.task is None:
@@ -163,27 +171,31 @@ class CrossFusePipeline(Pipeline):
 
     def preprocess(self, sample: dict[str, Any], processor_kwargs: dict[str, Any] | None = None) -> BatchFeature:
         """One sample to the model's tensors, a batch of one."""
-        return self._encode([sample], processor_kwargs)
+        return self._encode([("the sample", sample)], processor_kwargs)
 
-    def _encode(self, samples: list[dict[str, Any]], processor_kwargs: dict[str, Any] | None = None) -> BatchFeature:
-        names = self.processor.modalities
-        for sample in samples:
-            if not isinstance(sample, dict):
+    def _encode(
+        self, items: list[tuple[str, dict[str, Any]]], processor_kwargs: dict[str, Any] | None = None
+    ) -> BatchFeature:
+        """A batch of samples, each with the name that errors call it."""
+        for where, sample in items:
+            if not isinstance(sample, Mapping):
                 raise TypeError(
-                    f"a sample is {type(sample).__name__}; expected a dict of modalities, with any of "
-                    f"{', '.join(names)}, or a list, a `torch.utils.data.Dataset` or a generator of such dicts"
+                    f"{where} is {type(sample).__name__}; expected a dict of modalities, with any of "
+                    f"{', '.join(self.processor.modalities)}, or a list, a data set or a generator of such dicts"
                 )
             for name in sample:
                 self.processor.modality_of(name)  # refuses what the processor would take for one of its options
+        sample_names, samples = [list(part) for part in zip(*items)]
         given = dict.fromkeys(name for sample in samples for name in sample)
         modalities = {name: [sample.get(name) for sample in samples] for name in given}
-        return self.processor(**modalities, return_tensors="pt", **(processor_kwargs or {}))
+        options = {"sample_names": sample_names, "return_tensors": "pt", **(processor_kwargs or {})}
+        return self.processor(**modalities, **options)
 
     def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
         # The base class joins the tensors of single samples, which must have the same names. Here samples may lack
         # different modalities, and the processor makes a batch of them.
-        if not isinstance(inputs, Sized):
-            inputs, num_workers = PipelineIterator(inputs, lambda sample: sample, {}), min(num_workers, 1)
+        if isinstance(inputs, IterableDataset):
+            num_workers = min(num_workers, 1)  # each would read all of it
         collate = partial(self._encode, **preprocess_params)
         loader = DataLoader(inputs, num_workers=num_workers, batch_size=batch_size, collate_fn=collate)
         outputs = PipelineIterator(loader, self.forward, forward_params, loader_batch_size=batch_size)
@@ -256,13 +268,58 @@ class CrossFusePipeline(Pipeline):
     def _embed(self, samples: list[dict[str, Any]], processor_kwargs: dict[str, Any] | None) -> torch.Tensor:
         """Vectors of candidates, `(len(samples), projection_dim)`."""
         collate = partial(self._encode, processor_kwargs=processor_kwargs)
-        batches = DataLoader(samples, batch_size=_CANDIDATES_PER_BATCH, collate_fn=collate)
+        candidates = [(f"candidate {place}", sample) for place, sample in enumerate(samples)]
+        batches = DataLoader(candidates, batch_size=_CANDIDATES_PER_BATCH, collate_fn=collate)
         return torch.cat([self.forward(batch)["embeds"] for batch in batches])
 
     def save_pretrained(self, save_directory: str, **kwargs):
         """Saves the model and its processor; `pipeline("crossfuse", model=save_directory)` loads them."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
+
+
+def _are_several(inputs: Any) -> bool:
+    """Whether a call's inputs are several samples, rather than one, or what is no sample."""
+    if isinstance(inputs, (Mapping, str, bytes, np.ndarray, torch.Tensor)):
+        return False
+    return isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__")
+
+
+def _as_items(inputs: Iterable[dict[str, Any]]) -> "_Items | _StreamedItems":
+    if isinstance(inputs, IterableDataset) or not (hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")):
+        return _StreamedItems(inputs)
+    return _Items(undecoded(inputs) if hasattr(inputs, "cast_column") else inputs)
+
+
+class _Items(Dataset):
+    """Samples, each with the name that errors call it."""
+
+    def __init__(self, samples: Any):
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[str, dict[str, Any]]:
+        return f"item {index}", read_row(self.samples, index, f"item {index}")
+
+
+class _StreamedItems(IterableDataset):
+    """The same for samples that come one after the other."""
+
+    def __init__(self, samples: Iterable[dict[str, Any]]):
+        self.samples = samples
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        samples = iter(self.samples)
+        for index in itertools.count():
+            try:
+                sample = next(samples)
+            except StopIteration:
+                return
+            except DECODING_ERRORS as error:
+                raise ValueError(f"item {index} can't be read: {reason_of(error)}") from error
+            yield f"item {index}", sample
 
 
 def _turn(pipe: Pipeline, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -3,15 +3,15 @@
 """A model's answers, or vectors, for many rows of a data set."""
 
 import contextlib
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..data.rows import get_column, select_columns
+from ..data.bad_samples import encode_readable
+from ..data.rows import READING_ERRORS, NumberedRows, Row, get_column, row_names, select_columns
 
 
 def text_modality(config) -> str:
@@ -38,8 +38,32 @@ def check_inputs(config, rows: Sequence[dict[str, Any]], inputs: dict[str, str],
         raise ValueError(error.args[0]) from error
 
 
-@torch.inference_mode()
-def predict(
+def predict(model, processor, rows: Sequence[dict[str, Any]], inputs: dict[str, str], **kwargs) -> list[Any]:
+    """
+    Answers for many samples.
+
+    Args:
+        model, processor, rows, inputs, kwargs: those of [`iter_answers`].
+
+    Returns:
+        `list`: an answer for each row.
+
+    Raises:
+        ValueError: if a modality or a column is unknown, a row can't be read or has no modality, or the model gives no
+            answers.
+    """
+    return list(without_errors(iter_answers(model, processor, rows, inputs, **kwargs)))
+
+
+def without_errors(results: Iterable[Any]) -> Iterator[Any]:
+    """The results; one that is an error is raised."""
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+        yield result
+
+
+def iter_answers(
     model,
     processor,
     rows: Sequence[dict[str, Any]],
@@ -49,9 +73,10 @@ def predict(
     degrade: Callable[[str, Any], Any] | None = None,
     progress: bool = True,
     **generate_kwargs,
-) -> list[Any]:
+) -> Iterator[Any]:
     """
-    Answers for many samples.
+    Answers for many samples, one after the other as batches of them are ready. A row that can't be read has in the
+    place of an answer the error that says why.
 
     Args:
         model ([`CrossFuseForConditionalGeneration`] or [`CrossFuseForSequenceClassification`]): put into evaluation
@@ -66,12 +91,12 @@ def predict(
         progress (`bool`, defaults to `True`): whether to show a progress bar.
         generate_kwargs: as `model.generate` takes them; a model that does not generate does not read them.
 
-    Returns:
-        `list`: an answer for each row: a text without special tokens and surrounding blanks, or what [`read_logits`]
-        makes of a classification.
+    Yields:
+        an answer for each row: a text without special tokens and surrounding blanks, or what [`read_logits`] makes of
+        a classification; or an `Exception`.
 
     Raises:
-        ValueError: if a modality or a column is unknown, a sample has no modality, or the model gives no answers.
+        ValueError: if a modality or a column is unknown, or the model gives no answers.
     """
     if model.task not in ("generation", "classification"):
         raise ValueError(f"`predict` is for models that generate or classify, not a {type(model).__name__}")
@@ -84,12 +109,18 @@ def predict(
         return read_logits(model(**batch).logits, model.config)
 
     batches = _batches(model.config, processor, rows, inputs, question, degrade, batch_size)
-    answer = generate if model.task == "generation" else classify
-    return list(itertools.chain.from_iterable(_run(model, answer, batches, len(rows), progress)))
+    return _run(model, generate if model.task == "generation" else classify, batches, len(rows), progress)
 
 
-@torch.inference_mode()
-def embed(
+def embed(model, processor, rows: Sequence[dict[str, Any]], inputs: dict[str, str], **kwargs) -> torch.Tensor:
+    """
+    Vectors of many samples by a [`CrossFuseForRetrieval`]: `(rows, projection_dim)`, float32, on the CPU, of length 1.
+    The arguments are those of [`iter_vectors`].
+    """
+    return torch.stack(list(without_errors(iter_vectors(model, processor, rows, inputs, **kwargs))))
+
+
+def iter_vectors(
     model,
     processor,
     rows: Sequence[dict[str, Any]],
@@ -97,47 +128,58 @@ def embed(
     batch_size: int = 64,
     degrade: Callable[[str, Any], Any] | None = None,
     progress: bool = True,
-) -> torch.Tensor:
-    """
-    Vectors of many samples by a [`CrossFuseForRetrieval`]: `(rows, projection_dim)`, float32, on the CPU, of length 1.
-    The arguments are those of [`predict`].
-    """
+) -> Iterator[Any]:
+    """As [`iter_answers`], with a vector `(projection_dim,)` of a [`CrossFuseForRetrieval`] for each row."""
+
+    def encode(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return model.get_fused_features(**batch).pooler_output.float().cpu()
+
     batches = _batches(model.config, processor, rows, inputs, None, degrade, batch_size)
-    vectors = _run(model, lambda batch: model.get_fused_features(**batch).pooler_output, batches, len(rows), progress)
-    return torch.cat(vectors).float().cpu()
+    return _run(model, encode, batches, len(rows), progress)
 
 
 def _batches(config, processor, rows, inputs, question, degrade, batch_size) -> DataLoader:
-    """Batches of tensors, in the order of the rows."""
+    """
+    Batches in the order of the rows: the indices of their rows, the tensors of those that can be read, and the errors
+    of the others by their indices.
+    """
     check_inputs(config, rows, inputs)
-    rows = select_columns(rows, inputs.values())
+    rows = NumberedRows(select_columns(rows, inputs.values()))
     asked = None if question is None else text_modality(config)
     if asked in inputs:
         raise ValueError(f"the question takes the place of the modality {asked!r}; leave {asked!r} out of the inputs")
 
-    def read(row: dict[str, Any], name: str) -> Any:
+    def read(row: Row, name: str) -> Any:
         value = get_column(row, inputs[name])
-        return value if value is None or degrade is None else degrade(name, value)
+        if value is None or degrade is None:
+            return value
+        try:
+            return degrade(name, value)
+        except READING_ERRORS as error:
+            raise ValueError(f"{row.name}: {error}") from error
 
-    def collate(indices: list[int]):
+    def encode(indices: list[int]):
         samples = [rows[index] for index in indices]
         columns = {name: [read(row, name) for row in samples] for name in inputs}
         if asked is not None:
             columns[asked] = [question] * len(samples)
-        return processor(**columns, return_tensors="pt")
+        return processor(**columns, sample_names=row_names(samples), return_tensors="pt")
+
+    def collate(indices: list[int]):
+        return indices, *encode_readable(encode, indices)
 
     return DataLoader(range(len(rows)), batch_size=batch_size, collate_fn=collate)
 
 
-def _run(model, function: Callable, batches: DataLoader, num_rows: int, progress: bool) -> list[Any]:
-    """The results of a function for each batch, with the model in evaluation mode."""
-    results = []
+@torch.inference_mode()
+def _run(model, function: Callable, batches: DataLoader, num_rows: int, progress: bool) -> Iterator[Any]:
+    """What a function makes of each row's tensors, or the row's error, with the model in evaluation mode."""
     bar = tqdm(total=num_rows, desc="Answering", unit="sample", disable=None if progress else True, leave=False)
     with evaluation_mode(model), bar:
-        for batch in batches:
-            results.append(function(to_device(batch, model)))
-            bar.update(len(results[-1]))
-    return results
+        for indices, tensors, errors in batches:
+            results = iter(() if tensors is None else function(to_device(tensors, model)))
+            yield from [errors[index] if index in errors else next(results) for index in indices]
+            bar.update(len(indices))
 
 
 def read_logits(logits: torch.Tensor, config) -> list[Any]:
@@ -199,4 +241,13 @@ def answer_length(model, generate_kwargs: dict[str, Any]) -> dict[str, Any]:
     return {"max_new_tokens": 64, **generate_kwargs}
 
 
-__all__ = ["check_inputs", "embed", "predict", "read_logits", "text_modality"]
+__all__ = [
+    "check_inputs",
+    "embed",
+    "iter_answers",
+    "iter_vectors",
+    "predict",
+    "read_logits",
+    "text_modality",
+    "without_errors",
+]

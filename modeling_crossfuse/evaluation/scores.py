@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
+
 from ..data.labels import ClassNumbers, read_numbers, read_text, with_class_numbers
-from ..data.rows import get_column, select_columns
-from .prediction import check_inputs, embed, predict, text_modality
+from ..data.rows import NumberedRows, get_column, row_numbers, select_columns, select_rows
+from .prediction import check_inputs, embed, iter_answers, iter_vectors, text_modality
 
 
 def subsets(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -20,50 +22,80 @@ def subsets(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 
 def evaluate_rows(
-    model, processor, rows: Sequence[dict[str, Any]], inputs: dict[str, str], target: str, **predict_kwargs
+    model,
+    processor,
+    rows: Sequence[dict[str, Any]],
+    inputs: dict[str, str],
+    target: str,
+    on_bad_sample: Callable[[int, Exception], None] | None = None,
+    **kwargs,
 ) -> dict[str, float]:
     """
     How good a model's answers are.
 
     Args:
         model: one that generates, or has a head for classification or retrieval.
-        processor, rows, inputs: as in [`predict`].
+        processor, rows, inputs: as in [`iter_answers`].
         target (`str`): the column of the right answers; dots lead into structs. For [`CrossFuseForRetrieval`], the
             values for the modality of kind `text`: each sample has to find its own among the distinct ones of all
             rows.
-        predict_kwargs: the other arguments of [`predict`].
+        on_bad_sample (`Callable[[int, Exception], None]`, *optional*): called with the number and error of each row
+            that can't be read or has no right answer; the metrics are those of the others. By default, the first such
+            error is raised.
+        kwargs: the other arguments of [`iter_answers`].
 
     Returns:
         `dict[str, float]`: the metrics of [`compute_text_metrics`], [`compute_label_metrics`] or [`RankingMetrics`],
-        `num_samples` and `samples_per_second`; and `num_unlabeled` where classes are missing, whose samples are left
-        out of the metrics.
+        `num_samples` and `samples_per_second`; `num_unlabeled` where classes are missing, whose samples are left out
+        of the metrics; and `num_skipped` with `on_bad_sample`.
 
     Raises:
         ImportError: if `crossfuse[train]` is not installed.
-        ValueError: as [`predict`] does, or if a row has no answer.
+        ValueError: as [`predict`] does, or if a row has no answer, or all rows are skipped.
     """
     if model.task not in _SCORES:
         raise ValueError(f"a {type(model).__name__} can't be evaluated; expected a model for {', '.join(_SCORES)}")
     check_inputs(model.config, rows, inputs, target)
-    references = _read_references(model, rows, target)
-    unlabeled = {"num_unlabeled": references.count(None)} if None in references else {}
-    start = time.perf_counter()
-    metrics = _SCORES[model.task](model, processor, rows, inputs, references, **predict_kwargs)
-    seconds = time.perf_counter() - start
-    return {**metrics, "num_samples": len(rows), **unlabeled, "samples_per_second": round(len(rows) / seconds, 1)}
+    read, (iter_results, score), bad = _reader(model, rows, target), _SCORES[model.task], {}
 
+    def refuse(index: int, error: Exception):
+        if on_bad_sample is None:
+            raise error
+        bad[index] = error
 
-def _read_references(model, rows, target: str) -> list[Any]:
-    """The right answers of all rows, as [`predict`] gives answers; None for a class that is missing."""
-    read, references = _reader(model, rows, target), []
-    for index, row in enumerate(select_columns(rows, [target])):
+    references = {}
+    for index, row in enumerate(NumberedRows(select_columns(rows, [target]))):
         try:
-            references.append(read(get_column(row, target), target))
+            references[index] = read(get_column(row, target), target)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"row {index} {error}") from error
+            refuse(index, type(error)(f"{row.name} {error}"))
+    start, answers = time.perf_counter(), {}
+    readable = rows if not bad else _select(rows, list(references))
+    for index, answer in zip(references, iter_results(model, processor, readable, inputs, **kwargs)):
+        if isinstance(answer, Exception):
+            refuse(index, answer)
+        else:
+            answers[index] = answer
+    numbers = row_numbers(rows)
+    for index in sorted(bad):
+        on_bad_sample(int(numbers[index]), bad[index])
+    if not answers:
+        raise ValueError(f"none of the {len(rows):,} rows can be used; the first: {bad[0]}")
+    references = [references[index] for index in answers]
     if all(reference is None for reference in references):
         raise ValueError(f"no row has a label in the column {target!r}")
-    return references
+    metrics = score(model, processor, list(answers.values()), references, **kwargs)
+    seconds = time.perf_counter() - start
+    counts = {
+        "num_samples": len(answers),
+        **({"num_unlabeled": references.count(None)} if None in references else {}),
+        **({} if on_bad_sample is None else {"num_skipped": len(bad)}),
+    }
+    return {**metrics, **counts, "samples_per_second": round(len(answers) / seconds, 1)}
+
+
+def _select(rows: Sequence[dict[str, Any]], indices: list[int]) -> Sequence[dict[str, Any]]:
+    return select_rows(rows, indices) if hasattr(rows, "select") else [rows[index] for index in indices]
 
 
 def _reader(model, rows, target: str) -> Callable[[Any, str], Any]:
@@ -80,39 +112,43 @@ def _reader(model, rows, target: str) -> Callable[[Any, str], Any]:
     return lambda value, column: config.id2label.get(classes.read(value, column))  # -100 has no name
 
 
-def _score_texts(model, processor, rows, inputs, references, **predict_kwargs) -> dict[str, float]:
+def _score_texts(model, processor, answers, references, **kwargs) -> dict[str, float]:
     from .metrics import compute_text_metrics
 
-    return compute_text_metrics(predict(model, processor, rows, inputs, **predict_kwargs), references)
+    return compute_text_metrics(answers, references)
 
 
-def _score_labels(model, processor, rows, inputs, references, **predict_kwargs) -> dict[str, float]:
+def _score_labels(model, processor, answers, references, **kwargs) -> dict[str, float]:
     from .metrics import compute_label_metrics
 
-    answers = predict(model, processor, rows, inputs, **predict_kwargs)
     return compute_label_metrics(answers, references, model.config.resolved_problem_type)
 
 
-def _score_rankings(
-    model, processor, rows, inputs, references, question=None, batch_size=64, degrade=None, progress=True, **kwargs
-) -> dict[str, float]:
-    from .metrics import RankingMetrics
-
+def _iter_queries(model, processor, rows, inputs, question=None, **kwargs) -> Iterator[Any]:
     if question is not None:
         raise ValueError("a model for retrieval can't be asked a question; leave it out")
-    name = text_modality(model.config)
-    if name in inputs:
+    if (name := text_modality(model.config)) in inputs:
         raise ValueError(f"the candidates are values of the modality {name!r}; leave it out of the inputs")
-    candidates = sorted(set(references))
-    settings = {"batch_size": batch_size, "progress": progress}
-    queries = embed(model, processor, rows, inputs, degrade=degrade, **settings)
-    embeds = embed(model, processor, [{name: text} for text in candidates], {name: name}, **settings)
+    settings = {key: value for key, value in kwargs.items() if key in ("batch_size", "degrade", "progress")}
+    return iter_vectors(model, processor, rows, inputs, **settings)
+
+
+def _score_rankings(model, processor, queries, references, batch_size=64, progress=True, **kwargs) -> dict[str, float]:
+    from .metrics import RankingMetrics
+
+    name, candidates = text_modality(model.config), sorted(set(references))
+    rows = [{name: text} for text in candidates]
+    embeds = embed(model, processor, rows, {name: name}, batch_size=batch_size, progress=progress)
     places = {text: place for place, text in enumerate(candidates)}
-    similarities = (queries @ embeds.t()).tolist()
+    similarities = (torch.stack(queries) @ embeds.t()).tolist()
     return RankingMetrics().compute(predictions=similarities, references=[places[text] for text in references])
 
 
-# By the `task` of the model's head.
-_SCORES = {"generation": _score_texts, "classification": _score_labels, "retrieval": _score_rankings}
+# By the `task` of the model's head: what gives its answers, and what compares them with the right ones.
+_SCORES = {
+    "generation": (iter_answers, _score_texts),
+    "classification": (iter_answers, _score_labels),
+    "retrieval": (_iter_queries, _score_rankings),
+}
 
 __all__ = ["evaluate_rows", "subsets"]

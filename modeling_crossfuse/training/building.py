@@ -5,11 +5,12 @@
 import functools
 import itertools
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedTokenizerFast
 
@@ -18,9 +19,10 @@ from ..data.augmentation import BatchAugmentation
 from ..data.caching import CachedInputs, CachedInputsCollator, EncodedInputs, frozen_modalities
 from ..data.collator import CrossFuseDataCollator
 from ..data.labels import count_numbers, label_names, problem_type_of, with_class_numbers
-from ..data.rows import get_column, has_text, select_columns, top_column
+from ..data.rows import READING_ERRORS, NumberedRows, get_column, has_text, select_columns, top_column
 from ..extras import needs
 from ..heads import HEADS
+from ..media import load_series
 from ..pretrained import CrossFusePreTrainedModel
 from ..processing_crossfuse import CrossFuseProcessor
 from .tokenizer import train_tokenizer
@@ -128,7 +130,7 @@ def build_model(recipe, rows: datasets.Dataset, labels: dict[str, int] | None = 
         processor = AutoProcessor.from_pretrained(source)
     else:
         model, processor = _new_model(recipe, config, train_tokenizer(recipe_texts(recipe, rows), recipe.vocab_size))
-        _fit_series(processor, recipe.inputs, rows)
+        _fit_series(processor, recipe.inputs, rows, skip=recipe.on_bad_sample == "skip")
     model.freeze_modalities(*recipe.freeze)
     return model, processor.set_max_lengths(recipe.max_lengths)
 
@@ -160,16 +162,34 @@ def _encoder_entry(part: PreTrainedConfig) -> dict[str, Any]:
     return part.to_dict()
 
 
-def _fit_series(processor: CrossFuseProcessor, inputs: dict[str, str], rows: datasets.Dataset):
+def _fit_series(processor: CrossFuseProcessor, inputs: dict[str, str], rows: datasets.Dataset, skip: bool):
     for name, settings in processor.modalities.items():
         if settings["kind"] == "series" and name in inputs:
-            column = inputs[name]
-            processor.fit_series(name, (get_column(row, column) for row in select_columns(rows, [column])))
+            processor.fit_series(name, _read_series(name, settings, inputs[name], rows, skip))
+
+
+def _read_series(
+    name: str, settings: dict[str, Any], column: str, rows: datasets.Dataset, skip: bool
+) -> Iterator[np.ndarray | None]:
+    """The values of a series in each row, or None; also for those that can't be read, if these are skipped."""
+    for row in NumberedRows(select_columns(rows, [column])):
+        value = get_column(row, column)
+        try:
+            where = f"`{name}` of {row.name}"
+            yield None if value is None else load_series(where, value, settings.get("num_channels", 1))
+        except READING_ERRORS:
+            if not skip:
+                raise
+            yield None
 
 
 def _has_weights(model: str) -> bool:
     folder = Path(model)
     return not folder.is_dir() or any(folder.glob("*.safetensors"))
+
+
+# What peft adds to `modules_to_save` by itself.
+_SAVED_FOR_TASKS = {"SEQ_CLS": ("classifier",), "TOKEN_CLS": ("classifier",)}
 
 
 def add_lora(model: CrossFusePreTrainedModel, settings: dict[str, Any]):
@@ -197,6 +217,13 @@ def add_lora(model: CrossFusePreTrainedModel, settings: dict[str, Any]):
         raise ValueError(
             "`answer_classifier` is new and has to train as a whole; name `answer_head` in the `modules_to_save` of "
             "`lora`, or leave it out"
+        )
+    saved = {*(settings.get("modules_to_save") or ()), *_SAVED_FOR_TASKS.get(settings.get("task_type"), ())}
+    lost = [name for name in model.new_head_parts() if name not in saved]
+    if lost:
+        raise ValueError(
+            f"the head of {type(model).__name__} is new and has to train as a whole; add {lost} to the "
+            "`modules_to_save` of `lora`"
         )
     try:
         config = LoraConfig(**settings)
@@ -262,7 +289,12 @@ def make_collators(
 
 
 def cache_rows(
-    recipe, rows: datasets.Dataset, model, processor: CrossFuseProcessor, folder: str | Path
+    recipe,
+    rows: datasets.Dataset,
+    model,
+    processor: CrossFuseProcessor,
+    folder: str | Path,
+    part: str | None = None,
 ) -> torch.utils.data.Dataset:
     """
     The rows of a split as the collators of [`make_collators`] expect them: as they are, with their inputs decoded, or
@@ -274,11 +306,12 @@ def cache_rows(
         model ([`CrossFuseForConditionalGeneration`]): the model; its encoders run where they are.
         processor ([`CrossFuseProcessor`]): its processor.
         folder (`str` or `Path`): where the encoders' outputs are kept.
+        part (`str`, *optional*): what errors call the rows, as in [`NumberedRows`].
     """
     if not recipe.cache_encoder_outputs:
-        return CachedInputs(rows, processor, recipe.inputs, recipe.target) if recipe.cache_inputs else rows
-    encoded = EncodedInputs(rows, model, processor, recipe.inputs, folder)
+        return CachedInputs(rows, processor, recipe.inputs, recipe.target, part) if recipe.cache_inputs else rows
+    encoded = EncodedInputs(rows, model, processor, recipe.inputs, folder, part=part)
     if recipe.cache_inputs:
         others = {name: column for name, column in recipe.inputs.items() if name not in encoded.names}
-        encoded.rows = CachedInputs(encoded.rows, processor, others, recipe.target)
+        encoded.rows = CachedInputs(encoded.rows, processor, others, recipe.target, part)
     return encoded

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, Seq2SeqTrainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import has_length
 
+from ..data.rows import NumberedRows
 from ..encoder_sources import check_special_tokens
 from ..pretrained import CrossFusePreTrainedModel
 from .model_card import write_model_card
@@ -80,12 +82,18 @@ def batch_length(batch: dict[str, torch.Tensor]) -> int:
     return int(sum((mask != 0).sum() for mask in masks)) + (0 if labels is None else int((labels != -100).sum()))
 
 
+def _without_names(rows):
+    """The data set itself, of which a sampler may want a column."""
+    return rows.rows if isinstance(rows, NumberedRows) else rows
+
+
 class CrossFuseTrainer(Seq2SeqTrainer):
     """
     [`~transformers.Seq2SeqTrainer`] with learning rates for parts of the model and an average of the weights. It takes
     models with adapters of PEFT, too. With `train_sampling_strategy="group_by_length"`, samples of about one length
     share a batch: the column `length_column_name` says how long they are; without it, the collator makes each sample
-    once before training starts, and its masks and labels are counted.
+    once before training starts, and its masks and labels are counted. Errors of [`CrossFuseDataCollator`] name the row
+    of the training or evaluation data.
 
     Args:
         eval_collator (`Callable`, *optional*): collator for evaluation and prediction. Defaults to that of training,
@@ -164,8 +172,8 @@ class CrossFuseTrainer(Seq2SeqTrainer):
     def _get_train_sampler(self, train_dataset=None):
         rows = self.train_dataset if train_dataset is None else train_dataset
         groups = self.args.train_sampling_strategy == "group_by_length" and has_length(rows)
-        if not groups or self.args.length_column_name in getattr(rows, "column_names", ()):
-            return super()._get_train_sampler(train_dataset)
+        if not groups or self.args.length_column_name in getattr(_without_names(rows), "column_names", ()):
+            return super()._get_train_sampler(_without_names(rows))
         # transformers would take the length of one input for that of the sample.
         progress = tqdm(rows, desc="measuring lengths", disable=self.args.disable_tqdm)
         lengths = [batch_length(self.eval_collator([row])) for row in progress]
@@ -181,23 +189,44 @@ class CrossFuseTrainer(Seq2SeqTrainer):
         self.optimizer = optimizer_class(groups, **arguments)
         return self.optimizer
 
-    @contextlib.contextmanager
-    def _settings_of_evaluation(self):
-        own = self.data_collator, self.args.train_sampling_strategy
+    def _get_eval_sampler(self, eval_dataset):
         # transformers would group the samples of evaluation by the length of one input, and predict in that order.
-        self.data_collator, self.args.train_sampling_strategy = self.eval_collator, "sequential"
+        own, self.args.train_sampling_strategy = self.args.train_sampling_strategy, "sequential"
+        try:
+            return super()._get_eval_sampler(eval_dataset)
+        finally:
+            self.args.train_sampling_strategy = own
+
+    @contextlib.contextmanager
+    def _replaced(self, **attributes):
+        """Within this context, the trainer has other attributes."""
+        own = {name: getattr(self, name) for name in attributes}
+        vars(self).update(attributes)
         try:
             yield
         finally:
-            self.data_collator, self.args.train_sampling_strategy = own
+            vars(self).update(own)
+
+    def _with_names(self, rows, part: str):
+        """Rows that errors can name, unless Trainer has to see the data set itself, whose columns it removes."""
+        if self.args.remove_unused_columns or isinstance(rows, (str, IterableDataset, NumberedRows)):
+            return rows
+        if isinstance(rows, dict):
+            return {name: self._with_names(value, f"{part} {name!r}") for name, value in rows.items()}
+        return NumberedRows(rows, part) if has_length(rows) else rows
+
+    def get_train_dataloader(self):
+        with self._replaced(train_dataset=self._with_names(self.train_dataset, "the training data")):
+            return super().get_train_dataloader()
 
     def get_eval_dataloader(self, eval_dataset=None):
-        with self._settings_of_evaluation():
-            return super().get_eval_dataloader(eval_dataset)
+        own, given = (self._with_names(rows, "the evaluation data") for rows in (self.eval_dataset, eval_dataset))
+        with self._replaced(eval_dataset=own, data_collator=self.eval_collator):
+            return super().get_eval_dataloader(given)
 
     def get_test_dataloader(self, test_dataset):
-        with self._settings_of_evaluation():
-            return super().get_test_dataloader(test_dataset)
+        with self._replaced(data_collator=self.eval_collator):
+            return super().get_test_dataloader(self._with_names(test_dataset, "the test data"))
 
     @property
     def _has_averages(self) -> bool:
