@@ -170,7 +170,7 @@ def test_losses_that_trainer_computes(trainer_class, accumulation, processor, ac
     [
         ({"acceleration": "acceleration", "action": "action"}, None, "No columns in the dataset match"),
         ({"acceleration": "acceleration", "action": "labels"}, None, "no row has the column 'acceleration'"),
-        ({"acceleration": "wrist_values", "action": "action"}, None, "row 0 has no column 'action'"),
+        ({"acceleration": "wrist_values", "action": "action"}, None, r"row \d+ .*'action'"),
         (
             {"acceleration": "wrist_values", "action": "labels"},
             {"in French": "french"},
