@@ -303,6 +303,14 @@ def test_special_tokens_that_the_error_tells():
     assert CrossFuseProcessor.from_config(config, tokenizer=tokenizer).tokenizer is tokenizer
 
 
+def test_padding_that_the_tokenizer_lacks():
+    tokenizer = make_tokenizer(5, 1, 2)
+    tokenizer.pad_token = None  # as that of GPT-2; what fills a batch would be read as text
+    with pytest.raises(ValueError, match=r"`pad_token_id=0`.*pad_token_id=2"):
+        CrossFuseProcessor.from_config(tiny_config(), tokenizer=tokenizer)
+    CrossFuseProcessor.from_config(tiny_config(pad_token_id=2), tokenizer=tokenizer)
+
+
 def test_several_ends_and_tokenizers_that_end_nothing():
     config = tiny_config(eos_token_id=[2, 3])
     CrossFuseProcessor.from_config(config, tokenizer=make_tokenizer(0, 1, 3))
