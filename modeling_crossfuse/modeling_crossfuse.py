@@ -56,6 +56,12 @@ def mean_cross_entropy(
     return total / ((labels != -100).sum().clamp(min=1) if num_items is None else num_items)
 
 
+def main_input_name(model: CrossFusePreTrainedModel, config: CrossFuseConfig) -> str:
+    """The argument that transformers takes for the input of a model: that of its class, or else the first."""
+    names = config.modalities.tensor_names
+    return model.main_input_name if model.main_input_name in names else names[0]
+
+
 class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
     """
     CrossFuse without a head: encoders, fusion and decoder.
@@ -219,6 +225,7 @@ class CrossFusePreTrainedEncoderModel(EncodersMixin, CrossFusePreTrainedModel):
     def __init__(self, config: CrossFuseConfig):
         super().__init__(config)
         self.known_arguments = known_arguments(config)
+        self.main_input_name = main_input_name(self, config)
         name_own_tensors(type(self).forward, config)
 
     def save_pretrained(self, save_directory, *args, **kwargs):
@@ -346,8 +353,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         self.encoder_tensor_names = self.model.encoder_tensor_names
         self.known_arguments = self.model.known_arguments
         name_own_tensors(type(self).forward, config)
-        if self.main_input_name not in config.modalities.tensor_names:
-            self.main_input_name = next(iter(config.modalities.tensor_names))
+        self.main_input_name = main_input_name(self, config)
         self.lm_head = make_linear(config.d_model, config.decoder.vocab_size)
         self.answer_head = CrossFuseAnswerHead(config) if config.num_answers else None
         self.post_init()

@@ -153,6 +153,8 @@ class CrossFuseDataCollator:
         inputs = {name: self.read_column(rows, column) for name, column in self.inputs.items()}
         chosen = [self._draw(row) for row in rows]
         if self.questions:
+            for column in self.questions.values():
+                self.read_column(rows, column)  # an error says so where no row has it
             inputs[self.question_modality] = [question for question, _ in chosen]
         batch, names = self._encode(rows, inputs), row_names(rows)
         if self.problem_type is not None:
