@@ -319,9 +319,10 @@ class CrossFuseProcessor(SubProcessorsMixin):
             ValueError: if an input can't be used; the message names the modality, the sample and what is expected.
             TypeError: if it has the wrong type.
         """
-        sample_names, all_modalities = kwargs.pop("sample_names", None), kwargs.pop("all_modalities", False)
         if isinstance(text, Mapping):
-            text, kwargs = None, {**text, **kwargs}
+            given = {name: value for name, value in (("images", images), ("audio", audio)) if value is not None}
+            return self(**text, **given, **kwargs)
+        sample_names, all_modalities = kwargs.pop("sample_names", None), kwargs.pop("all_modalities", False)
         inputs, options, return_tensors = self._sort_arguments(
             {"text": text, "images": images, "audio": audio, **kwargs}
         )

@@ -64,10 +64,13 @@ class CachedInputs(torch.utils.data.Dataset):
         self.numbers = row_numbers(rows)
         samples = NumberedRows(undecoded(select_columns(rows, inputs.values())), part) if inputs else [{}] * len(rows)
         columns = set(inputs.values())
-        self.tensors = [
-            collator([row]) if any(collator.read_column([row], column)[0] is not None for column in columns) else {}
-            for row in tqdm(samples, desc="reading the inputs", unit=" samples")
-        ]
+
+        def read(row) -> dict[str, torch.Tensor]:
+            is_given = any(collator.read_column([row], column)[0] is not None for column in columns)
+            return collator([row]) if is_given else {}
+
+        with tqdm(samples, desc="reading the inputs", unit=" samples") as bar:
+            self.tensors = [read(row) for row in bar]
         kept = [name for name, feature in rows.features.items() if has_text(feature)]
         self.texts = [_only_text(row, rows.features) for row in rows.select_columns(kept).to_list()]
         if target is not None and not has_text(rows.features[top_column(rows, target)]):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, SequentialSampler
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, Seq2SeqTrainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -169,7 +169,11 @@ class CrossFuseTrainer(Seq2SeqTrainer):
         return self.optimizer
 
     def _get_eval_sampler(self, eval_dataset):
-        return super()._get_eval_sampler(_without_names(eval_dataset))
+        rows = _without_names(eval_dataset)
+        groups = self.args.train_sampling_strategy == "group_by_length" and has_length(rows)
+        if groups and self.args.length_column_name not in getattr(rows, "column_names", ()):
+            return SequentialSampler(rows) if self.args.world_size == 1 else None  # lengths are measured for training
+        return super()._get_eval_sampler(rows)
 
     @contextlib.contextmanager
     def _replaced(self, **attributes):
