@@ -22,9 +22,11 @@ from .flags import (
     add_dataset_arguments,
     add_device_arguments,
     add_generation_arguments,
+    add_length_argument,
     bad_samples_file,
     file_to_write,
     generation_options,
+    parse_lengths,
     parse_mapping,
 )
 from .tables import format_table
@@ -71,6 +73,7 @@ def parse_args(parser: Parser, argv: list[str]) -> argparse.Namespace:
         help="make the inputs worse, to one level from 0 to 1 after the other (default: 0)",
     )
     add_bad_sample_argument(parser)
+    add_length_argument(parser)
     add_generation_arguments(parser)
     add_device_arguments(parser)
     parser.add_argument(
@@ -83,7 +86,7 @@ def parse_args(parser: Parser, argv: list[str]) -> argparse.Namespace:
     repeated = [name for name, count in Counter(args.models).items() if count > 1]
     if repeated:
         raise ValueError(f"the model {repeated[0]} is given twice")
-    args.inputs = parse_mapping(args.inputs)
+    args.inputs, args.max_lengths = parse_mapping(args.inputs), parse_lengths(args.max_lengths)
     return args
 
 
@@ -100,6 +103,7 @@ def evaluate_model(args: argparse.Namespace, name: str, rows, bad: dict[int, Exc
 
     inputs = args.inputs
     model, processor = load_model(name, args.device, args.dtype)
+    processor.set_max_lengths(args.max_lengths)
     check_inputs(model.config, rows, inputs, args.target)
     combinations = list(subsets(list(inputs))) if args.missing == "all" else [tuple(inputs)]
     answerable = {names: rows_with(names, rows, inputs, processor, args.question) for names in combinations}
@@ -207,10 +211,10 @@ def run(args: argparse.Namespace) -> list[dict]:
     and metrics of each evaluation.
     """
     from modeling_crossfuse.data.bad_samples import write_bad_samples
-    from modeling_crossfuse.data.rows import load_rows, reason_of, undecoded
+    from modeling_crossfuse.data.rows import load_rows, reason_of
     from modeling_crossfuse.files import write_whole
 
-    rows = undecoded(load_rows(args.dataset, args.split, args.max_samples, args.dataset_config))
+    rows = load_rows(args.dataset, args.split, args.max_samples, args.dataset_config)
     results, bad = [], {}
     for name in args.models:
         results += evaluate_model(args, name, rows, bad)

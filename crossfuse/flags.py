@@ -96,6 +96,29 @@ def parse_mapping(pairs: Mapping[str, str] | Iterable[str] | None) -> dict[str, 
     return mapping
 
 
+def parse_lengths(pairs: Mapping[str, float] | Iterable[str] | None) -> dict[str, float]:
+    """`["text=128", "audio=2.5"]` as a `dict` of numbers."""
+    lengths = {}
+    for name, value in parse_mapping(pairs).items():
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"`max_lengths` has {name}={value}; expected a number, such as text=128") from None
+        lengths[name] = int(number) if number.is_integer() else number
+    return lengths
+
+
+def add_length_argument(parser: argparse.ArgumentParser):
+    """How much of a sample is read."""
+    parser.add_argument(
+        "--max_lengths",
+        nargs="+",
+        metavar="MODALITY=N",
+        help="read so much of a sample: tokens of a text, seconds of audio, steps of a series, as text=128 audio=20 "
+        "wrist=500 (default: as the model was trained)",
+    )
+
+
 def add_dataset_arguments(
     parser: argparse.ArgumentParser,
     required: bool = False,

@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from modeling_crossfuse.configuration_crossfuse import ready_config
 from modeling_crossfuse.data.rows import check_exists
+from modeling_crossfuse.encoder_sources import check_special_tokens
 from modeling_crossfuse.heads import MODELS
 from modeling_crossfuse.media import to_array
 from modeling_crossfuse.training.precision import loading_dtype
@@ -46,6 +47,8 @@ def load_model(name_or_path: str, device: str | None = None, dtype: str = "auto"
     chosen = loading_dtype(config.dtype, place) if dtype == "auto" else getattr(torch, dtype)
     model = MODEL_CLASSES[name].from_pretrained(name_or_path, dtype=chosen)
     processor = AutoProcessor.from_pretrained(name_or_path)
+    if model.can_generate():
+        check_special_tokens(getattr(processor, "tokenizer", None), model.generation_config)
     return model.eval().to(place), processor
 
 
@@ -87,7 +90,9 @@ def read_input(kind: str, value: str) -> Any:
     try:
         array = np.load(path, allow_pickle=False) if suffix == ".npy" else _read_table(path)
     except (EOFError, UserWarning, ValueError) as error:
-        raise ValueError(f"{value} is not a table of numbers: {one_line(error)}") from error
+        expected = "an array" if suffix == ".npy" else "lines of numbers with commas between them, and no header"
+        reason = one_line(error).rstrip(".")
+        raise ValueError(f"{value} is not a table of numbers: {reason}; expected {expected}") from error
     return to_array(value, array)
 
 

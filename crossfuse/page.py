@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The web page of a model: its fields, what it answers, and how that is explained."""
 
+import contextlib
 import html
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -78,11 +79,15 @@ def check_length(name: str, kind: str, value: Any):
 
 
 def seconds_of(path: str) -> float:
+    import av
     import soundfile
 
-    try:
+    with contextlib.suppress(soundfile.LibsndfileError):
         return soundfile.info(path).duration
-    except soundfile.LibsndfileError:
+    try:
+        with av.open(path, metadata_errors="ignore") as container:
+            return (container.duration or 0) / av.time_base
+    except av.FFmpegError:
         return 0.0  # the processor says what is wrong with it
 
 
@@ -182,7 +187,7 @@ def demo_examples(data: str, modalities: Sequence[str], folder: Path) -> list[li
     for name, given, question in EXAMPLES:
         row = rows[names.index(name)]
         files = {"image": folder / f"{name}.png", "audio": folder / f"{name}.ogg"}
-        row["picture"].save(files["image"])
+        files["image"].write_bytes(row["picture"]["bytes"])
         files["audio"].write_bytes(row["speech"]["bytes"])
         sample = {"text": question, **{modality: str(files[modality]) for modality in given}}
         examples.append([sample.get(modality) for modality in modalities])

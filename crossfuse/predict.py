@@ -4,7 +4,8 @@
 Answers of a CrossFuse model: for one sample, given on the command line, or for every row of a data set.
 
 One sample: --inputs image=cat.png audio=clip.ogg text="name in French". Images, audio and videos are files; text is
-the text itself; a series is a file of numbers, .npy or .csv (one line per step). Give as many modalities as you have.
+the text itself; a series is a file of numbers, .npy or .csv (one line per step, no header). Give as many modalities as
+you have.
 
 A data set: with --dataset, --inputs maps modalities to its columns. Each row's answer is one line of JSON. An error
 keeps the answers of the rows before it.
@@ -20,9 +21,11 @@ from .flags import (
     add_dataset_arguments,
     add_device_arguments,
     add_generation_arguments,
+    add_length_argument,
     bad_samples_file,
     file_to_write,
     generation_options,
+    parse_lengths,
     parse_mapping,
 )
 
@@ -46,6 +49,7 @@ def parse_args(parser: Parser, argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--columns", dest="inputs", nargs="+", help=argparse.SUPPRESS)  # as --inputs was once called
     add_bad_sample_argument(parser)
+    add_length_argument(parser)
     add_generation_arguments(parser)
     add_device_arguments(parser)
     parser.add_argument(
@@ -56,7 +60,7 @@ def parse_args(parser: Parser, argv: list[str]) -> argparse.Namespace:
         raise ValueError("--inputs is missing: give one sample, such as image=cat.png, or columns of a --dataset")
     if args.dataset is None and (args.question or args.output):
         raise ValueError("--question and --output go with --dataset; ask a question as --inputs text=...")
-    args.inputs = parse_mapping(args.inputs)
+    args.inputs, args.max_lengths = parse_mapping(args.inputs), parse_lengths(args.max_lengths)
     return args
 
 
@@ -127,11 +131,14 @@ def predict_rows(args: argparse.Namespace, model, processor, rows) -> list[str |
 
 def run(args: argparse.Namespace) -> list[str]:
     """Prints or writes a model's answers, and returns them."""
-    from modeling_crossfuse.data.rows import load_rows, undecoded
+    from modeling_crossfuse.data.rows import load_rows
 
     from .loading import load_model
 
+    if args.dataset is not None:
+        rows = load_rows(args.dataset, args.split, args.max_samples, args.dataset_config)
+    model, processor = load_model(args.model, args.device, args.dtype)
+    processor.set_max_lengths(args.max_lengths)
     if args.dataset is None:
-        return predict_sample(args, *load_model(args.model, args.device, args.dtype))
-    rows = undecoded(load_rows(args.dataset, args.split, args.max_samples, args.dataset_config))
-    return predict_rows(args, *load_model(args.model, args.device, args.dtype), rows)
+        return predict_sample(args, model, processor)
+    return predict_rows(args, model, processor, rows)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .flags import BAD_SAMPLE_CHOICES, DTYPES, Parser, parse_mapping
+from .flags import BAD_SAMPLE_CHOICES, DTYPES, Parser, parse_lengths, parse_mapping
 
 
 # What a recipe's `task` may be.
@@ -74,6 +74,12 @@ class RecipeArguments:
     question_dropout: float = flag(
         0.0, "Share of the samples that get no question and are to answer with the target.", type=float
     )
+    max_lengths: list[str] | None = flag(
+        None,
+        "How much is read of a sample: tokens of a text, seconds of audio, steps of a series, as text=128 audio=20 "
+        "wrist=500. What is longer is cut, in training and by the saved processor.",
+        nargs="+",
+    )
     max_target_length: int = flag(64, "Tokens of an answer at most.", type=int)
     vocab_size: int = flag(4096, "Tokens of a new tokenizer, trained where the model comes without one.", type=int)
     augmentation: dict | str | None = flag(None, "Modality to its augmentation, as JSON; see BatchAugmentation.")
@@ -119,7 +125,7 @@ class RecipeArguments:
         for name in ("model_overrides", "encoders", "lora", "questions", "augmentation", "learning_rates"):
             setattr(self, name, _parse_json(name, getattr(self, name)))
         self.freeze = [self.freeze] if isinstance(self.freeze, str) else list(self.freeze or ())
-        self.inputs = parse_mapping(self.inputs)
+        self.inputs, self.max_lengths = parse_mapping(self.inputs), parse_lengths(self.max_lengths)
         if self.task not in TASKS:
             raise ValueError(f"`task={self.task!r}`; expected one of {', '.join(TASKS)}")
         if self.on_bad_sample not in BAD_SAMPLE_CHOICES:

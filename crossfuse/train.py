@@ -196,7 +196,7 @@ def run(args: argparse.Namespace) -> str | None:
     import transformers
 
     from modeling_crossfuse.data.labels import check_digits
-    from modeling_crossfuse.data.rows import load_rows, undecoded
+    from modeling_crossfuse.data.rows import load_rows
     from modeling_crossfuse.training.building import add_lora, build_model, cache_rows, make_collators, number_labels
     from modeling_crossfuse.training.trainer import CrossFuseTrainer
 
@@ -214,10 +214,9 @@ def run(args: argparse.Namespace) -> str | None:
     checkpoint = resume_point(arguments)
     load_config(recipe.model)  # if there is none, this says so before the data is read
     rows = load_rows(recipe.dataset, recipe.train_split, recipe.max_train_samples, recipe.dataset_config)
-    rows, eval_rows = undecoded(rows), None
+    eval_rows = None
     if recipe.eval_split:
         eval_rows = load_rows(recipe.dataset, recipe.eval_split, recipe.max_eval_samples, recipe.dataset_config)
-        eval_rows = undecoded(eval_rows)
     with arguments.main_process_first(desc="building the model"):
         labels = number_labels(recipe, rows)
         model, processor = build_model(recipe, rows, labels)

@@ -24,7 +24,12 @@ from .configuration_encoders import (
     CrossFuseWrappedEncoderConfig,
 )
 from .configuration_modalities import CrossFuseModalitiesConfig
-from .evaluation.pipeline import AutoModelForCrossFuse, CrossFusePipeline
+from .evaluation.pipeline import (
+    AutoModelForCrossFuse,
+    CrossFuseAudioClassificationPipeline,
+    CrossFusePipeline,
+    CrossFuseSpeechRecognitionPipeline,
+)
 from .extras import needs
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .fusion import CrossFuseFusion, Memory, Stream, register_fusion
@@ -71,6 +76,9 @@ MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES["crossfuse"] = CrossFuseForSpeechSeq2Se
 PIPELINE_REGISTRY.register_pipeline(
     "crossfuse", pipeline_class=CrossFusePipeline, pt_model=AutoModelForCrossFuse, type="multimodal"
 )
+# These do the same with the models of transformers, and make batches of our features, too.
+PIPELINE_REGISTRY.supported_tasks["audio-classification"]["impl"] = CrossFuseAudioClassificationPipeline
+PIPELINE_REGISTRY.supported_tasks["automatic-speech-recognition"]["impl"] = CrossFuseSpeechRecognitionPipeline
 
 
 def _write_card(model, folder, **settings):

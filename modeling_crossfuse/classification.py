@@ -35,6 +35,26 @@ class CrossFuseSequenceClassifierOutput(SequenceClassifierOutput):
     encoder_modality_ids: torch.LongTensor | None = None
 
 
+class CrossFuseClassificationHead(nn.Module):
+    """
+    Attention pooling and a linear layer. They are one module, `classifier`, since this is what adapters for
+    `task_type="SEQ_CLS"` train and save as a whole.
+    """
+
+    def __init__(self, config: CrossFuseConfig):
+        super().__init__()
+        self.pooling = CrossFuseAttentionPooling(config.fusion)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.out_proj = nn.Linear(config.d_model, config.num_labels)
+
+    def forward(
+        self, memory: torch.Tensor, memory_mask: torch.Tensor | None, output_attentions: bool | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Memory `(batch, memory_length, d_model)` to logits `(batch, num_labels)`, and the weights of the pooling."""
+        pooled, weights = self.pooling(memory, memory_mask, output_attentions=output_attentions)
+        return self.out_proj(self.dropout(pooled)), weights
+
+
 class CrossFuseForSequenceClassification(CrossFusePreTrainedEncoderModel):
     """
     CrossFuse with a classification or regression head: attention pooling over the memory, and a linear layer. There is
@@ -77,14 +97,16 @@ class CrossFuseForSequenceClassification(CrossFusePreTrainedEncoderModel):
         "AutoModelForVideoClassification",
         "AutoModelForAudioClassification",
     )
+    renamed_since_format_1 = {
+        r"^pooling\.": "classifier.pooling.",
+        r"^classifier\.(weight|bias)$": r"classifier.out_proj.\1",
+    }
 
     def __init__(self, config: CrossFuseConfig):
         super().__init__(config)
         self.model = CrossFuseEncoderModel(config)
-        self.pooling = CrossFuseAttentionPooling(config.fusion)
-        self.dropout = nn.Dropout(config.classifier_dropout)
         self.num_labels = config.num_labels
-        self.classifier = nn.Linear(config.d_model, config.num_labels)
+        self.classifier = CrossFuseClassificationHead(config)
         self.post_init()
 
     @takes_modalities
@@ -110,20 +132,20 @@ class CrossFuseForSequenceClassification(CrossFusePreTrainedEncoderModel):
                 labels don't fit `problem_type`.
         """
         refuse_unknown(kwargs, self.known_arguments, type(self).forward)
+        kwargs["return_dict"] = True  # of the parts; `unwrap_model` of accelerate may leave the caller's here
         if labels is not None:
             several = labels.dim() == 2 and labels.shape[1] == self.num_labels  # labels, or numbers
             labels = labels.float() if several else as_classes(labels)
             _check_labels(labels, self.config)
         if encoder_outputs is None:
-            encoder_outputs = self.model(input_ids=input_ids, return_dict=True, **kwargs)
+            encoder_outputs = self.model(input_ids=input_ids, **kwargs)
         else:
             refuse_beside_memory({"input_ids": input_ids, **kwargs}, self.known_arguments - PASSED)
         encoder_outputs = as_encoder_output(encoder_outputs)
         output_attentions = kwargs.get("output_attentions", self.config.output_attentions)
-        pooled, weights = self.pooling(
-            encoder_outputs.last_hidden_state, encoder_outputs.attention_mask, output_attentions=output_attentions
+        logits, weights = self.classifier(
+            encoder_outputs.last_hidden_state, encoder_outputs.attention_mask, output_attentions
         )
-        logits = self.classifier(self.dropout(pooled))
         return CrossFuseSequenceClassifierOutput(
             loss=None if labels is None else self._loss(logits.float(), labels),
             logits=logits,
@@ -236,7 +258,8 @@ class CrossFuseForTokenClassification(CrossFusePreTrainedEncoderModel):
     def __init__(self, config: CrossFuseConfig):
         super().__init__(config)
         self.model = CrossFuseEncoderModel(config)
-        self.labeled_modality = _labeled_modality(config)
+        # By default it goes by the order of the modalities, which a later config may change.
+        config.labeled_modality = self.labeled_modality = _labeled_modality(config)
         self.modality_id = list(config.modalities).index(self.labeled_modality)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.num_labels = config.num_labels
@@ -263,13 +286,15 @@ class CrossFuseForTokenClassification(CrossFusePreTrainedEncoderModel):
                 have another shape than its stream.
         """
         refuse_unknown(kwargs, self.known_arguments, type(self).forward)
-        outputs = self.model(input_ids=input_ids, return_dict=True, **kwargs)
+        kwargs["return_dict"] = True  # of the parts; `unwrap_model` of accelerate may leave the caller's here
+        outputs = self.model(input_ids=input_ids, **kwargs)
         places = (outputs.modality_ids[0] == self.modality_id).nonzero().squeeze(1)
         if len(places) == 0:
             raise ValueError(
                 f"no sample has the modality {self.labeled_modality!r}, whose positions are to be labelled"
             )
-        logits = self.classifier(self.dropout(outputs.last_hidden_state[:, places]))
+        states = outputs.last_hidden_state[:, places].to(self.classifier.weight.dtype)
+        logits = self.classifier(self.dropout(states))
         mask = outputs.attention_mask[:, places]
         return CrossFuseTokenClassifierOutput(
             loss=None if labels is None else self._loss(logits, labels, mask),

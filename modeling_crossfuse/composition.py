@@ -20,7 +20,7 @@ from .encoder_search import find_encoder, infer_kind
 from .encoder_sources import HUB_ARGUMENTS, EncoderSource, check_tokenizer, read_encoders
 from .encoders import CrossFuseWrappedEncoder
 from .freezing import FreezingMixin
-from .loading import SafeLoadingMixin, explain_loading
+from .loading import SafeLoadingMixin, explain_loading, refuse_outside_shards
 from .quantization import adopt_quantizer, check_quantizers
 
 
@@ -29,12 +29,13 @@ def _load(source: EncoderSource, hub: dict[str, Any], dtype: torch.dtype) -> Pre
         return source.encoder
     if isinstance(source.encoder, PreTrainedConfig):
         return AutoModel.from_config(copy.deepcopy(source.encoder), dtype=dtype)
+    refuse_outside_shards(source.encoder)
     try:
         return AutoModel.from_pretrained(
             source.encoder, revision=source.revision or "main", dtype=dtype, use_safetensors=True, **hub
         )
     except (OSError, ValueError) as error:
-        raise explain_loading(error, source.where) from error
+        raise explain_loading(error, source.where, source.encoder) from error
 
 
 def _find(
@@ -74,20 +75,31 @@ def _read_dtype(dtype: torch.dtype | str) -> torch.dtype:
     return found
 
 
-def _answer_settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """The special tokens of answers. Families of tokenizers have different names for them."""
+def _answer_settings(tokenizer: PreTrainedTokenizerBase, given: dict[str, Any]) -> dict[str, Any]:
+    """
+    The special tokens of answers: those that are `given`, or else the tokenizer's. Families of tokenizers have
+    different names for them.
 
-    def first(*names: str) -> int | None:
-        tokens = (getattr(tokenizer, f"{name}_token_id") for name in names)
-        return next((token for token in tokens if token is not None), None)
-
-    start = first("bos", "cls", "pad", "eos", "sep")
-    return {
-        "pad_token_id": first("pad", "eos", "sep"),
+    Raises:
+        ValueError: if the tokenizer has none to pad, to begin or to end answers with.
+    """
+    start = ("bos", "cls", "pad", "eos", "sep")
+    names = {
+        "pad_token_id": ("pad", "eos", "sep"),
         "bos_token_id": start,
-        "eos_token_id": first("eos", "sep"),
+        "eos_token_id": ("eos", "sep"),
         "decoder_start_token_id": start,
     }
+    settings = {}
+    for key in (key for key in names if key not in given):
+        tokens = [getattr(tokenizer, f"{name}_token_id") for name in names[key]]
+        settings[key] = next((token for token in tokens if token is not None), None)
+        if settings[key] is None and key != "bos_token_id":  # in whose place generation has a start token
+            raise ValueError(
+                f"`tokenizer` has no token for `{key}`; set its `{names[key][0]}_token`, or give `{key}` as an "
+                "argument"
+            )
+    return {**settings, **given}
 
 
 def _take_weights(encoder: CrossFuseWrappedEncoder, source: nn.Module, dtype: torch.dtype, copied: bool):
@@ -183,7 +195,7 @@ class EncodersMixin(SafeLoadingMixin, FreezingMixin):
         attention = {key: kwargs.pop(key) for key in ("attn_implementation",) if key in kwargs}
         if tokenizer is not None:
             decoder = {"vocab_size": len(tokenizer), **(decoder or {})}
-            kwargs = {**_answer_settings(tokenizer), **kwargs}
+            kwargs = _answer_settings(tokenizer, kwargs)
         defaults = {key: kwargs[key] for key in ("modality_dropout",) if key in kwargs}
         modalities, found, quantizers = {}, {}, {}
         sources = read_encoders(encoders)

@@ -28,7 +28,7 @@ from .configuration_modalities import CrossFuseModalitiesConfig, check_modality_
 
 
 # What `config.json` means. A change that older releases would misread raises it.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 # What labels may be to transformers' classification heads.
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
@@ -384,14 +384,28 @@ class CrossFuseConfig(LayerConfig):
             )
 
     def validate_special_tokens(self):
-        for name in SPECIAL_TOKENS:
-            tokens = getattr(self, name)
-            for token in tokens if isinstance(tokens, list) else [tokens]:
-                if token is not None and not 0 <= token < self.vocab_size:
-                    raise ValueError(
-                        f"`{name}={tokens}` is not a token of the decoder; expected at least 0 and below "
-                        f"`vocab_size={self.vocab_size}`"
-                    )
+        for name in self._unknown_tokens():
+            raise ValueError(
+                f"`{name}={getattr(self, name)}` is not a token of the decoder; expected at least 0 and below "
+                f"`vocab_size={self.vocab_size}`"
+            )
+
+    def _unknown_tokens(self) -> list[str]:
+        """Names of the special tokens that are not in the decoder's vocabulary."""
+        ids = {name: getattr(self, name) for name in SPECIAL_TOKENS}
+        known = range(self.vocab_size)
+        return [
+            name
+            for name, tokens in ids.items()
+            if any(
+                token not in known for token in (tokens if isinstance(tokens, list) else [tokens]) if token is not None
+            )
+        ]
+
+    def forget_unknown_tokens(self):
+        """Sets the special tokens that are not in the decoder's vocabulary to None, for a model without a decoder."""
+        for name in self._unknown_tokens():
+            setattr(self, name, None)
 
     def __setattr__(self, key, value):
         super().__setattr__(key, value)

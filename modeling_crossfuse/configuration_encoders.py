@@ -278,6 +278,12 @@ class CrossFuseWrappedEncoderConfig(PreTrainedConfig):
         return self.kind == "image" or (self.kind == "video" and "frames" not in self.encoder_layout)
 
     @property
+    def window(self) -> int | None:
+        """How many mel frames the encoder reads at once, if it is one that reads no other number, as Whisper's is."""
+        positions = getattr(self.encoder, "max_source_positions", None)
+        return 2 * positions if positions and self.encoder_layout == ["num_mel_bins", "frames"] else None
+
+    @property
     def takes_patches(self) -> bool:
         """Whether the encoder takes images cut into patches."""
         return self.patch_layout is not None or bool(self.grid_arguments)

@@ -142,10 +142,14 @@ class CrossFuseDecoder(CrossFusePreTrainedModel):
             raise ValueError("You must specify exactly one of `decoder_input_ids` and `decoder_inputs_embeds`")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)  # (batch, target_length, d_model)
+        else:
+            inputs_embeds = inputs_embeds.to(self.embed_tokens.weight.dtype)
         _check_cache(cache)
         _check_shapes(inputs_embeds, encoder_hidden_states, attention_mask, cache)
         if use_cache and cache is None:
             cache = make_cache(self.config)
+        if encoder_hidden_states is not None and not has_memory(cache):  # or else nothing but its shape is read
+            encoder_hidden_states = encoder_hidden_states.to(inputs_embeds.dtype)
         if position_ids is None:
             position_ids = _next_positions(inputs_embeds, attention_mask, cache)
         causal_mask = self._mask_answer(inputs_embeds, attention_mask, cache, position_ids)

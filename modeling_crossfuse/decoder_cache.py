@@ -40,6 +40,7 @@ def takes_cache(forward: Callable) -> Callable:
     *named, others = signature.parameters.values()
     old_name = inspect.Parameter("past_key_values", inspect.Parameter.KEYWORD_ONLY, default=None)
     renamed.__signature__ = signature.replace(parameters=[*named, old_name, others])
+    del renamed.__wrapped__  # `unwrap_model` of accelerate goes on to what is wrapped, which lacks the name
     return renamed
 
 

@@ -10,6 +10,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_encoders import CrossFuseWrappedEncoderConfig
 from .encoder_patches import patch_arguments
+from .packing import Packing, pack_samples, unpack_samples
 
 
 # Where outputs carry hidden states, what fits better first.
@@ -28,6 +29,8 @@ def call_encoder(
     Calls an encoder as `config` says, with the values `(batch, ...)` of a modality, one image per row, and their mask
     `(batch, length)`. Gives hidden states `(batch, length, hidden_size)` and their mask `(batch, length)`.
     """
+    if config.window is not None and mask.shape[1] > config.window:
+        return _call_by_windows(encoder, config, values, mask)
     if config.one_by_one:
         return _call_one_by_one(encoder, config, values, mask)
     argument, arguments = config.values_argument, {}
@@ -83,6 +86,22 @@ def _call_one_by_one(
     lengths = torch.tensor([len(states) for states in encoded], device=mask.device)
     hidden_states = nn.utils.rnn.pad_sequence(encoded, batch_first=True)
     return hidden_states, _mask_of_lengths(lengths, hidden_states.shape[1])
+
+
+def _call_by_windows(
+    encoder: nn.Module, config: CrossFuseWrappedEncoderConfig, values: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As [`call_encoder`], for audio longer than the encoder's window: each window by itself, and then joined."""
+    if mask.shape[1] % config.window:
+        raise ValueError(f"it reads windows of {config.window} frames; expected a multiple of these")
+    values = values.unflatten(-1, (-1, config.window)).movedim(-2, 1).flatten(0, 1)  # (batch * windows, mel, frames)
+    windows = mask.unflatten(1, (-1, config.window)).flatten(0, 1)
+    present = windows.amax(1, keepdim=True)  # in a clip that is shorter than others, the last windows are padding
+    packing = Packing.of(present)
+    hidden_states, kept = call_encoder(encoder, config, pack_samples(values, packing), pack_samples(windows, packing))
+    hidden_states, kept = unpack_samples(hidden_states, packing), unpack_samples(kept, packing) * present
+    batch_size = len(mask)
+    return hidden_states.unflatten(0, (batch_size, -1)).flatten(1, 2), kept.unflatten(0, (batch_size, -1)).flatten(1)
 
 
 def _mask_of_lengths(lengths: torch.Tensor, length: int) -> torch.Tensor:

@@ -63,8 +63,9 @@ def describe(sub_processor: Any) -> dict[str, Any]:
         described = json.loads(sub_processor.backend_tokenizer.to_str())
         for key in ("padding", "truncation"):  # what the last call happened to ask for
             described.pop(key, None)
-    sides = {"padding_side": sub_processor.padding_side, "truncation_side": sub_processor.truncation_side}
-    return {**described, **sides, "class": type(sub_processor).__name__, **sub_processor.special_tokens_map}
+    settings = ("padding_side", "truncation_side", "split_special_tokens")
+    described |= {name: getattr(sub_processor, name) for name in settings}
+    return {**described, "class": type(sub_processor).__name__, **sub_processor.special_tokens_map}
 
 
 def load_processor(
@@ -121,8 +122,8 @@ def _load_tokenizer(
             "the tokenizer that the encoder was trained with"
         )
     # Longer texts are cut, as pipelines do, since the encoder has no positions for more.
-    limit = {"max_length": own.model_max_length} if own.model_max_length < _NO_LIMIT else {}
-    return {"tokenizer": own, **limit}
+    limit = min(own.model_max_length, getattr(text_config, "max_position_embeddings", None) or _NO_LIMIT)
+    return {"tokenizer": own, **({"max_length": limit} if limit < _NO_LIMIT else {})}
 
 
 def _find_tokenizer(source: EncoderSource, hub: dict[str, Any]) -> PreTrainedTokenizerBase | None:

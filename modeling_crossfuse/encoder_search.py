@@ -200,4 +200,6 @@ def _check_rebuilt(encoder: nn.Module):
         raise ValueError(f"has a buffer that is not saved, `{buffers[0]}`")
     lacking = any(name not in own for name, _ in rebuilt.named_parameters())
     if lacking or any(own[name].shape != value.shape for name, value in rebuilt.state_dict().items() if name in own):
+        if any(hasattr(module, "base_layer") for module in encoder.modules()):
+            raise ValueError("has layers with adapters of peft; merge them first: `PeftModel.merge_and_unload()`")
         raise ValueError("has other weights when it is built from its config alone")

@@ -102,3 +102,32 @@ def check_tokenizer(tokenizer: Any):
     """Raises a `TypeError` for what is no tokenizer."""
     if tokenizer is not None and not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise TypeError(f"`tokenizer` is {type(tokenizer).__name__}; expected a tokenizer, as AutoTokenizer loads it")
+
+
+def check_special_tokens(tokenizer: PreTrainedTokenizerBase | None, config: Any):
+    """
+    Raises a `ValueError` if answers that a tokenizer has ended do not end for the model, or what the model begins and
+    fills them with would be read as text.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): that of the answers. One without `eos_token` makes none.
+        config ([`CrossFuseConfig`] or [`~transformers.GenerationConfig`]): what the model goes by.
+    """
+    if getattr(tokenizer, "eos_token_id", None) is None:
+        return
+    ends, pad, start = config.eos_token_id, config.pad_token_id, config.decoder_start_token_id
+    agrees = {
+        "eos_token_id": tokenizer.eos_token_id in (ends if isinstance(ends, list) else [ends]),
+        "pad_token_id": None in (pad, tokenizer.pad_token_id) or pad == tokenizer.pad_token_id,
+        "decoder_start_token_id": start is None or start in tokenizer.all_special_ids,
+    }
+    if all(agrees.values()):
+        return
+    found = ", ".join(f"{name}={getattr(config, name)}" for name, is_same in agrees.items() if not is_same)
+    own = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    own = {name: token for name, token in own.items() if token is not None}
+    own["decoder_start_token_id"] = own.get("bos_token_id", next(iter(own.values())))
+    raise ValueError(
+        f"the model has the special tokens `{found}`, and the tokenizer has others; expected a config such as "
+        f"`CrossFuseConfig({', '.join(f'{name}={token}' for name, token in own.items())})`"
+    )

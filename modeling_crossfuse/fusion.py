@@ -86,6 +86,14 @@ class CrossFuseFusion(CrossFusePreTrainedModel):
     def __init__(self, config: CrossFuseFusionConfig, num_modalities: int):
         super().__init__(config)
 
+    @classmethod
+    def for_modalities(cls, config: CrossFuseFusionConfig, names: list[str]) -> "CrossFuseFusion":
+        """
+        The fusion of the modalities `names`, in the config's order. A fusion with weights for each modality keeps them
+        by name, so that saved weights fit another order.
+        """
+        return cls(config, len(names))
+
     def forward(self, streams: list[Stream], **kwargs) -> Memory:
         raise TypeError(f"{type(self).__name__} has to implement `forward(streams) -> Memory`")
 
@@ -118,22 +126,30 @@ class BottleneckFusion(CrossFuseFusion):
     positions.
     """
 
-    def __init__(self, config, num_modalities: int):
+    def __init__(self, config, num_modalities: int, names: list[str] | None = None):
         super().__init__(config, num_modalities)
+        self.names = names or [f"modality_{place}" for place in range(num_modalities)]
         self.latents = CrossFuseLatents(config.num_latents, config.hidden_size)
-        self.layers = nn.ModuleList(
-            nn.ModuleList(CrossFuseLayer(config, idx) for idx in range(config.num_layers))
-            for _ in range(num_modalities)
+        self.layers = nn.ModuleDict(
+            {
+                f"{name}_layers": nn.ModuleList(CrossFuseLayer(config, idx) for idx in range(config.num_layers))
+                for name in self.names
+            }
         )
         self.norm = make_norm(config)
+
+    @classmethod
+    def for_modalities(cls, config: CrossFuseFusionConfig, names: list[str]) -> "BottleneckFusion":
+        return cls(config, len(names), names)
 
     def forward(self, streams: list[Stream], skip_padding: bool = False, **kwargs) -> Memory:
         latents = self.latents(streams[0].hidden_states.shape[0]).to(streams[0].hidden_states.device)
         branches = [_Branch(self.config, stream, latents, skip_padding) for stream in streams]
         present = torch.stack([stream.attention_mask.amax(1) for stream in streams])
         shares = (present / present.sum(0).clamp(min=1)).to(latents.dtype)[:, :, None, None]
+        layers = [self.layers[f"{self.names[branch.modality_id]}_layers"] for branch in branches]
         for idx in range(self.config.num_layers):
-            views = [branch.run(self.layers[branch.modality_id][idx], latents, **kwargs) for branch in branches]
+            views = [branch.run(own[idx], latents, **kwargs) for branch, own in zip(branches, layers)]
             latents = (torch.stack(views) * shares).sum(0)
         shared = Stream(SHARED, latents, streams[0].attention_mask.new_ones(latents.shape[:2]))
         memory = join([*(branch.fused_stream() for branch in branches), shared])

@@ -9,14 +9,39 @@ from typing import Any
 import torch
 from torch import nn
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
-from transformers.generation import GenerationConfig, GenerationMixin
+from transformers.generation import (
+    EncoderNoRepeatNGramLogitsProcessor,
+    EncoderRepetitionPenaltyLogitsProcessor,
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessor,
+    LogitsProcessorList,
+)
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
 from .arguments import refuse_beside_memory
 from .decoder_cache import CACHE, is_shareable, make_cache, takes_cache
-from .inputs import refuse_no_modality
+from .inputs import read_inputs, read_present, refuse_no_modality
 from .outputs import as_encoder_output
+
+
+# Options that go by the tokens of the encoder's texts: the value that is as good as none, and what does it.
+_READING_TEXTS = {
+    "encoder_no_repeat_ngram_size": (0, EncoderNoRepeatNGramLogitsProcessor),
+    "encoder_repetition_penalty": (1.0, EncoderRepetitionPenaltyLogitsProcessor),
+}
+
+# Options that no model of CrossFuse has, what is as good as none, and why.
+_NO_UNCONDITIONAL = "it compares with answers to no input, which this model does not give"
+_NO_ENCODER = "it is for language models without an encoder"
+_REFUSED = {
+    "guidance_scale": (1, _NO_UNCONDITIONAL),
+    "negative_prompt_ids": (None, _NO_UNCONDITIONAL),
+    "negative_prompt_attention_mask": (None, _NO_UNCONDITIONAL),
+    "assistant_early_exit": (None, _NO_ENCODER),
+    "token_healing": (False, _NO_ENCODER),
+}
 
 
 class CrossFuseGenerationMixin(GenerationMixin):
@@ -44,18 +69,23 @@ class CrossFuseGenerationMixin(GenerationMixin):
                 `text`, or else the values of its first modality.
             generation_config ([`~transformers.GenerationConfig`], *optional*): as transformers takes it.
             kwargs: tensors of the modalities, named as `config.modalities.tensor_names` says, or `encoder_outputs`
-                from before; and all that transformers' `generate` takes.
+                from before; and what transformers' `generate` takes. `encoder_no_repeat_ngram_size` and
+                `encoder_repetition_penalty` go by the tokens of all texts, whose vocabulary has to be the decoder's.
 
         Raises:
             ValueError: without a modality and without `encoder_outputs`, with both unless an assistant reads the
-                modalities, or as [`CrossFuseMultimodalEncoder`] does.
+                modalities, or as [`CrossFuseMultimodalEncoder`] does; for `guidance_scale`, `negative_prompt_ids`,
+                `assistant_early_exit` and `token_healing`, and where options need the tokens of texts and there are
+                none to read.
         """
+        self._refuse_options(generation_config, kwargs)
         kwargs.pop("labels", None)  # Trainer passes them; they are no input of the encoder
         if inputs is not None:
             if kwargs.get(self.main_input_name) is not None:
                 raise ValueError(f"`inputs` and `{self.main_input_name}` are both given; expected one of them")
             kwargs[self.main_input_name] = inputs
         tensors = {name: kwargs.pop(name) for name in self.encoder_tensor_names & kwargs.keys()}
+        generation_config = self._read_texts(tensors, generation_config, kwargs)
         assistant = kwargs.get("assistant_model")
         if kwargs.get("encoder_outputs") is None:
             kwargs["encoder_outputs"] = self._encode(tensors, generation_config, kwargs)
@@ -80,9 +110,71 @@ class CrossFuseGenerationMixin(GenerationMixin):
             refuse_no_modality(self.config.modalities)
         recorded = {}
         for flag in ("output_attentions", "output_hidden_states"):
-            asked = (kwargs.get(flag), getattr(generation_config, flag, None), getattr(self.generation_config, flag))
-            recorded[flag] = next((value for value in asked if value is not None), False)
+            recorded[flag] = self._option(flag, generation_config, kwargs) or False
         return self.get_encoder()(**tensors, **recorded, return_dict=True)
+
+    def _option(self, name: str, generation_config: GenerationConfig | None, kwargs: dict[str, Any]) -> Any:
+        """What `generate` takes for an option: its argument, or else the config that is given, or the model's."""
+        asked = (
+            kwargs.get(name),
+            *(getattr(config, name, None) for config in (generation_config, self.generation_config)),
+        )
+        return next((value for value in asked if value is not None), None)
+
+    def _refuse_options(self, generation_config: GenerationConfig | None, kwargs: dict[str, Any]):
+        for name, (harmless, reason) in _REFUSED.items():
+            value = self._option(name, generation_config, kwargs)
+            if value is not None and (torch.is_tensor(value) or value != harmless):
+                raise ValueError(f"`{name}` is no option of this model: {reason}")
+
+    def _read_texts(
+        self, tensors: dict[str, torch.Tensor], generation_config: GenerationConfig | None, kwargs: dict[str, Any]
+    ) -> GenerationConfig | None:
+        """
+        Adds the processors of options that go by the tokens of texts, since transformers' `generate` has the memory
+        alone. Returns the config, with these options off.
+        """
+        asked = {name: self._option(name, generation_config, kwargs) for name in _READING_TEXTS}
+        asked = {name: value for name, value in asked.items() if value not in (None, _READING_TEXTS[name][0])}
+        if not asked:
+            return generation_config
+        texts = self._tokens_of_texts(next(iter(asked)), tensors, kwargs)
+        for name, value in asked.items():
+            off, processor = _READING_TEXTS[name]
+            own = _OfEachSample([[processor(value, tokens[None]) for tokens in sample] for sample in texts])
+            kwargs["logits_processor"] = LogitsProcessorList([own, *(kwargs.get("logits_processor") or ())])
+            kwargs.pop(name, None)
+            if generation_config is None:
+                kwargs[name] = off
+            else:
+                generation_config = copy.deepcopy(generation_config)
+                setattr(generation_config, name, off)
+        return generation_config
+
+    def _tokens_of_texts(
+        self, option: str, tensors: dict[str, torch.Tensor], kwargs: dict[str, Any]
+    ) -> list[list[torch.LongTensor]]:
+        """The tokens of the texts that each sample has, for an option that compares them with those of the answer."""
+        modalities = self.config.modalities
+        names = modalities.names_of_kind("text")
+        if not names or any(modalities[name].vocab_size != self.config.vocab_size for name in names):
+            raise ValueError(
+                f"`{option}` compares tokens of the answer with those of texts; expected a model whose modalities of "
+                "kind 'text' have the vocabulary of the decoder"
+            )
+        if kwargs.get("encoder_outputs") is not None:
+            raise ValueError(f"`{option}` reads the tokens of texts, which `encoder_outputs` do not have")
+        inputs = read_inputs(tensors, modalities)
+        present = read_present(inputs, tensors.get("modality_mask"), modalities)  # (batch, num_modalities)
+        texts = [[] for _ in present]
+        for name in [name for name in names if name in inputs]:
+            values, mask, _, _, given = inputs[name]
+            if values.is_floating_point():
+                raise ValueError(f"`{option}` reads the tokens of texts, which `{given}` do not have")
+            kept = mask.bool() & present[:, [list(modalities).index(name)]]
+            for sample, tokens, row in zip(texts, values, kept):
+                sample.append(tokens[row])
+        return texts
 
     @takes_cache
     def prepare_inputs_for_generation(
@@ -128,6 +220,18 @@ class CrossFuseGenerationMixin(GenerationMixin):
                 kwargs["next_sequence_length"] = new
         kwargs |= {CACHE: cache, "encoder_outputs": encoder_outputs, "is_first_iteration": is_first_iteration}
         return super().prepare_inputs_for_generation(input_ids, **kwargs)
+
+
+class _OfEachSample(LogitsProcessor):
+    """Processors of the scores of each sample, whose beams are next to each other."""
+
+    def __init__(self, processors: list[list[LogitsProcessor]]):
+        self.processors = [LogitsProcessorList(own) for own in processors]
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
+        rows = scores.shape[0] // len(self.processors)
+        samples = zip(self.processors, input_ids.split(rows), scores.split(rows))
+        return torch.cat([processors(*sample) for processors, *sample in samples])
 
 
 class _Remembered(nn.Module):

@@ -85,8 +85,13 @@ class CrossFuseRotaryEmbedding(nn.Module):
 class CrossFuseTokenEmbedding(nn.Embedding):
     """Token embedding times the square root of its width (Vaswani et al., 2017): tokens start at about unit size."""
 
+    @property
+    def embed_scale(self) -> float:
+        """What the rows are multiplied by. Adapters multiply their rows by it, too: it has this name for PEFT."""
+        return self.embedding_dim**0.5
+
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        return super().forward(input_ids) * self.embedding_dim**0.5
+        return super().forward(input_ids) * self.embed_scale
 
 
 class CrossFuseLatents(nn.Embedding):
@@ -509,6 +514,7 @@ class CrossFuseAttentionPooling(nn.Module):
         weights of the attention `(batch, heads, 1, length)` where the implementation gives them.
         """
         query = self.query(memory.shape[0])
+        memory = memory.to(query.dtype)
         mask = create_bidirectional_mask(self.config, query, memory_mask, encoder_hidden_states=memory)
         pooled, weights = self.cross_attn(query, mask, key_value_states=self.memory_layernorm(memory), **kwargs)
         pooled = pooled + self.dropout(self.mlp(self.post_attention_layernorm(pooled)))

@@ -5,6 +5,7 @@
 import json
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
@@ -14,9 +15,13 @@ from .hub import warn_of_other_version
 from .quantization import settle_loaded_quantization
 
 
-def explain_loading(error: Exception, where: str) -> OSError:
-    """The error for an encoder, or its processor, that can't be loaded."""
+def explain_loading(error: Exception, where: str, folder: str | os.PathLike | None = None) -> OSError:
+    """The error for a model, an encoder, or its processor, that can't be loaded from the Hub or from a folder."""
     text = " ".join(str(error).split())
+    variants = _variants(folder) if folder is not None else []
+    if "safetensors" in text and variants:
+        arguments = " or ".join(f"variant={variant!r}" for variant in variants)
+        return OSError(f"{where} has no `model.safetensors`; load it by `from_pretrained(..., {arguments})`")
     if "safetensors" in text:
         return OSError(
             f"{where} has no weights in safetensors, and pickled ones can run code when they are read. If you trust "
@@ -39,22 +44,30 @@ def refuse_missing_weights(model: PreTrainedModel, checkpoint_files: list[str] |
         )
 
 
-def _refuse_outside_shards(folder: str | os.PathLike):
-    """Raises a `ValueError` if the index of shards in a folder leads out of it. On the Hub, the client checks that."""
-    index = os.path.join(folder, "model.safetensors.index.json")
-    if not os.path.isfile(index):
-        return
-    with open(index, encoding="utf-8") as file:
-        names = set(json.load(file).get("weight_map", {}).values())
-    outside = sorted(name for name in names if os.path.basename(name) != name)
-    if outside:
-        raise ValueError(f"`weight_map` of {index} names {outside[0]!r}; expected files in the same folder")
+def _variants(folder: str | os.PathLike) -> list[str]:
+    """The variants, such as fp16, of the weights in a folder."""
+    names = (path.name for path in Path(folder).glob("model.*.safetensors"))
+    found = (re.fullmatch(r"model\.(.+?)(-\d+-of-\d+)?\.safetensors", name) for name in names)
+    return sorted({match[1] for match in found})
+
+
+def refuse_outside_shards(folder: str | os.PathLike, subfolder: str | None = None):
+    """
+    Raises a `ValueError` if an index of shards in a folder, that of any variant, leads out of it. On the Hub, the
+    client checks that.
+    """
+    for index in Path(folder, subfolder or "").glob("model.safetensors.index*.json"):
+        names = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+        outside = sorted(name for name in names if os.path.basename(name) != name)
+        if outside:
+            raise ValueError(f"`weight_map` of {index} names {outside[0]!r}; expected files in the same folder")
 
 
 def _register_remote_encoders(name_or_path: str | os.PathLike, kwargs: dict[str, Any]):
     """Registers the configs of encoders that come with code of their own, so that the model's config can be read."""
     hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs and key != "trust_remote_code"}
-    config, _ = PreTrainedConfig.get_config_dict(name_or_path, **hub, revision=kwargs.get("revision") or "main")
+    place = {"revision": kwargs.get("revision") or "main", "subfolder": kwargs.get("subfolder") or ""}
+    config, _ = PreTrainedConfig.get_config_dict(name_or_path, **hub, **place)
     for part in (config.get("modalities") or {}).values():
         model_type = (part.get("encoder") or {}).get("model_type") if isinstance(part, dict) else None
         if model_type is None or model_type in CONFIG_MAPPING or part.get("source") is None:
@@ -72,20 +85,24 @@ class SafeLoadingMixin:
         if kwargs.get("trust_remote_code") and kwargs.get("config") is None:
             _register_remote_encoders(pretrained_model_name_or_path, kwargs)
         if pretrained_model_name_or_path is not None:
-            _refuse_outside_shards(pretrained_model_name_or_path)
+            refuse_outside_shards(pretrained_model_name_or_path, kwargs.get("subfolder"))
         if kwargs.get("use_safetensors") is None:  # which stands for pickled weights where there are no others
             kwargs["use_safetensors"] = True
+        gives_info = kwargs.pop("output_loading_info", False)
         try:
-            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
         except OSError as error:
             if re.search("no file named model.safetensors|cannot be loaded with `safetensors`", str(error)):
-                raise explain_loading(error, f"`{pretrained_model_name_or_path}`") from error
+                folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+                raise explain_loading(error, f"`{pretrained_model_name_or_path}`", folder) from error
             raise
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.new_parts = {name.partition(".")[0] for name in info["missing_keys"]}
         if kwargs.get("trust_remote_code"):
             warn_of_other_version(model.config)
         for encoder in model.get_encoder().encoders.children():
             encoder.apply_frozen()
         if getattr(model, "hf_quantizer", None) is not None:
             settle_loaded_quantization(model)
-        return loaded
+        return (model, info) if gives_info else model

@@ -53,7 +53,7 @@ def _read_array(value: Any) -> tuple[np.ndarray, int]:
     elif hasattr(value, "to_pylist"):  # an array of Arrow, which gives NaN for what is missing
         value = value.to_pylist()
     elif is_list(value) and any(isinstance(part, np.ma.MaskedArray) for part in value):
-        value = np.ma.array(value)  # `np.asarray` would forget the masks of parts
+        value = np.ma.stack([np.ma.asarray(part) for part in value])  # `np.asarray` would forget their masks
     array, missing = np.asarray(value), np.ma.count_masked(value) if np.ma.isMaskedArray(value) else 0
     if array.dtype == object:
         missing += sum(map(is_missing, array.flat))
@@ -103,9 +103,10 @@ def open_file(where: str, sample: Any) -> NamedBytes | str:
         return _open_path(where, os.fspath(sample))
     if hasattr(sample, "read"):
         name, sample = name or getattr(sample, "name", ""), _read_open_file(where, sample)
+    file = NamedBytes(sample, name if isinstance(name, str) else "")  # an open file may have a number
     if len(sample) == 0:
-        raise ValueError(f"{where} is empty (0 bytes)")
-    return NamedBytes(sample, name if isinstance(name, str) else "")  # an open file may have a number
+        raise ValueError(f"{where}{path_in_brackets(file)} is empty (0 bytes)")
+    return file
 
 
 def _open_path(where: str, path: str) -> NamedBytes | str:

@@ -52,7 +52,7 @@ def load_audio(where: str, sample: Any) -> tuple[np.ndarray, int | None]:
 
 
 def _read_audio_file(where: str, file: io.BytesIO | str) -> tuple[np.ndarray, int]:
-    """Audio `(samples,)`, the mean of its channels, by soundfile or, if that doesn't know the format, by PyAV."""
+    """Audio `(samples,)`, the mean of its channels, by soundfile or, if that can't read it, by PyAV."""
     try:
         import soundfile
     except ImportError as error:
@@ -63,15 +63,12 @@ def _read_audio_file(where: str, file: io.BytesIO | str) -> tuple[np.ndarray, in
             _warn_if_cut(where, reader, len(audio))
             return audio, reader.samplerate
     except soundfile.LibsndfileError as error:
-        if error.code != _UNKNOWN_FORMAT:
-            raise ValueError(f"{where} is not a readable audio file: {error.error_string}") from error
+        reason = error.error_string  # the message of the error may have the representation of `file`
     except TypeError as error:
         raise ValueError(f"{where} is raw audio, by its name; expected a file whose header says its format") from error
-    return _read_container(where, file)
+    return _read_container(where, file, reason)
 
 
-# libsndfile's number for it.
-_UNKNOWN_FORMAT = 1
 # What libsndfile logs of audio whose length, by its header, is beyond the end of the file.
 _CUT_OFF = re.compile(r"^ *(?:data|riff|SSND|Data Size|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 
@@ -87,11 +84,13 @@ def _warn_if_cut(where: str, reader: Any, samples: int):
         )
 
 
-def _read_container(where: str, file: io.BytesIO | str) -> tuple[np.ndarray, int]:
-    """The main sound of any file that PyAV reads, such as m4a, webm and videos."""
-    with open_stream(where, file, "audio") as (_, frames):
+def _read_container(where: str, file: io.BytesIO | str, reason: str) -> tuple[np.ndarray, int]:
+    """The main sound of a file that soundfile can't read for a `reason`, such as m4a, webm and videos."""
+    with open_stream(where, file, "audio") as (stream, frames):
         from av import AudioResampler
 
+        if stream.container.format.name == "wav":  # those of big endian numbers would come out wrong
+            raise ValueError(reason)
         resampler = AudioResampler(format="fltp")  # of the file's own rate and channels
         parts = [part for frame in frames for part in resampler.resample(frame)]
         if not parts:

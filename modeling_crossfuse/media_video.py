@@ -58,7 +58,7 @@ def _read_decoder(where: str, decoder: Any, num_frames: int | None) -> list[Any]
         raise ValueError(f"{where} has no frame")
     try:
         frames = decoder.get_frames_at(_uniform_indices(total, num_frames))
-        seconds = _even_times(frames.pts_seconds.numpy(), total)
+        seconds = _even_times(np.asarray(frames.pts_seconds), total)
         if seconds is None:
             return list(frames.data)
         played = decoder.get_frames_played_at(seconds[1:-1].tolist())
@@ -149,7 +149,7 @@ def _decode(where: str, container: Any, stream: Any) -> Iterator[Any]:
         frames = packet.decode() if packet.stream.index == stream.index else []
         is_damaged |= packet.is_corrupt or any(frame.is_corrupt for frame in frames)
         yield from frames
-    claimed, there = (container.duration or 0) / av.time_base, end - start
+    claimed, there = (container.duration or 0) / av.time_base, end - min(start, 0)  # some count from the first frame
     if claimed - there > longest + 1e-3:  # the last packet may not say how long it lasts
         logger.warning_once(
             f"{where} ends after {there:.2f} s, before the {claimed:.2f} s that its header says; was it cut off?"

@@ -83,6 +83,7 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
         super().__init__(config)
         self.encoder = CrossFuseMultimodalEncoder(config)
         self.decoder = CrossFuseDecoder(config.decoder)
+        self.decoder.shares_vocabulary = True
         self.encoder_tensor_names = encoder_tensor_names(config)
         self.known_arguments = known_arguments(config)
         name_own_tensors(type(self).forward, config)
@@ -138,10 +139,9 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             ValueError: as [`CrossFuseMultimodalEncoder`] does, or for a modality beside `encoder_outputs`.
         """
         refuse_unknown(kwargs, self.known_arguments, type(self).forward)
+        kwargs["return_dict"] = True  # of the parts; `unwrap_model` of accelerate may leave the caller's here
         if encoder_outputs is None:
-            encoder_outputs = self.encoder(
-                input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs
-            )
+            encoder_outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         else:
             given = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
             refuse_beside_memory(given, self.encoder_tensor_names)
@@ -158,7 +158,6 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             encoder_attention_mask=encoder_outputs.attention_mask,
             cache=cache,
             use_cache=use_cache,
-            return_dict=True,
             **{key: value for key, value in kwargs.items() if key in PASSED},
         )
         pooled = None
@@ -178,10 +177,15 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             encoder_modality_ids=encoder_outputs.modality_ids,
         )
 
-    def _start_tokens(self, memory: torch.Tensor) -> torch.LongTensor | None:
-        """The token that every answer starts with, `(batch, 1)`, if the config knows one."""
+    def _start_tokens(self, memory: torch.Tensor) -> torch.LongTensor:
+        """The token that every answer starts with, `(batch, 1)`."""
         token = self.config.decoder_start_token_id
-        return None if token is None else torch.full((len(memory), 1), token, device=memory.device)
+        if token is None:
+            raise ValueError(
+                "neither `decoder_input_ids` nor `decoder_inputs_embeds` is given, and "
+                "`config.decoder_start_token_id`, with which answers begin, is None"
+            )
+        return torch.full((len(memory), 1), token, device=memory.device)
 
 
 class CrossFusePreTrainedEncoderModel(EncodersMixin, CrossFusePreTrainedModel):
@@ -196,6 +200,11 @@ class CrossFusePreTrainedEncoderModel(EncodersMixin, CrossFusePreTrainedModel):
         super().__init__(config)
         self.known_arguments = known_arguments(config)
         name_own_tensors(type(self).forward, config)
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        # Trainer gives the config the special tokens of its tokenizer; the decoder that is not built may lack them.
+        self.config.forget_unknown_tokens()
+        return super().save_pretrained(save_directory, *args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.get_encoder().get_input_embeddings()
@@ -246,7 +255,7 @@ class CrossFuseEncoderModel(CrossFusePreTrainedEncoderModel):
             input_ids (`torch.LongTensor` of shape `(batch, length)`): values of the modality `text`, if there is one.
             kwargs: the other inputs of [`CrossFuseMultimodalEncoder`].
         """
-        return self.encoder(input_ids=input_ids, return_dict=True, **kwargs)
+        return self.encoder(input_ids=input_ids, **{**kwargs, "return_dict": True})
 
 
 def shift_tokens_right(labels: torch.Tensor, pad_token_id: int, decoder_start_token_id: int) -> torch.Tensor:
@@ -268,7 +277,8 @@ class CrossFuseAnswerHead(nn.Module):
 
     def forward(self, memory: torch.Tensor, memory_mask: torch.Tensor | None) -> torch.Tensor:
         """Memory `(batch, memory_length, d_model)` to logits `(batch, num_answers)`."""
-        return self.out_proj(self.norm(masked_mean(memory, memory_mask)))
+        pooled = masked_mean(memory, memory_mask).to(self.out_proj.weight.dtype)
+        return self.out_proj(self.norm(pooled))
 
 
 class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel, CrossFuseGenerationMixin):
@@ -312,6 +322,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
     def __init__(self, config: CrossFuseConfig):
         super().__init__(config)
         self.model = CrossFuseModel(config)
+        self.model.shares_vocabulary = True
         self.encoder_tensor_names = self.model.encoder_tensor_names
         self.known_arguments = self.model.known_arguments
         name_own_tensors(type(self).forward, config)
@@ -320,6 +331,11 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         self.lm_head = make_linear(config.d_model, config.decoder.vocab_size)
         self.answer_head = CrossFuseAnswerHead(config) if config.num_answers else None
         self.post_init()
+
+    def train(self, mode: bool = True):
+        # Trainer gives the config the special tokens of its tokenizer; what the config refuses can't be saved later.
+        self.config.validate_special_tokens()
+        return super().train(mode)
 
     def drop_answer_head(self):
         """Removes the auxiliary classifier from the model and its config, before the model is saved."""
@@ -336,6 +352,12 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """The decoder's input for `labels` `(batch, length)`, as data collators ask for it."""
+        for name in ("decoder_start_token_id", "pad_token_id"):
+            if getattr(self.config, name) is None:
+                raise ValueError(
+                    f"`config.{name}` is None, and the decoder's input can't be made from `labels` without it; set it "
+                    "to a token of the tokenizer, or give `decoder_input_ids`"
+                )
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
     @takes_modalities
@@ -379,6 +401,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         # Consumed here, not by the layers below.
         loss_kwargs = {key: kwargs.pop(key) for key in ("num_items_in_batch", "shift_labels") if key in kwargs}
         refuse_unknown(kwargs, self.known_arguments, type(self).forward)
+        kwargs["return_dict"] = True  # of the parts; `unwrap_model` of accelerate may leave the caller's here
         if labels is not None:
             labels = as_classes(labels)
             check_labels(labels, self.config.vocab_size)
@@ -420,7 +443,6 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
             encoder_outputs=encoder_outputs,
             cache=cache,
             use_cache=use_cache,
-            return_dict=True,
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state

@@ -23,6 +23,22 @@ from .packing import Packing, pack_samples, unpack_samples
 from .pretrained import CrossFusePreTrainedModel
 
 
+class CrossFuseModalityEmbeddings(nn.Module):
+    """
+    What is added to all states of a modality, by name, so that the order of modalities may change. The names end in
+    `_embedding`: adapters find modules by the end of a name, and that of a modality is its encoder's.
+    """
+
+    def __init__(self, names: Iterable[str], dim: int):
+        super().__init__()
+        for name in names:
+            self.add_module(f"{name}_embedding", nn.Embedding(1, dim))
+
+    def forward(self, name: str, device: torch.device) -> torch.Tensor:
+        """The embedding of a modality, `(dim,)`. It is the result of a call, which fetches offloaded weights."""
+        return self.get_submodule(f"{name}_embedding")(torch.zeros((), dtype=torch.long, device=device))
+
+
 class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
     """
     One encoder per modality, a projection of each to `d_model`, and the fusion of the streams into the memory.
@@ -57,8 +73,8 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
                 if part.hidden_size != config.d_model
             }
         )
-        self.modality_embeddings = nn.Embedding(len(modalities), config.d_model)
-        self.fusion = FUSIONS[config.fusion.type](config.fusion, len(modalities))
+        self.modality_embeddings = CrossFuseModalityEmbeddings(modalities, config.d_model)
+        self.fusion = FUSIONS[config.fusion.type].for_modalities(config.fusion, modalities.keys())
         self.post_init()
 
     def _text_encoder(self) -> CrossFusePreTrainedModel:
@@ -145,13 +161,14 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
                 continue
             encode = self._encode_all if fixed_shapes or counts[index] == len(present) else self._encode_present
             hidden_states, mask = encode(name, inputs[name], present[:, index], **kwargs)
+            embedding = self.modality_embeddings(name, present.device)  # (d_model,)
+            hidden_states = hidden_states.to(embedding.dtype)  # an encoder may have a dtype of its own
             if name in self.projections:
                 hidden_states = self.projections[name](hidden_states)  # (batch, length, d_model)
-            embedding = self.modality_embeddings(present.new_full((), index, dtype=torch.long))  # (d_model,)
             # Encoders may lie on several devices; the streams meet here.
             hidden_states, mask = hidden_states.to(embedding.device) + embedding, mask.to(embedding.device)
             if distributed and part.is_wrapped:  # it may have parameters that do not count here
-                hidden_states = hidden_states + self._touch(index, name)
+                hidden_states = hidden_states + self._touch(name, embedding)
             hidden_states = hidden_states.masked_fill((mask == 0).unsqueeze(-1), 0.0)
             streams.append(Stream(index, hidden_states, mask))
         return streams
@@ -172,17 +189,24 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
             `tuple[torch.Tensor, torch.Tensor]`: hidden states `(batch, length, hidden_size)` and their mask
             `(batch, length)`. `forward` takes them as `<name>_hidden_states` and `<name>_hidden_states_mask`.
         """
-        encoder = self.encoders[name]
+        encoder, device = self.encoders[name], values.device.type
+        has_autocast = torch.is_autocast_enabled(device)
+        if not (values.is_floating_point() or has_autocast):
+            return encoder(values, mask, **kwargs)
+        dtypes = (parameter.dtype for parameter in encoder.parameters() if parameter.is_floating_point())
+        # The replicas of DataParallel have no parameters.
+        dtype = next(dtypes, None) or self.modality_embeddings(name, mask.device).dtype
         if values.is_floating_point():  # processors give float32, whatever the model's dtype is
-            dtypes = (parameter.dtype for parameter in encoder.parameters() if parameter.is_floating_point())
-            # The replicas of DataParallel have no parameters.
-            values = values.to(next(dtypes, self.modality_embeddings.weight.dtype))
-        return encoder(values, mask, **kwargs)
+            values = values.to(dtype)
+        # Autocast would mix two low precisions within the encoder.
+        keeps_autocast = has_autocast and dtype in (torch.float32, torch.get_autocast_dtype(device))
+        with torch.autocast(device, enabled=keeps_autocast):
+            return encoder(values, mask, **kwargs)
 
     def _encode(self, name: str, given: ModalityInputs, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states `(batch, length, hidden_size)` and their mask, also where they are given."""
         if given.is_encoded:
-            return given.values.to(self.modality_embeddings.weight.dtype), given.mask
+            return given.values, given.mask
         return self.encode_modality(name, given.values, given.mask, **kwargs)
 
     def _encode_all(self, name: str, given: ModalityInputs, rows, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
@@ -199,17 +223,17 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
         hidden_states, mask = self._encode(name, given._replace(values=values, mask=mask), **kwargs)
         return unpack_samples(hidden_states, samples), unpack_samples(mask, samples)
 
-    def _touch(self, index: int, name: str) -> torch.Tensor:
+    def _touch(self, name: str, embedding: torch.Tensor) -> torch.Tensor:
         """A zero that depends on all parameters of a modality, so that each of them gets a gradient."""
         parameters = list(self.encoders[name].parameters())
         if name in self.projections:
             parameters += self.projections[name].parameters()
-        return touch(parameters) + self.modality_embeddings.weight[index].sum() * 0.0
+        return touch(parameters) + embedding.sum() * 0.0
 
     def _empty_stream(self, index: int, name: str, present: torch.Tensor) -> Stream:
         """The stream of a modality that no sample has. It depends on the parameters of the modality."""
-        hidden_states = self.modality_embeddings.weight.new_zeros(len(present), 1, self.config.d_model)
-        hidden_states = hidden_states + self._touch(index, name)
+        embedding = self.modality_embeddings(name, present.device)
+        hidden_states = embedding.new_zeros(len(present), 1, self.config.d_model) + self._touch(name, embedding)
         return Stream(index, hidden_states, torch.zeros_like(present[:, :1], dtype=torch.long))
 
 

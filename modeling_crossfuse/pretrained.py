@@ -3,6 +3,7 @@
 """The base class of every CrossFuse model."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ from .configuration_crossfuse import CrossFuseConfig
 from .hub import CodeToHubMixin
 from .layers import CrossFuseLayer, CrossFuseRotaryEmbedding
 from .loading import refuse_missing_weights
+from .older_formats import conversions_of_older_formats
 
 
 class CrossFusePreTrainedModel(CodeToHubMixin, PreTrainedModel):
@@ -25,6 +27,10 @@ class CrossFusePreTrainedModel(CodeToHubMixin, PreTrainedModel):
     # What the head is for, and the Auto classes that load it; see `heads.py`.
     task: ClassVar[str | None] = None
     auto_classes: ClassVar[tuple[str, ...]] = ()
+    # Whether it is a part of a model, other parts of which have the same vocabulary.
+    shares_vocabulary: bool = False
+    # Regular expressions of the names of weights in format 1, and what stands in their place today.
+    renamed_since_format_1: ClassVar[dict[str, str]] = {}
     # Writes the card of a pushed model. The installed package sets it; the code that a model brings along has none.
     write_card: ClassVar[Callable | None] = None
     base_model_prefix = "model"
@@ -48,6 +54,11 @@ class CrossFusePreTrainedModel(CodeToHubMixin, PreTrainedModel):
         [`~transformers.PreTrainedModel.resize_token_embeddings`].
         """
         arguments = (new_num_tokens, pad_to_multiple_of, mean_resizing)
+        if self.shares_vocabulary and arguments[:2] != (None, None):
+            raise ValueError(
+                f"the vocabulary of this {type(self).__name__} is that of the whole model, and of its head; call "
+                f"`model.resize_token_embeddings({new_num_tokens})` with the whole model instead"
+            )
         size = self.get_input_embeddings().num_embeddings
         embeddings = super().resize_token_embeddings(*arguments)
         for part in self.modules():
@@ -58,9 +69,11 @@ class CrossFusePreTrainedModel(CodeToHubMixin, PreTrainedModel):
         return embeddings
 
     @staticmethod
-    def _load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs):
+    def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs):
         refuse_missing_weights(model, checkpoint_files)
-        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)
+        conversions = conversions_of_older_formats(model, state_dict, checkpoint_files, load_config)
+        config = replace(load_config, weight_mapping=[*conversions, *(load_config.weight_mapping or ())])
+        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, config, *args, **kwargs)
 
     def _make_card(self, folder: Path, repo_id: str, is_new: bool):
         if self.write_card is not None:

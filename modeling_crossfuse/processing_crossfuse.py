@@ -4,6 +4,7 @@
 
 import copy
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,19 @@ from .configuration_crossfuse import CrossFuseConfig
 from .configuration_layers import close_match
 from .configuration_modalities import TensorNames, tensor_names
 from .encoder_processors import is_same, load_processor
-from .encoder_sources import HUB_ARGUMENTS, SUB_PROCESSORS, check_tokenizer, parts_of_kind, read_encoders
+from .encoder_sources import (
+    HUB_ARGUMENTS,
+    SUB_PROCESSORS,
+    check_special_tokens,
+    check_tokenizer,
+    parts_of_kind,
+    read_encoders,
+)
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .image_processing_crossfuse import CrossFuseVideoImageProcessor
 from .media import as_batch, is_list, is_missing, load_series
 from .processing_options import ALIASES, KWARGS_NAMES, OPTIONS, check_settings, options_of, take_options
-from .processing_tensors import convert_tensors, make_tensors, placeholder, spread_rows
+from .processing_tensors import convert_tensors, make_tensors, placeholder, say_once, spread_rows
 from .sub_processors import SubProcessorsMixin
 
 
@@ -41,9 +49,12 @@ class CrossFuseProcessor(SubProcessorsMixin):
             `config.modalities`. `kind` may be left out if the name is the kind. Other settings win over those of the
             shared sub-processor: for `text`, `max_length` and other options of a tokenizer's call; for `image` and
             `video`, `num_channels`, `size` and other options of the image processor, and a video's `num_frames`; for
-            `audio`, `feature_size`, `sampling_rate` (of arrays that do not say theirs) and `max_length` (in frames);
-            for `series`, `num_channels`, `mean`, `std` and `max_length` (in steps). A modality may have a `tokenizer`,
-            an `image_processor`, a `video_processor` or a `feature_extractor` of its own, too, which becomes the
+            `audio`, `feature_size`, `sampling_rate` (of arrays that do not say theirs), `max_seconds` and `max_length`
+            (in frames, or what the feature extractor counts); for `series`, `num_channels`, `mean`, `std` and
+            `max_length` (in steps). What is cut is said once for each modality. For an encoder that reads a window,
+            such as Whisper's of 30 s, `max_seconds` may be more, or `truncation=False` leave clips as they are: then
+            the model joins what the encoder makes of each window. A modality may have a `tokenizer`, an
+            `image_processor`, a `video_processor` or a `feature_extractor` of its own, too, which becomes the
             attribute `<name>_tokenizer` and so on. Defaults to one modality for each sub-processor.
         chat_template (`str`, *optional*): kept and saved, as in any processor.
 
@@ -131,8 +142,9 @@ class CrossFuseProcessor(SubProcessorsMixin):
 
         Raises:
             ValueError: if a modality has an encoder of transformers: [`~CrossFuseProcessor.from_encoders`] finds the
-                processor that it was trained with.
+                processor that it was trained with; or if the tokenizer's special tokens are not those of the config.
         """
+        check_special_tokens(tokenizer, config)
         shared, modalities = {}, {}
         for name, part in config.modalities.items():
             if part.is_wrapped:
@@ -251,6 +263,34 @@ class CrossFuseProcessor(SubProcessorsMixin):
         self.modalities[name] |= {"mean": mean.tolist(), "std": np.where(std > 0, std, 1.0).tolist()}
         return self
 
+    def set_max_lengths(self, max_lengths: dict[str, float]) -> "CrossFuseProcessor":
+        """
+        Sets how much of a sample is read; from then on the processor cuts what is longer, and saves the limits.
+
+        Args:
+            max_lengths (`dict[str, float]`): name of a modality to its limit: tokens of a text, seconds of audio, or
+                steps of a series.
+
+        Returns:
+            [`CrossFuseProcessor`]: itself.
+
+        Raises:
+            ValueError: if there is no such modality, it has no length, or the limit is none.
+        """
+        changed = {}
+        for argument, limit in max_lengths.items():
+            name = self.modality_of(argument)
+            settings = dict(self.modalities[name])
+            if settings["kind"] in ("image", "video"):
+                raise ValueError(f"`max_lengths` has {name!r}, whose kind {settings['kind']!r} has no length")
+            if settings["kind"] == "audio":
+                settings.pop("max_length", None)  # the same limit, in other units
+            settings["max_seconds" if settings["kind"] == "audio" else "max_length"] = limit
+            check_settings(name, settings, None)
+            changed[name] = settings
+        self.modalities |= changed
+        return self
+
     def _names_of_kind(self, kind: str | None) -> list[str]:
         return [name for name, settings in self.modalities.items() if settings["kind"] == kind]
 
@@ -298,12 +338,15 @@ class CrossFuseProcessor(SubProcessorsMixin):
                 images, channels, height, width)`.
             audio (clip or list of clips): a clip is an array `(samples,)` of floats from -1 to 1 or of int16, an array
                 with a second axis for several channels, which are averaged, a dict of `array` (or `raw`) and
-                `sampling_rate`, or a file. It is resampled to what the model expects. The option
-                `sampling_rate` says that of arrays.
+                `sampling_rate`, torchcodec's `AudioDecoder`, or a file. Files are read by soundfile; formats that it
+                doesn't know, such as m4a, webm and the sound of videos, by PyAV. It is resampled to what the model
+                expects. The option `sampling_rate` says that of arrays.
             kwargs:
                 modalities by name. Videos are lists of frames, arrays of four axes, of which the first has the frames,
-                or files. Series are arrays `(steps, channels)`, `(steps,)` for one channel or `(channels,)` for one
-                step.
+                torchcodec's `VideoDecoder`, or files, read by PyAV: of the main stream, upright, in the order of time.
+                Of more frames than `num_frames`, those are taken that are evenly spread over the video's time, or, if
+                it has no times, over its frames. Pixels that are not square stay as they are. Series are arrays
+                `(steps, channels)`, `(steps,)` for one channel or `(channels,)` for one step.
                 Options: `return_tensors` (`"pt"`, `"np"`, or `None` for lists of tokens and NumPy arrays), `padding`,
                 `truncation`, `max_length` (of tokens), `sampling_rate` (hertz), those of the image processor,
                 `text_kwargs`, `images_kwargs`, `videos_kwargs`, `audio_kwargs`, `common_kwargs`, `sample_names` (list
@@ -345,7 +388,7 @@ class CrossFuseProcessor(SubProcessorsMixin):
             chosen = {**self.settings_of(name), **options[kind]}
             chosen.pop("kind")
             if rows:
-                values, mask = make_tensors(kind, samples, chosen, parts)
+                values, mask = make_tensors(kind, samples, chosen, parts, partial(say_once, self, name))
             else:
                 values, mask = placeholder(kind, batches.get(name, ()), chosen, parts)
             fill = (parts["tokenizer"].pad_token_id or 0) if kind == "text" else 0

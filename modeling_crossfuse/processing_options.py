@@ -3,6 +3,7 @@
 """What a call of the processor may set, and what a modality's settings may have."""
 
 from collections.abc import Iterable
+from math import inf
 from typing import Any
 
 from transformers.processing_utils import ImagesKwargs
@@ -27,7 +28,7 @@ SETTINGS = {
     "text": set(),
     "image": {"num_channels"},
     "video": {"num_channels"},
-    "audio": {"feature_size", "hop_length", "n_fft"},
+    "audio": {"feature_size", "hop_length", "max_seconds", "n_fft"},
     "series": {"max_length", "mean", "num_channels", "std"},
 }
 # Those of both that are integers of at least 1.
@@ -68,6 +69,8 @@ def check_settings(name: str, settings: dict[str, Any], image_processor: Any):
     for key, value in settings.items():
         if key in COUNTS and value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"`modalities[{name!r}]` has `{key}={value!r}`; expected an integer of at least 1")
+        if key == "max_seconds" and value is not None and not (isinstance(value, (int, float)) and 0 < value < inf):
+            raise ValueError(f"`modalities[{name!r}]` has `{key}={value!r}`; expected a number above 0")
         if key not in allowed:
             raise ValueError(
                 f"`modalities[{name!r}]` has `{key}={value!r}`.{close_match(key, allowed)} Allowed for {kind!r}: "

@@ -4,11 +4,12 @@
 From the raw samples of one modality to its tensors, with a function for each kind.
 
 Samples are a dict: the key is what an error calls the sample, such as "`image` of sample 3". A function may change the
-options that it is given.
+options that it is given, and calls `say` with what a user has to know of the modality, of which the first is logged.
 """
 
 import inspect
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import logging
 
 from .encoder_processors import pixel_values
+from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .media import is_list, is_missing, load_series, path_in_brackets
 from .media_audio import load_audio, resample
 from .media_image import fits_pillow, has_several, image_size, images_of, load_images, resize_array, target_size
@@ -26,12 +28,37 @@ from .processing_options import SETTINGS
 
 logger = logging.get_logger(__name__)
 
+# What was said for each object. It is not kept in the object, whose copies and fingerprints would change by it.
+_SAID: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
 
-def text_tensors(samples: dict[str, str], options: dict[str, Any], tokenizer) -> tuple[Any, Any]:
+
+def say_once(speaker: Any, topic: str, message: str):
+    """Logs a warning, once for each speaker and topic: the numbers in later messages would be others."""
+    topics = _SAID.setdefault(speaker, set())
+    if topic not in topics:
+        topics.add(topic)
+        logger.warning(message)
+
+
+def check_text(where: str, text: Any):
+    """Raises a `TypeError` or a `ValueError` unless a tokenizer can read a text."""
+    if not isinstance(text, str):
+        raise TypeError(f"{where} is {type(text).__name__}; expected a str")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where} has half of a character, {text[error.start]!a}, at place {error.start}; expected text that "
+            "can be written in UTF-8"
+        ) from error
+
+
+def text_tensors(
+    samples: dict[str, str], options: dict[str, Any], say: Callable[[str], None], tokenizer
+) -> tuple[Any, Any]:
     """Tokens and their mask, a list for each sample; `padding` makes the lists equally long."""
     for where, text in samples.items():
-        if not isinstance(text, str):
-            raise TypeError(f"{where} is {type(text).__name__}; expected a str")
+        check_text(where, text)
         if not text.strip():
             raise ValueError(f"{where} is empty; expected text, or None where the sample has none")
     if options.get("max_length") is not None:
@@ -40,10 +67,35 @@ def text_tensors(samples: dict[str, str], options: dict[str, Any], tokenizer) ->
     for where, mask in zip(samples, tokens["attention_mask"]):
         if not any(mask):
             raise ValueError(f"{where} gives no token: {samples[where]!r}")
+    if options.get("truncation"):
+        _say_cut_text(samples, tokens["attention_mask"], options, say, tokenizer)
     return tokens["input_ids"], tokens["attention_mask"]
 
 
-def image_tensors(samples: dict[str, Any], options: dict[str, Any], image_processor) -> tuple[np.ndarray, np.ndarray]:
+def _say_cut_text(
+    samples: dict[str, str], masks: list[list[int]], options: dict[str, Any], say: Callable[[str], None], tokenizer
+):
+    """Says of the first text that was cut what it lost."""
+    limit = options.get("max_length") or tokenizer.model_max_length
+    for (where, text), mask in zip(samples.items(), masks):
+        if sum(mask) < limit:
+            continue
+        whole = tokenizer(text, add_special_tokens=options.get("add_special_tokens", True), verbose=False)
+        if len(whole["input_ids"]) > limit:
+            return say(_cut(where, f"{len(whole['input_ids']):,} tokens", f"{limit:,}", _change("max_length")))
+
+
+def _cut(where: str, length: str, kept: str, change: str) -> str:
+    return f"{where} has {length}, and is cut to {kept}, as all that are longer. {change}"
+
+
+def _change(setting: str) -> str:
+    return f"`{setting}` in the settings of the modality, or `--max_lengths` of a program, changes that."
+
+
+def image_tensors(
+    samples: dict[str, Any], options: dict[str, Any], say: Callable[[str], None], image_processor
+) -> tuple[np.ndarray, np.ndarray]:
     """Pixels `(samples, channels, height, width)`, or `(samples, images, ...)` of lists of images; and a mask."""
     pixels = _image_pixels([images_of(where, sample) for where, sample in samples.items()], options, image_processor)
     several = [has_several(sample) for sample in samples.values()]
@@ -93,7 +145,7 @@ def _process_images(images: list[Any], image_processor, **options) -> list[np.nd
 
 
 def video_tensors(
-    samples: dict[str, Any], options: dict[str, Any], image_processor, video_processor
+    samples: dict[str, Any], options: dict[str, Any], say: Callable[[str], None], image_processor, video_processor
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pixels `(samples, frames, channels, height, width)`, and a mask of the frames."""
     num_frames = options.pop("num_frames", None)
@@ -130,23 +182,86 @@ def _video_pixels(frames: list[tuple[str, Any]], options: dict[str, Any], video_
 
 
 def audio_tensors(
-    samples: dict[str, Any], options: dict[str, Any], feature_extractor
+    samples: dict[str, Any], options: dict[str, Any], say: Callable[[str], None], feature_extractor
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """What the feature extractor gives, and its mask if it gives one."""
     extractor, given_rate = feature_extractor, options.pop("sampling_rate", None)
     changed = {key: options.pop(key) for key in SETTINGS["audio"] if key in options}
+    max_seconds = changed.pop("max_seconds", None)
     if changed:
         extractor = type(extractor)(**{**extractor.to_dict(), **changed})
     target = extractor.sampling_rate
-    clips = [_clip(where, sample, given_rate, target) for where, sample in samples.items()]
-    parameters = inspect.signature(extractor.__call__).parameters
-    if "return_attention_mask" in parameters:
-        options.setdefault("return_attention_mask", True)
-    if "padding" in parameters and parameters["padding"].default in (False, None):
-        options.setdefault("padding", True)  # a batch is one tensor
-    features = extractor(clips, sampling_rate=target, return_tensors="np", **options)
+    clips = {where: _clip(where, sample, given_rate, target) for where, sample in samples.items()}
+    options = _audio_options(extractor, options, has_limit=max_seconds is not None)
+    _say_cut_audio(clips, extractor, options, max_seconds, say)
+    if max_seconds is not None:
+        clips = {where: clip[: round(max_seconds * target)] for where, clip in clips.items()}
+    features = extractor(list(clips.values()), sampling_rate=target, return_tensors="np", **options)
+    if len(features[extractor.model_input_names[0]]) != len(clips):
+        raise ValueError(
+            f"{type(extractor).__name__} makes several of {next(iter(clips))}, or of another long clip; set "
+            "`max_seconds` of the modality so that each stays one"
+        )
     mask = next((features[key] for key in features if key.endswith("mask")), None)
     return features[extractor.model_input_names[0]], mask
+
+
+def _audio_options(extractor, options: dict[str, Any], has_limit: bool) -> dict[str, Any]:
+    """The options of a feature extractor's call, with those that follow from others, or from a limit in seconds."""
+    parameters = inspect.signature(extractor.__call__).parameters
+    for key in options:
+        if key not in parameters:  # some extractors would take it, and not read it
+            raise ValueError(f"{type(extractor).__name__} has no option `{key}`; `max_seconds` cuts any audio")
+    defaults = {}
+    if "return_attention_mask" in parameters:
+        defaults["return_attention_mask"] = True
+    if "padding" in parameters and parameters["padding"].default in (False, None):
+        defaults["padding"] = True  # a batch is one tensor
+    if options.get("max_length") is not None and "truncation" in parameters:
+        defaults["truncation"] = True
+    elif hasattr(extractor, "n_samples") and not options.get("truncation", not has_limit):  # whole windows
+        defaults |= {"truncation": False, "padding": "longest", "pad_to_multiple_of": extractor.n_samples}
+    return {**defaults, **options}
+
+
+def _say_cut_audio(
+    clips: dict[str, np.ndarray],
+    extractor,
+    options: dict[str, Any],
+    max_seconds: float | None,
+    say: Callable[[str], None],
+):
+    """Says of the first clip that is cut what it loses, and by what."""
+    rate, limits = extractor.sampling_rate, []
+    if max_seconds is not None:
+        limits.append((round(max_seconds * rate), _change("max_seconds")))
+    truncation = inspect.signature(extractor.__call__).parameters.get("truncation")
+    window = _window(extractor, options.get("max_length"))
+    if window and options.get("truncation", getattr(truncation, "default", None)) is not False:
+        change = f"That is the window of {type(extractor).__name__}."
+        if options.get("max_length") is not None:
+            change = "`max_length` in the settings of the modality changes that."
+        elif hasattr(extractor, "n_samples"):
+            change += f" For several windows, set the limit yourself: {_change('max_seconds')}"
+        limits.append((window, change))
+    if limits:
+        kept, change = min(limits)
+        for where, clip in clips.items():
+            if len(clip) > kept:
+                return say(_cut(where, f"{len(clip) / rate:.4g} s", f"{kept / rate:.4g} s", change))
+
+
+def _window(extractor, max_length: int | None) -> int | None:
+    """The samples that a feature extractor keeps where it cuts; some count `max_length` in frames."""
+    if isinstance(extractor, CrossFuseFeatureExtractor):
+        return None if max_length is None else max_length * extractor.hop_length
+    if hasattr(extractor, "num_mel_bins"):
+        frames = max_length or getattr(extractor, "max_length", None)
+        return None if frames is None else frames * extractor.sampling_rate // 100  # of 10 ms
+    if max_length is None and hasattr(extractor, "max_length_s"):
+        return round(extractor.max_length_s * extractor.sampling_rate)
+    default = inspect.signature(extractor.__call__).parameters.get("max_length")
+    return max_length or getattr(extractor, "n_samples", None) or getattr(default, "default", None)
 
 
 def _clip(where: str, sample: Any, given_rate: int | None, target: int) -> np.ndarray:
@@ -162,9 +277,11 @@ def _clip(where: str, sample: Any, given_rate: int | None, target: int) -> np.nd
     return resample(where, audio, rate, target)
 
 
-def series_tensors(samples: dict[str, Any], options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def series_tensors(
+    samples: dict[str, Any], options: dict[str, Any], say: Callable[[str], None]
+) -> tuple[np.ndarray, np.ndarray]:
     """Values `(samples, steps, channels)`, and a mask of the steps."""
-    mean, std = options.get("mean"), options.get("std")
+    mean, std, max_length = options.get("mean"), options.get("std"), options.get("max_length")
     rows = []
     for where, sample in samples.items():
         values = load_series(where, sample, options.get("num_channels", 1))
@@ -172,8 +289,21 @@ def series_tensors(samples: dict[str, Any], options: dict[str, Any]) -> tuple[np
         values = (values - (0.0 if mean is None else mean)) / (1.0 if std is None else std)
         if np.abs(values).max() > np.finfo(np.float32).max:
             raise ValueError(f"{where} has values beyond the range of float32")
-        rows.append(values[: options.get("max_length")].astype(np.float32))
+        if max_length is not None and len(values) > max_length:
+            say(_cut(where, f"{len(values):,} steps", f"{max_length:,}", _change("max_length")))
+        singles = values.astype(np.float32)
+        if 2 * _changes(singles) < _changes(values):
+            logger.warning_once(
+                "A series changes by less than float32, in which models compute, can tell, as times do. "
+                "`CrossFuseProcessor.fit_series` learns from data by what to normalise it."
+            )
+        rows.append(singles[:max_length])
     return pad_rows(rows)
+
+
+def _changes(values: np.ndarray) -> int:
+    """How often a value differs from that of the step before."""
+    return np.count_nonzero(np.diff(values, axis=0))
 
 
 TENSORS = {
@@ -190,21 +320,25 @@ _ERRORS = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, Value
 
 
 def make_tensors(
-    kind: str, samples: dict[str, Any], options: dict[str, Any], parts: dict[str, Any]
+    kind: str, samples: dict[str, Any], options: dict[str, Any], parts: dict[str, Any], say: Callable[[str], None]
 ) -> tuple[Any, Any | None]:
     """Values and mask of a modality's samples. The error of a library gets the name of the sample that it is about."""
     try:
-        return TENSORS[kind](samples, dict(options), **parts)
+        return TENSORS[kind](samples, dict(options), say, **parts)
     except _ERRORS as error:
         if str(error).startswith(tuple(samples)):
             raise
         for where, sample in samples.items() if len(samples) > 1 else ():
-            make_tensors(kind, {where: sample}, options, parts)
+            make_tensors(kind, {where: sample}, options, parts, say)
         (where, sample), others = next(iter(samples.items())), len(samples) - 1
         path = sample.get("path") if isinstance(sample, dict) else sample
         where += path_in_brackets(path) if kind != "text" else ""
         where += f" and {others} others" if others else ""
         raise ValueError(f"{where} can't be processed: {error or type(error).__name__}") from error
+
+
+def _say_nothing(message: str):
+    """What is cut of a placeholder is no loss."""
 
 
 def placeholder(
@@ -224,7 +358,7 @@ def placeholder(
     else:
         image = np.zeros(target_size(options.get("size", part.size)) or (32, 32), dtype=np.uint8)
         sample = [image] if kind == "video" or any(map(is_list, samples)) else image
-    return TENSORS[kind]({"a placeholder": sample}, dict(options), **parts)
+    return TENSORS[kind]({"a placeholder": sample}, dict(options), _say_nothing, **parts)
 
 
 def pad_rows(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

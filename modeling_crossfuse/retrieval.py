@@ -124,7 +124,7 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderModel):
             [`~transformers.modeling_outputs.BaseModelOutputWithPooling`]: `pooler_output`
             `(batch, projection_dim)`, of length 1, and the memory as `last_hidden_state`.
         """
-        outputs = self.model(input_ids=input_ids, return_dict=True, **kwargs)
+        outputs = self.model(input_ids=input_ids, **{**kwargs, "return_dict": True})
         pooled, _ = self.pooling(outputs.last_hidden_state, outputs.attention_mask)
         return BaseModelOutputWithPooling(
             last_hidden_state=outputs.last_hidden_state,
@@ -186,7 +186,7 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderModel):
                 training and with `return_loss`, the groups have different numbers of samples.
         """
         refuse_unknown(kwargs, self.known_arguments, type(self).forward)
-        tensors = {"input_ids": input_ids, **kwargs}
+        tensors = {"input_ids": input_ids, **kwargs, "return_dict": True}
         (first, has_first), (second, has_second) = self._embed(0, tensors), self._embed(1, tensors)
         loss = None
         if return_loss and self.training and len(first) != len(second):
@@ -217,14 +217,14 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderModel):
             raise ValueError(f"{self._described(group)} is not given; with one group only, use `get_fused_features`")
         rows = read_present(read_inputs(given, modalities), tensors.get("modality_mask"), modalities).any(1)
         if rows.all():
-            return self.get_fused_features(return_dict=True, **tensors).pooler_output, rows
+            return self.get_fused_features(**tensors).pooler_output, rows
         if not rows.any():
             raise ValueError(f"no sample has a modality of {self._described(group)}")
         of_samples = [*modalities.tensor_names, "modality_mask"]
         tensors = {
             key: value[rows] if key in of_samples and value is not None else value for key, value in tensors.items()
         }
-        embeds = self.get_fused_features(return_dict=True, **tensors).pooler_output
+        embeds = self.get_fused_features(**tensors).pooler_output
         return embeds.new_zeros(len(rows), embeds.shape[1]).index_copy(0, rows.nonzero().squeeze(1), embeds), rows
 
     def _described(self, group: int) -> str:

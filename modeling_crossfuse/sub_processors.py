@@ -54,6 +54,12 @@ class SubProcessorsMixin(CodeToHubMixin, ProcessorMixin):
             self.check_argument_for_proper_class(name, sub_processor)
             setattr(self, name, sub_processor)
 
+    def __getattr__(self, name: str):
+        hint = ""
+        if name == "tokenizer":
+            hint = ". (Trainer asks its `processing_class` for one: leave that out, and save the processor by itself.)"
+        raise AttributeError(f"this {type(self).__name__} has no `{name}`{hint}")
+
     def sub_processor(self, name: str, part: str) -> Any:
         """The sub-processor for a modality: its own, the shared one, or None."""
         return getattr(self, f"{name}_{part}", getattr(self, part, None))

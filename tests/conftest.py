@@ -73,6 +73,12 @@ def restore_global_state():
 
 
 @pytest.fixture
+def spoken(caplog):
+    """A function that gives what the package has logged so far."""
+    return lambda: [record.getMessage() for record in caplog.records if record.name.startswith("modeling_crossfuse")]
+
+
+@pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A Hub of its own for a test, which is logged in; its cache is empty."""
     import huggingface_hub

@@ -39,6 +39,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 gradio = pytest.importorskip("gradio", reason="the web page needs gradio")
 gradio_client = pytest.importorskip("gradio_client")
 httpx = pytest.importorskip("httpx")
+av = pytest.importorskip("av", reason="the web page needs PyAV")
 page = importlib.import_module("crossfuse.page")
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,6 +73,11 @@ def files(tmp_path_factory) -> dict[str, str]:
     with wave.open(str(folder / "long.wav"), "wb") as file:
         file.setparams((1, 2, 100, 0, "NONE", ""))
         file.writeframes(bytes(2 * 100 * 61))
+    with av.open(str(folder / "long.m4a"), "w") as container:
+        stream = container.add_stream("aac", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 61 * 8000), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux([*stream.encode(frame), *stream.encode()])
     np.savetxt(folder / "wrist.csv", np.ones((4, 3)), delimiter=",")
     np.save(folder / "wrist.npy", np.ones((4, 3)))
     np.save(folder / "long.npy", np.ones((10_001, 3)))
@@ -143,6 +149,7 @@ def test_what_is_given_is_answered_and_explained(loaded, fill, given):
         ({"audio": "<b>.wav"}, "(&lt;b&gt;.wav) is not a readable audio file"),
         ({"audio": "wrist.npy"}, "(wrist.npy) is not a readable audio file"),
         ({"audio": "long.wav"}, "audio has 61 seconds; expected 60 at most"),
+        ({"audio": "long.m4a"}, "audio has 61 seconds; expected 60 at most"),
         ({"video": "broken.png"}, "(broken.png) is not a readable video"),
         ({"wrist": "words.csv"}, "words.csv is not a table of numbers"),
         ({"wrist": "empty.npy"}, "empty.npy is not a table of numbers"),

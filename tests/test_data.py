@@ -2,17 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """CrossFuseDataCollator: rows of a data set to batches with labels."""
 
+import copy
 import io
 import json
+import pickle
+import tarfile
+import unicodedata
 from pathlib import Path
 
 import datasets
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from modeling_crossfuse import CrossFuseConfig
 from modeling_crossfuse.data.bad_samples import find_unreadable, skip_bad_samples
@@ -27,6 +32,7 @@ from modeling_crossfuse.data.rows import (
     undecoded,
 )
 from modeling_crossfuse.processing_crossfuse import CrossFuseProcessor
+from modeling_crossfuse.training.tokenizer import train_tokenizer
 
 from .helpers import tiny_config, tiny_model
 
@@ -109,6 +115,47 @@ def test_labels_are_cut_but_end(processor):
     batch = CrossFuseDataCollator(processor, {"text": "say"}, target="say", max_target_length=4)([ROWS[0], ROWS[2]])
     assert text_of(processor, batch["labels"]) == ["red", "gre"]
     assert batch["labels"][:, -1].tolist() == [processor.tokenizer.eos_token_id] * 2
+
+
+@pytest.mark.parametrize(
+    "text", ["was <s>10</s> now 8", "</s>", "a <pad>b", "e\u0301\0 \t日本 🧩 ", "  <s>", "<s></s>"]
+)
+def test_tags_in_texts_are_text(text, tmp_path):
+    train_tokenizer(["was 10 now 8", "<s>10</s>"], 300).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    processor = CrossFuseProcessor(tokenizer=tokenizer, modalities={"text": {}})
+    batch = CrossFuseDataCollator(processor, {"text": "say"}, target="say")([{"say": text}, {"say": text + text}])
+    expected = [unicodedata.normalize("NFC", text), unicodedata.normalize("NFC", text + text)]
+    for tokens in (batch["input_ids"], batch["labels"].masked_fill(batch["labels"] == -100, tokenizer.pad_token_id)):
+        assert tokenizer.batch_decode(tokens, skip_special_tokens=True) == expected
+    assert ((batch["labels"] == tokenizer.eos_token_id).sum(1) == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("red[EOS]blue", r"row 1 in the target column 'say' has '\[EOS\]' in its text.* `split_special_tokens=True`"),
+        ("[PAD]", r"row 1 in the target column 'say' has '\[PAD\]'"),
+        ("red \ud800", r"row 1 in the target column 'say' has half of a character, '\\ud800', at place 4"),
+    ],
+)
+def test_answers_that_can_not_be_learnt(processor, text, message):
+    collator = CrossFuseDataCollator(processor, {"text": "question"}, target="say")
+    with pytest.raises(ValueError, match=message):
+        collator([{"question": "it", "say": "red"}, {"question": "it", "say": text}])
+
+
+def test_what_is_lost_of_answers_is_said_once(processor, spoken):
+    collator = CrossFuseDataCollator(processor, {"text": "say"}, target="say", max_target_length=4)
+    rows = [{"say": "red"}, {"say": "green"}, {"say": "it!"}]
+    for _ in range(2):
+        assert collator(rows)["labels"].shape == (3, 4)
+    long, unknown = spoken()
+    assert "row 1 in the target column 'say' has 6 tokens with its end, and is cut to 4" in long
+    assert "`max_target_length`" in long
+    assert "row 2 in the target column 'say' has 1 unknown tokens of 3" in unknown
+    copy.deepcopy(collator)(rows)
+    assert len(spoken()) == 4  # a copy speaks for itself
 
 
 def test_labels_train_the_model(processor):
@@ -325,7 +372,7 @@ def test_rows_keep_their_numbers_when_some_are_selected(tmp_path, image_collator
     rows = select_rows(rows, [1, 3, 4])
     assert list(row_numbers(rows)) == [2, 6, 8]
     assert list(row_numbers(select_columns(rows, ["photo"]))) == [2, 6, 8]
-    with pytest.raises(ValueError, match=r"^row 6, column 'photo' \(photo6.png\)"):
+    with pytest.raises(ValueError, match=r"^`image` of row 6 \(photo6.png\) is not a readable image"):
         read_all(NumberedRows(rows), image_collator)
     assert set(NumberedRows(rows)[0]) == {"photo"}
 
@@ -388,3 +435,88 @@ def test_a_split_that_was_saved_by_itself(tmp_path):
     rows = datasets.Dataset.from_dict({"say": ["red", "blue", "green"]})
     rows.save_to_disk(tmp_path / "rows")
     assert list(load_rows(str(tmp_path / "rows"), "test", max_samples=2)["say"]) == ["red", "green"]
+
+
+# Images, videos and audio are not decoded
+
+STORED = {"bytes": b"some file", "path": "clip.bin"}
+
+
+def nested_rows() -> datasets.Dataset:
+    """Media at the top level, in structs and in lists; with stored files that no one can decode."""
+    columns = {
+        "image": [STORED, None],
+        "clip": [{"audio": STORED, "say": "red"}, None],
+        "shots": [[STORED, STORED], []],
+        "takes": [[{"video": STORED, "number": 3}], None],
+    }
+    features = {
+        "image": datasets.Image(mode="RGB"),
+        "clip": {"audio": datasets.Audio(sampling_rate=16_000), "say": datasets.Value("string")},
+        "shots": datasets.List(datasets.Image()),
+        "takes": datasets.List({"video": datasets.Video(), "number": datasets.Value("int64")}),
+    }
+    return datasets.Dataset.from_dict(columns).cast(datasets.Features(features))
+
+
+@pytest.mark.parametrize("form", ["split", "splits", "parquet"])
+def test_media_are_not_decoded(form, tmp_path):
+    rows = nested_rows()
+    if form == "split":
+        rows.save_to_disk(tmp_path / "rows")
+    elif form == "splits":
+        datasets.DatasetDict(test=rows).save_to_disk(tmp_path / "rows")
+    else:
+        (tmp_path / "rows").mkdir()
+        rows.to_parquet(tmp_path / "rows" / "test.parquet")
+    loaded = load_rows(str(tmp_path / "rows"))
+    assert loaded[:] == {
+        "image": [STORED, None],
+        "clip": [{"audio": STORED, "say": "red"}, None],
+        "shots": [[STORED, STORED], []],
+        "takes": [[{"video": STORED, "number": 3}], None],
+    }
+    pickle.dumps(loaded)  # for workers
+
+
+@pytest.mark.parametrize(("kind", "name"), [("audio", "clip.wav"), ("video", "clip.mp4"), ("image", "clip.png")])
+@pytest.mark.parametrize("metadata", [None, "metadata.csv", "metadata.jsonl"])
+def test_folders_of_files(kind, name, metadata, tmp_path):
+    """Of which `datasets` would store audio only where torchcodec is installed."""
+    paths = [tmp_path / "test" / label / name for label in ("cat", "dog")]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(path.parent.name.encode())
+    if metadata == "metadata.csv":
+        (tmp_path / "test" / metadata).write_text(f"file_name,say\ncat/{name},red\ndog/{name},blue\n")
+    elif metadata == "metadata.jsonl":
+        lines = [{"file_name": f"{label}/{name}", "say": say} for label, say in (("cat", "red"), ("dog", "blue"))]
+        (tmp_path / "test" / metadata).write_text("\n".join(map(json.dumps, lines)))
+    rows = load_rows(str(tmp_path))
+    assert [row[kind] for row in rows] == [{"bytes": None, "path": str(path)} for path in paths]
+    assert metadata is None or list(rows["say"]) == ["red", "blue"]
+    pickle.dumps(rows)
+
+
+def test_archives_of_files(tmp_path):
+    with tarfile.open(tmp_path / "test-000.tar", "w") as archive:
+        for sample in ("000", "001"):
+            for end in ("mp4", "wav", "png", "txt"):
+                file = tarfile.TarInfo(f"{sample}.{end}")
+                file.size = 3
+                archive.addfile(file, io.BytesIO(end.encode()))
+    for row, sample in zip(load_rows(str(tmp_path)), ("000", "001")):
+        assert {end: row[end] for end in ("mp4", "wav", "png")} == {
+            end: {"bytes": end.encode(), "path": f"{sample}.{end}"} for end in ("mp4", "wav", "png")
+        }
+
+
+def test_a_file_that_is_gone(tmp_path):
+    processor = CrossFuseProcessor.from_config(tiny_config("text", "image"), tokenizer=make_tokenizer())
+    (tmp_path / "test").mkdir()
+    for name in ("a.png", "b.png"):
+        PIL.Image.new("RGB", (8, 8)).save(tmp_path / "test" / name)
+    rows = load_rows(str(tmp_path))
+    (tmp_path / "test" / "b.png").unlink()
+    with pytest.raises(ValueError, match=r"^`image` of row 1 of the batch: there is no file '.*b.png'$"):
+        CrossFuseDataCollator(processor, {"image": "image"})([rows[0], rows[1]])

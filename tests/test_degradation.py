@@ -105,6 +105,48 @@ def test_noise_of_a_series_has_the_scale_of_its_channels(modalities):
     np.testing.assert_allclose(noise.std(0), modalities["wrist"]["std"], rtol=0.1)
 
 
-def test_several_images(modalities):
-    images = Degradation(modalities, 1)("image", [SAMPLES["image"], SAMPLES["image"]])
+@pytest.mark.parametrize("images", [list, np.stack], ids=["list", "array"])
+def test_several_images(modalities, images):
+    images = Degradation(modalities, 1)("image", images([np.asarray(SAMPLES["image"])] * 2))
     assert len(images) == 2 and all((np.asarray(image) == 255).all() for image in images)
+
+
+def test_images_that_are_missing_in_a_list_stay_missing(modalities):
+    degrade = Degradation(modalities, 1)
+    first, second, third = degrade("image", [None, SAMPLES["image"], float("nan")])
+    assert first is None and third is None and (np.asarray(second) == 255).all()
+    assert degrade("image", [None]) == [None] and degrade("image", []) == []
+    with pytest.raises(ValueError, match="`image`, image 1 is not a readable image"):
+        degrade("image", [None, b"no image"])
+
+
+def test_a_layout_stays(modalities):
+    last = {"image": {"kind": "image", "input_data_format": "channels_last"}}
+    covered = Degradation(last, 0.5)("image", np.zeros((3, 10, 3), np.uint8))
+    assert covered.shape == (3, 10, 3) and (covered[:, 5:] == 255).all() and not covered[:, :5].any()
+
+
+def test_a_dark_frame_has_the_scale_of_the_video(modalities):
+    video = np.stack([np.full((8, 10, 3), shade) for shade in (200.0, 1.0)])
+    assert [frame[0, 0, 0] for frame in Degradation(modalities, 0.5)("video", video)] == [200, 1]
+
+
+def test_times_keep_their_digits():
+    times = 1.7e9 + np.arange(4)[:, None] / 2
+    clock = {"clock": {"kind": "series", "mean": [1.7e9], "std": [1.0]}}
+    worse = Degradation(clock, 1e-6)("clock", times)
+    np.testing.assert_allclose(worse - 1.7e9, times - 1.7e9, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "sample", "message"),
+    [
+        ("image", Image.new("RGB", (0, 4)), "`image` is empty"),
+        ("video", [], "`video` has no frame"),
+        ("audio", np.zeros(0), "`audio` is empty"),
+        ("wrist", np.zeros((0, 3)), "`wrist` is empty"),
+    ],
+)
+def test_samples_of_length_zero(modalities, name, sample, message):
+    with pytest.raises(ValueError, match=message):
+        Degradation(modalities, 0.5)(name, sample)

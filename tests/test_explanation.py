@@ -131,7 +131,8 @@ def test_equal_modalities_contribute_equally():
     model = tiny_model(CrossFuseConfig(**{**TINY, "modalities": {"left": series, "right": series}}))
     encoder = model.get_encoder()
     encoder.encoders["right"].load_state_dict(encoder.encoders["left"].state_dict())
-    encoder.modality_embeddings.weight.data[1] = encoder.modality_embeddings.weight.data[0]
+    embeddings = encoder.modality_embeddings
+    embeddings.right_embedding.load_state_dict(embeddings.left_embedding.state_dict())
     values = torch.randn(1, 5, 3)
     explanation = explain(model, {"left_values": values, "right_values": values}, IDS[:1], max_positions=0)[0]
     assert explanation.modality_values.abs().min() > 0

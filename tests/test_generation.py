@@ -22,6 +22,7 @@ from .helpers import (
     take_rows,
     tiny_config,
     tiny_inputs,
+    tiny_labels,
     tiny_model,
 )
 from .plain_decoder import plain_logits
@@ -874,3 +875,15 @@ def test_the_inputs_are_left_alone(model, inputs):
     model.generate(**inputs, max_new_tokens=2, num_beams=2)
     assert inputs.keys() == before.keys()
     assert all(torch.equal(inputs[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("name", ["pad_token_id", "decoder_start_token_id"])
+def test_special_tokens_that_are_missing(name):
+    config = tiny_config("text", **{name: None})
+    model, inputs = tiny_model(config), tiny_inputs(config)
+    with pytest.raises(ValueError, match=f"`config.{name}` is None"):
+        model(**inputs, labels=tiny_labels())
+    assert model(**inputs, labels=tiny_labels(), decoder_input_ids=tiny_labels()).loss.isfinite()
+    if name == "decoder_start_token_id":
+        with pytest.raises(ValueError, match=r"neither `decoder_input_ids` .* `config.decoder_start_token_id`"):
+            model(**inputs)

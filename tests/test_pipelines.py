@@ -15,11 +15,15 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 from transformers import (
+    AudioClassificationPipeline,
     AutoFeatureExtractor,
     AutoImageProcessor,
     AutoModel,
     AutoModelForSpeechSeq2Seq,
     AutoTokenizer,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForSequenceClassification,
     pipeline,
 )
 from transformers.pipelines.pt_utils import KeyDataset
@@ -392,6 +396,39 @@ def test_classification_tasks_agree_with_ours(load, task, kind, value):
     pipe = load(task, *model, **LABELS)
     assert_same_outputs([{**answer} for answer in pipe(value, top_k=3)], expected)
     assert len(pipe([value] * 3, batch_size=2)) == 3
+
+
+# Clips of different lengths, the first of which is neither the longest nor the shortest.
+CLIPS = [tone(0.3), tone(0.5), tone(0.2, 880.0), tone(0.45, 220.0)]
+
+
+@pytest.mark.parametrize("batch_size", [2, 3])
+def test_audio_classification_of_different_lengths(load, batch_size):
+    pipe = load("audio-classification", CrossFuseForSequenceClassification, "audio", **LABELS)
+    for answer, clip in zip(pipe(CLIPS, batch_size=batch_size), CLIPS, strict=True):
+        assert_same_outputs(answer, pipe(clip))
+
+
+@pytest.mark.parametrize("stride", [{}, {"chunk_length_s": 0.2}, {"chunk_length_s": 0.2, "stride_length_s": 0.05}])
+def test_automatic_speech_recognition_of_different_lengths(load, stride):
+    pipe = load("automatic-speech-recognition", CrossFuseForConditionalGeneration, "text", "audio")
+    options = {"generate_kwargs": {"max_new_tokens": 4}, **stride}
+    assert pipe(CLIPS, batch_size=3, **options) == [pipe(clip, **options) for clip in CLIPS]
+
+
+def test_the_audio_pipelines_leave_other_models_as_they_are():
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    convolutions = {"conv_dim": (4, 4), "conv_kernel": (10, 4), "conv_stride": (8, 4), "feat_extract_norm": "layer"}
+    positions = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 1}
+    model = Wav2Vec2ForSequenceClassification(Wav2Vec2Config(**sizes, **convolutions, **positions))
+    classifier = pipeline(
+        "audio-classification",
+        model=model.eval(),
+        feature_extractor=Wav2Vec2FeatureExtractor(return_attention_mask=True, do_normalize=False),
+    )
+    assert isinstance(classifier, AudioClassificationPipeline)
+    for answer, clip in zip(classifier(CLIPS, batch_size=2), CLIPS, strict=True):
+        assert_same_outputs(answer, classifier(clip))
 
 
 def test_video_classification(load, tmp_path):

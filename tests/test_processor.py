@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CrossFuseProcessor and CrossFuseFeatureExtractor: raw samples to tensors, their errors, saving and loading."""
 
+import copy
 import io
 import json
 
@@ -13,11 +14,13 @@ import transformers
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    ASTFeatureExtractor,
     AutoFeatureExtractor,
     AutoProcessor,
     CLIPImageProcessorPil,
     PreTrainedTokenizerFast,
     ViTImageProcessorPil,
+    Wav2Vec2FeatureExtractor,
     WhisperFeatureExtractor,
 )
 
@@ -575,6 +578,93 @@ def test_a_feature_extractor_of_transformers():
     batch = processor(audio=[tone(), tone(0.5)], sampling_rate=16_000, return_tensors="pt")
     assert batch["input_features"].shape == (2, 10, 100)
     assert batch["feature_attention_mask"].shape == (2, 100)
+
+
+SECONDS = [("whisper", 1.0, 2.5), ("ours", 0.3, 1.0), ("ast", 0.32, 1.0), ("wav2vec2", 0.2, 0.5)]
+
+
+@pytest.mark.parametrize(("name", "kept", "length"), SECONDS)
+def test_what_is_cut_of_audio_is_said_once(name, kept, length, spoken):
+    extractor, settings = {
+        "whisper": (WhisperFeatureExtractor(feature_size=10, chunk_length=1), {}),
+        "ours": (CrossFuseFeatureExtractor(feature_size=10), {"max_length": 30}),
+        "ast": (ASTFeatureExtractor(num_mel_bins=16, max_length=32), {}),
+        "wav2vec2": (Wav2Vec2FeatureExtractor(), {"max_length": 3_200}),
+    }[name]
+    processor = CrossFuseProcessor(feature_extractor=extractor, modalities={"speech": {"kind": "audio", **settings}})
+    clips = [{"array": tone(seconds), "sampling_rate": 16_000} for seconds in (kept, length)]
+    processor(speech=clips[:1])
+    assert spoken() == []
+    for _ in range(2):
+        processor(speech=clips)
+    (message,) = spoken()
+    assert f"`speech` of sample 1 has {length:g} s, and is cut to {kept:g} s" in message
+    processor.set_max_lengths({"speech": 0.1})  # which is less than any window
+    shorter = [{"array": tone(0.1), "sampling_rate": 16_000}] * 2
+    clips[0] = shorter[0]
+    name = f"speech_{extractor.model_input_names[0]}"
+    values = [processor(speech=samples)[name] for samples in (clips, shorter)]
+    np.testing.assert_array_equal(*values)
+
+
+def test_audio_in_several_windows(spoken):
+    extractor = WhisperFeatureExtractor(feature_size=10, chunk_length=1)
+    for settings, windows in (({"truncation": False}, 3), ({"max_seconds": 1.5}, 2), ({"max_seconds": 0.5}, 1)):
+        processor = CrossFuseProcessor(feature_extractor=extractor, modalities={"audio": settings})
+        batch = processor(audio=[tone(2.5), tone(0.2)], sampling_rate=16_000, return_tensors="pt")
+        assert batch["input_features"].shape == (2, 10, 100 * windows)
+        kept = round(100 * settings.get("max_seconds", 2.5))
+        assert batch["feature_attention_mask"].sum(1).tolist() == [kept, 20]
+    assert ["cut to 1.5 s" in message for message in spoken()] == [True, False]
+
+
+@pytest.mark.parametrize(("option", "value"), [("max_length", 10), ("truncation", False)])
+def test_options_that_a_feature_extractor_would_not_read(option, value):
+    extractor = ASTFeatureExtractor(num_mel_bins=16, max_length=32)
+    processor = CrossFuseProcessor(feature_extractor=extractor, modalities={"audio": {option: value}})
+    with pytest.raises(ValueError, match=f"ASTFeatureExtractor has no option `{option}`"):
+        processor(audio=[tone()], sampling_rate=16_000)
+
+
+def test_what_is_cut_of_texts_and_series_is_said_once(spoken):
+    processor = CrossFuseProcessor(
+        tokenizer=make_tokenizer(),
+        modalities={"text": {"max_length": 2}, "wrist": {"kind": "series", "max_length": 3}},
+    )
+    samples = {"text": ["what is", "what is it"], "wrist": [[1.0] * 3, [1.0] * 4]}
+    for _ in range(2):
+        processor(**samples, sample_names=["row 7", "row 8"])
+    text, wrist = spoken()
+    assert "`text` of row 8 has 3 tokens, and is cut to 2" in text and "`--max_lengths`" in text
+    assert "`wrist` of row 8 has 4 steps, and is cut to 3" in wrist
+    processor.set_max_lengths({"text": 3, "wrist": 4})(**samples)
+    assert len(spoken()) == 2
+    assert processor(text=["what is it and"], truncation=False)["input_ids"] == [[4, 5, 6, 7]]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ({"text": 0}, "has `max_length=0`; expected an integer of at least 1"),
+        ({"text": 2.5}, "has `max_length=2.5`; expected an integer"),
+        ({"audio": 0.0}, "has `max_seconds=0.0`; expected a number above 0"),
+        ({"audio": float("nan")}, "has `max_seconds=nan`"),
+        ({"image": 3}, "`max_lengths` has 'image', whose kind 'image' has no length"),
+        ({"speech": 3}, "`speech` is not a modality of this processor"),
+    ],
+)
+def test_lengths_that_can_not_be(processor, lengths, message):
+    before = copy.deepcopy(processor.modalities)
+    with pytest.raises(ValueError, match=message):
+        processor.set_max_lengths({"wrist": 3, **lengths})
+    assert processor.modalities == before
+
+
+@pytest.mark.parametrize("text", ["\ud800", "what \udcff"])
+def test_half_of_a_character(processor, text):
+    message = rf"`text` of row 3 has half of a character, '\\ud.*', at place {len(text) - 1}; expected text"
+    with pytest.raises(ValueError, match=message):
+        processor(text=["what", text], sample_names=["row 2", "row 3"])
 
 
 # Series

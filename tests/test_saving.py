@@ -4,10 +4,12 @@
 
 import json
 import logging
+import re
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -16,7 +18,14 @@ from transformers import (
     AutoModelForSeq2SeqLM,
 )
 
-from modeling_crossfuse import CrossFuseConfig, CrossFuseForConditionalGeneration, CrossFuseModel
+from modeling_crossfuse import (
+    CrossFuseConfig,
+    CrossFuseForConditionalGeneration,
+    CrossFuseForRetrieval,
+    CrossFuseForSequenceClassification,
+    CrossFuseForTokenClassification,
+    CrossFuseModel,
+)
 
 from .helpers import FUSIONS, MODALITIES, assert_same, tiny_config, tiny_inputs, tiny_labels, tiny_model
 
@@ -100,6 +109,18 @@ def test_shards(tmp_path):
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
     assert (tmp_path / "model.safetensors.index.json").exists()
     assert_equal_states(CrossFuseForConditionalGeneration.from_pretrained(tmp_path), model)
+
+
+def test_variants(tmp_path):
+    """A variant may be all that there is; without being asked for, it is named."""
+    model = tiny_model(tiny_config())
+    for size in ("5GB", "20KB"):
+        folder = tmp_path / size
+        model.save_pretrained(folder, variant="fp16", max_shard_size=size)
+        loaded = CrossFuseForConditionalGeneration.from_pretrained(folder, variant="fp16")
+        assert_equal_states(loaded, model)
+        with pytest.raises(OSError, match=r"has no `model.safetensors`; load it by .*\(..., variant='fp16'\)`"):
+            CrossFuseForConditionalGeneration.from_pretrained(folder)
 
 
 def test_only_safetensors_are_written(tmp_path):
@@ -213,3 +234,85 @@ def test_a_loaded_model_trains_on(tmp_path):
     gradients = dict(model.named_parameters())
     for name, parameter in loaded.named_parameters():
         assert torch.equal(parameter.grad, gradients[name].grad), name
+
+
+# Modalities by name
+
+
+def to_format_1(folder):
+    """Rewrites saved weights as releases with format 1 had them: modalities by their places."""
+    names = json.loads((folder / "config.json").read_text())["modalities"]["names"]
+    weights = load_file(folder / "model.safetensors")
+    rows = [next(key for key in weights if key.endswith(f".{name}_embedding.weight")) for name in names]
+    embeddings = torch.cat([weights.pop(row) for row in rows])
+    weights[re.sub(r"\.\w+_embedding\.", ".", rows[0])] = embeddings
+    for key in list(weights):
+        old = re.sub(r"fusion\.layers\.(?!layers)(\w+)_layers", lambda m: f"fusion.layers.{names.index(m[1])}", key)
+        old = old.replace("classifier.pooling", "pooling").replace("classifier.out_proj", "classifier")
+        weights[old] = weights.pop(key)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+HEADS = [
+    CrossFuseForConditionalGeneration,
+    CrossFuseForSequenceClassification,
+    CrossFuseForTokenClassification,
+    CrossFuseForRetrieval,
+]
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["format 2", "format 1"])
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("model_class", HEADS)
+def test_modalities_in_another_order(model_class, fusion, old, tmp_path):
+    """The same answers, with a modality more, too; what is new or left out is reported."""
+    if fusion == "latent" and model_class is CrossFuseForTokenClassification:
+        pytest.skip("has no positions to label")
+    settings = {"fusion": fusion, "num_labels": 3}
+    model = tiny_model(tiny_config("wrist", "text", "image", **settings), model_class)
+    inputs, expected = tiny_inputs(model.config), model(**tiny_inputs(model.config)).logits
+    model.save_pretrained(tmp_path)
+    if old:
+        to_format_1(tmp_path)
+
+    def load(*names):
+        config = tiny_config(*names, **settings)
+        return model_class.from_pretrained(tmp_path, config=config, output_loading_info=True)
+
+    other, report = load("text", "image", "wrist")
+    assert_same(other(**inputs).logits, expected)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    more, report = load("image", "video", "text", "wrist")
+    assert_same(more(**inputs).logits, expected)
+    assert report["missing_keys"] and all("video" in name for name in report["missing_keys"])
+    fewer, report = load("image", "text")
+    assert not report["missing_keys"] and all("wrist" in name for name in report["unexpected_keys"])
+    alone = {name: value for name, value in inputs.items() if name != "wrist_values"}
+    assert_same(fewer(**alone).logits, model(**alone).logits)
+
+
+@pytest.mark.parametrize("model_class", HEADS)
+def test_format_1_becomes_format_2(model_class, tmp_path):
+    config = tiny_config("wrist", "text", fusion="bottleneck", num_labels=3)
+    model = tiny_model(config, model_class)
+    for folder in (tmp_path / "1", tmp_path / "2"):
+        model.save_pretrained(folder)
+    to_format_1(tmp_path / "1")
+    loaded, report = model_class.from_pretrained(tmp_path / "1", output_loading_info=True)
+    assert_equal_states(loaded, model)
+    assert not any(report.values())
+    loaded.save_pretrained(tmp_path / "again", max_shard_size="20KB")
+    assert sorted(names_in_files(tmp_path / "again")) == sorted(names_in_files(tmp_path / "2"))
+    assert_equal_states(model_class.from_pretrained(tmp_path / "again"), model)
+
+
+def test_the_labelled_modality_is_saved_by_name(tmp_path):
+    """By default it is the first text, of which there may be another in another order."""
+    modalities = {"question": {"kind": "text", "vocab_size": 40}, "text": {"vocab_size": 40}}
+    model = tiny_model(tiny_config(modalities=modalities), CrossFuseForTokenClassification)
+    model.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    settings["modalities"]["names"].reverse()
+    other = CrossFuseForTokenClassification.from_pretrained(tmp_path, config=CrossFuseConfig(**settings))
+    inputs = tiny_inputs(model.config)
+    assert_same(other(**inputs).logits, model(**inputs).logits)

@@ -140,9 +140,17 @@ def test_shards_stay_in_their_folder(folder):
     shutil.move(folder / "model.safetensors", folder.parent / "outside.safetensors")
     names = tiny_model(tiny_config()).state_dict()
     index = {"metadata": {}, "weight_map": dict.fromkeys(names, "../outside.safetensors")}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match=r"'../outside.safetensors'; expected files in the same folder"):
-        AutoModelForSeq2SeqLM.from_pretrained(folder)
+    message = r"'../outside.safetensors'; expected files in the same folder"
+    for variant in ("fp16", None):
+        name = f"model.safetensors.index.{variant}.json" if variant else "model.safetensors.index.json"
+        (folder / name).write_text(json.dumps(index))
+        with pytest.raises(ValueError, match=message):
+            AutoModelForSeq2SeqLM.from_pretrained(folder, variant=variant)
+        with pytest.raises(ValueError, match=message):
+            CrossFuseForConditionalGeneration.from_pretrained(folder.parent, subfolder=folder.name, variant=variant)
+        with pytest.raises(ValueError, match=message):
+            CrossFuseForConditionalGeneration.from_encoders({"text": folder}, decoder={"vocab_size": 50})
+        (folder / name).unlink()
 
 
 def test_no_token_in_a_card(tmp_path):

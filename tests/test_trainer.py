@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trainer and Seq2SeqTrainer of transformers, and ours: which columns reach the model, and what each computes."""
 
+import contextlib
+
 import datasets
 import numpy as np
 import peft
@@ -16,6 +18,7 @@ from transformers import (
     Seq2SeqTrainingArguments,
     Trainer,
     TrainingArguments,
+    pipeline,
 )
 
 from modeling_crossfuse import (
@@ -196,10 +199,11 @@ def test_answer_ids_without_labels_are_refused():
         model(**given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["labels", "decoder_input_ids"])
-def test_an_answer_head_without_answers_in_distributed_training(given, tmp_path):
-    store = f"file://{tmp_path}/store"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+def test_an_answer_head_without_answers_in_distributed_training(given, monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
         model = tiny_model(tiny_config(num_answers=3)).train()
         parallel = DistributedDataParallel(model)
@@ -208,3 +212,98 @@ def test_an_answer_head_without_answers_in_distributed_training(given, tmp_path)
     finally:
         torch.distributed.destroy_process_group()
     assert model.answer_head.out_proj.weight.grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize("distributed", [False, True])
+def test_gradients_of_an_answer_head_without_answers(distributed, monkeypatch):
+    monkeypatch.setattr("modeling_crossfuse.modeling_crossfuse.is_distributed", lambda: distributed)
+    model = tiny_model(tiny_config(num_answers=3)).train()
+    model(**tiny_inputs(model.config), labels=tiny_labels(), skip_logits=True).loss.backward()
+    assert all((parameter.grad is not None) == distributed for parameter in model.answer_head.parameters())
+
+
+def make_tokenizer(pad: int, bos: int, eos: int, size: int = 20) -> PreTrainedTokenizerFast:
+    """A tokenizer of words whose special tokens have the given ids."""
+    names = {pad: "[PAD]", bos: "[BOS]", eos: "[EOS]"}
+    vocabulary = {names.get(index, f"w{index}"): index for index in range(size)}
+    special = {f"{name.strip('[]').lower()}_token": name for name in names.values()}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token=f"w{size - 1}")), **special
+    )
+
+
+# Special tokens of the config that is its default (0, 1, 2), and whether each agrees with those of a tokenizer.
+TOKENIZERS = {
+    "the same": (make_tokenizer(0, 1, 2), None),
+    "another end": (make_tokenizer(0, 1, 3), "eos_token_id=2"),
+    "another padding": (make_tokenizer(4, 1, 2), "pad_token_id=0"),
+    "a start that is a word": (make_tokenizer(0, 3, 2), "decoder_start_token_id=1"),
+    "all others": (make_tokenizer(7, 8, 9), "eos_token_id=2, pad_token_id=0, decoder_start_token_id=1"),
+}
+
+
+@pytest.mark.parametrize("case", TOKENIZERS)
+def test_special_tokens_that_disagree(case, actions, tmp_path):
+    tokenizer, found = TOKENIZERS[case]
+    config = tiny_config("wrist")
+    model = tiny_model(config)
+    processor = CrossFuseProcessor(tokenizer=tokenizer, modalities={"wrist": {"kind": "series", "num_channels": 3}})
+    ways = [
+        lambda: CrossFuseProcessor.from_config(config, tokenizer=tokenizer),
+        lambda: make_collator(processor, model),
+        lambda: make_trainer(CrossFuseTrainer, model, actions, tmp_path, make_collator(processor)),
+        lambda: pipeline("crossfuse", model=model, processor=processor),
+    ]
+    for way in ways:
+        with pytest.raises(ValueError, match=f"`{found}`.*`CrossFuseConfig") if found else contextlib.nullcontext():
+            way()
+
+
+def test_special_tokens_that_the_error_tells():
+    tokenizer = make_tokenizer(7, 8, 9)
+    with pytest.raises(ValueError, match="special") as error:
+        CrossFuseProcessor.from_config(tiny_config(), tokenizer=tokenizer)
+    settings = dict(pair.split("=") for pair in str(error.value).split("CrossFuseConfig(")[1].rstrip(")`").split(", "))
+    config = tiny_config(**{name: int(token) for name, token in settings.items()})
+    assert CrossFuseProcessor.from_config(config, tokenizer=tokenizer).tokenizer is tokenizer
+
+
+def test_several_ends_and_tokenizers_that_end_nothing():
+    config = tiny_config(eos_token_id=[2, 3])
+    CrossFuseProcessor.from_config(config, tokenizer=make_tokenizer(0, 1, 3))
+    tokenizer = make_tokenizer(5, 6, 7)
+    tokenizer.eos_token = None  # as that of BERT, which answers are not made of
+    CrossFuseProcessor.from_config(config, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("trainer_class", TRAINERS)
+def test_special_tokens_beyond_the_vocabulary_stop_training_before_it_starts(trainer_class, tmp_path):
+    """transformers gives the config those of the `processing_class`, and the config could not be saved later."""
+    config = tiny_config()
+    rows = make_rows(config, TARGETS[CrossFuseForConditionalGeneration])
+    with pytest.raises(ValueError, match=r"`pad_token_id=57` is not a token of the decoder|`CrossFuseConfig"):
+        trainer = make_trainer(trainer_class, tiny_model(config), rows, tmp_path)
+        trainer.processing_class = make_tokenizer(57, 58, 59, size=60)
+        trainer.train()
+
+
+@pytest.mark.parametrize("trainer_class", TRAINERS)
+@pytest.mark.parametrize("model_class", [CrossFuseForSequenceClassification, CrossFuseForRetrieval])
+def test_models_without_a_decoder_take_any_special_tokens(model_class, trainer_class, tmp_path):
+    config = tiny_config("text", "image")
+    rows = make_rows(config, TARGETS[model_class])
+    model = tiny_model(config, model_class)
+    trainer = make_trainer(trainer_class, model, rows, tmp_path)
+    trainer.processing_class = make_tokenizer(57, 58, 59, size=60)
+    trainer.train()
+    trainer.save_model(tmp_path)
+    loaded = model_class.from_pretrained(tmp_path)
+    inputs = tiny_inputs(config)
+    assert torch.equal(loaded(**inputs).logits, model.eval()(**inputs).logits)
+
+
+def test_a_processor_without_a_tokenizer_as_processing_class(actions, tmp_path):
+    processor = CrossFuseProcessor.from_config(tiny_config("wrist"))
+    assert not hasattr(processor, "tokenizer")
+    with pytest.raises(AttributeError, match=r"no `tokenizer`.*`processing_class`"):
+        processor.tokenizer  # noqa: B018

@@ -25,6 +25,7 @@ from transformers import (
     CsmConfig,
     GraniteSpeechEncoderConfig,
     LlamaConfig,
+    PreTrainedTokenizerFast,
     Qwen3MoeConfig,
     ResNetConfig,
     RobertaConfig,
@@ -58,6 +59,7 @@ from modeling_crossfuse.encoder_probe import DecoderError
 from modeling_crossfuse.encoder_search import JointError
 
 from .helpers import FUSIONS, assert_same, count_calls, take_rows, tiny_labels
+from .test_processor import make_tokenizer
 from .test_saving import assert_equal_states
 
 
@@ -371,9 +373,24 @@ def test_a_modality_of_any_name_has_the_encoders_kind():
     assert model.config.modalities.value_name("speech") == "speech_input_values"
 
 
-def test_special_tokens_of_the_answers_tokenizer():
-    from .test_processor import make_tokenizer
+@pytest.mark.parametrize(
+    ("special", "lacking"),
+    [({}, "pad_token"), ({"pad_token": "[PAD]"}, "eos_token"), ({"eos_token": "[EOS]"}, None)],
+)
+def test_a_tokenizer_without_special_tokens(special, lacking):
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=make_tokenizer().backend_tokenizer, **special)
+    given = {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 1}
+    if lacking is None:  # as GPT-2's, which has one for all
+        config = compose({"text": BERT}, tokenizer=tokenizer).config
+        assert {config.bos_token_id, *(getattr(config, name) for name in given)} == {tokenizer.eos_token_id}
+    else:
+        with pytest.raises(ValueError, match=f"`tokenizer` has no token for `{lacking}_id`; set its `{lacking}`, or"):
+            compose({"text": BERT}, tokenizer=tokenizer)
+    model = compose({"text": BERT}, tokenizer=tokenizer, **given)
+    assert {name: getattr(model.config, name) for name in given} == given
 
+
+def test_special_tokens_of_the_answers_tokenizer():
     tokenizer = make_tokenizer()
     model = CrossFuseForConditionalGeneration.from_encoders({"text": BERT}, tokenizer=tokenizer, **SETTINGS)
     assert model.config.vocab_size == len(tokenizer)
@@ -458,6 +475,27 @@ def test_masks_follow_the_shorter_output(case, kept):
         hidden_states, output_mask = model.get_encoder().encode_modality("audio", values, mask)
     assert output_mask.shape == hidden_states.shape[:2]
     assert output_mask.sum(1).tolist() == kept
+
+
+def test_a_long_clip_is_read_window_by_window():
+    """Whisper reads 20 frames here. Of 60, the first sample has 50; the second has 14, and so two empty windows."""
+    model, _ = case_with_series("encoder of whisper")
+    encoder, encode = model.get_encoder().encoders["audio"], model.get_encoder().encode_modality
+    values = torch.randn(2, 16, 60, generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(60) < torch.tensor([[50], [14]])).long()
+    calls = count_calls(encoder.model.conv1)
+    with torch.no_grad():
+        together, kept = encode("audio", values, mask)
+        assert calls == [4]
+        for window in range(3):
+            frames, states = slice(20 * window, 20 * window + 20), slice(10 * window, 10 * window + 10)
+            alone, alone_kept = encode("audio", values[:1, :, frames], mask[:1, frames])
+            assert_same(together[:1, states], alone)
+            assert torch.equal(kept[:1, states], alone_kept)
+        assert_same(together[1:, :10], encode("audio", values[1:, :, :20], mask[1:, :20])[0])
+    assert kept.sum(1).tolist() == [25, 7]
+    with pytest.raises(ValueError, match="windows of 20 frames"):
+        encode("audio", values[:, :, :50], mask[:, :50])
 
 
 def test_several_modalities_of_one_kind_and_several_images():

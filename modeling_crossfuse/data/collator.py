@@ -13,6 +13,8 @@ import torch
 from transformers.utils import logging
 
 from ..configuration_crossfuse import PROBLEM_TYPES
+from ..encoder_sources import check_special_tokens
+from ..processing_tensors import check_text, say_once
 from .labels import ClassNumbers, read_label, read_numbers, read_text
 from .rows import are_missing, get_column, read_rows, row_names
 
@@ -127,6 +129,8 @@ class CrossFuseDataCollator:
             raise ValueError(f"`max_target_length={self.max_target_length}`; expected at least 1")
         if self.model is not None and not hasattr(self.model, "prepare_decoder_input_ids_from_labels"):
             raise ValueError(f"`model` is a {type(self.model).__name__}; expected one that generates text")
+        if self.model is not None:
+            check_special_tokens(getattr(self.processor, "tokenizer", None), self.model.generation_config)
         if self.problem_type is not None:
             self._check_problem_type()
             return
@@ -157,8 +161,10 @@ class CrossFuseDataCollator:
             targets = {name: self._in_row(name, self._target, row) for name, row in zip(row_names(rows), rows)}
             batch[key] = self._targets(targets)
         elif self.target or self.questions:
-            named = zip(row_names(rows), rows, chosen)
-            answers = [self._in_row(name, self._answer, row, column) for name, row, (_, column) in named]
+            answers = {
+                f"{name} in the target column {column!r}": self._in_row(name, self._answer, row, column)
+                for name, row, (_, column) in zip(row_names(rows), rows, chosen)
+            }
             batch["labels"] = self._labels(answers)
             if self.model is not None:
                 batch["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(batch["labels"])
@@ -301,10 +307,37 @@ class CrossFuseDataCollator:
             )
         return numbers
 
-    def _labels(self, answers: list[str]) -> torch.Tensor:
+    def _labels(self, answers: dict[str, str]) -> torch.Tensor:
         """Tokens of the answers with an end of sequence, `(batch, length)`, padded with -100."""
         tokenizer = self.processor.tokenizer
+        for where, answer in answers.items():
+            check_text(where, answer)
+        rows = tokenizer(list(answers.values()), add_special_tokens=False, padding=False, verbose=False)["input_ids"]
+        for where, row in zip(answers, rows):
+            self._check_answer(where, row)
+            self._say_what_is_lost(where, row)
         kept = None if self.max_target_length is None else self.max_target_length - 1
-        rows = tokenizer(answers, add_special_tokens=False, padding=False)["input_ids"]
         rows = [torch.tensor([*row[:kept], tokenizer.eos_token_id]) for row in rows]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
+
+    def _check_answer(self, where: str, tokens: list[int]):
+        """Refuses what would end an answer before its end."""
+        tokenizer = self.processor.tokenizer
+        control = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}
+        if control & set(tokens):
+            token = tokenizer.convert_ids_to_tokens(next(token for token in tokens if token in control))
+            raise ValueError(
+                f"{where} has {token!r} in its text, which the tokenizer takes for a special token; the collator adds "
+                "the end itself. To have it read as text, load the tokenizer with `split_special_tokens=True`"
+            )
+
+    def _say_what_is_lost(self, where: str, tokens: list[int]):
+        """Says of the first answer with unknown tokens, and of the first that is too long, what is not learnt."""
+        tokenizer = self.processor.tokenizer
+        unknown = tokens.count(tokenizer.unk_token_id)
+        if unknown:
+            message = f"{where} has {unknown} unknown tokens of {len(tokens)}; the model learns"
+            say_once(self, "unknown", f"{message} {tokenizer.unk_token!r} for these, there and in other answers.")
+        if self.max_target_length is not None and len(tokens) >= self.max_target_length:
+            message = f"{where} has {len(tokens) + 1:,} tokens with its end, and is cut to {self.max_target_length:,}"
+            say_once(self, "length", f"{message}, as all that are longer. `max_target_length` changes that.")

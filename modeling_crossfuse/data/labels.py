@@ -107,17 +107,19 @@ class ClassNumbers:
 
     def __init__(self, label2id: dict[str | int, int]):
         self.label2id, self.count = label2id, len(set(label2id.values()) - {-100})
-        self.names_are_numbers = any(str(name).removeprefix("-").isdecimal() for name in label2id)
+        self.has_numbers = any(isinstance(key, int) for key in label2id)
+        self.names_are_numbers = any(str(key).removeprefix("-").isdecimal() for key in label2id)
 
     def find(self, label: Any) -> int | None:
         """The number of a class; `None` if there is no such class."""
-        if isinstance(label, bool) and self.names_are_numbers:
-            label = int(label)
         if isinstance(label, list):
             return None
-        for key in (label, str(label)):
-            if key in self.label2id:
-                return self.label2id[key]
+        if isinstance(label, int) and self.has_numbers:
+            return self.label2id.get(label)
+        if isinstance(label, bool) and self.names_are_numbers:
+            label = int(label)
+        if str(label) in self.label2id:
+            return self.label2id[str(label)]
         is_number = isinstance(label, int) and not self.names_are_numbers
         return int(label) if is_number and 0 <= label < (self.count or math.inf) else None
 

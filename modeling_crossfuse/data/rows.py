@@ -4,7 +4,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,9 +170,23 @@ def undecoded(rows: "datasets.Dataset") -> "datasets.Dataset":
     if rows.format["type"] is not None:
         return rows
     for column, feature in rows.features.items():
-        if getattr(feature, "decode", False):
-            rows = rows.cast_column(column, dataclasses.replace(feature, decode=False))
+        stored = _change_features(feature, _undecoded_feature)
+        if stored != feature:
+            rows = rows.cast_column(column, stored)
     return rows
+
+
+def _change_features(feature: Any, change: Callable[[Any], Any]) -> Any:
+    """A feature of a data set, with what `change` makes of each part that is no struct and no list."""
+    if isinstance(feature, dict):
+        return {name: _change_features(part, change) for name, part in feature.items()}
+    if hasattr(feature, "feature"):  # a list
+        return dataclasses.replace(feature, feature=_change_features(feature.feature, change))
+    return change(feature)
+
+
+def _undecoded_feature(feature: Any) -> Any:
+    return dataclasses.replace(feature, decode=False) if getattr(feature, "decode", False) else feature
 
 
 def has_text(feature: Any) -> bool:
@@ -195,7 +209,8 @@ def load_rows(
     dataset: str | None, split: str = "test", max_samples: int | None = None, config: str | None = None
 ) -> "datasets.Dataset":
     """
-    A split of a data set, with audio left undecoded, so that `torchcodec` is not needed.
+    A split of a data set. Images, videos and audio are left as they are stored, dicts of `bytes` and `path`, wherever
+    they are in a column. So the processor reads them: it needs no `torchcodec`, and an error names the row.
 
     Args:
         dataset (`str`): a name on the Hub, a folder that `load_dataset` reads, or one that `save_to_disk` wrote.
@@ -203,7 +218,7 @@ def load_rows(
         max_samples (`int`, *optional*): how many rows to keep, at equal distances, since a data set may be sorted.
         config (`str`, *optional*): the data set's configuration, if it has several.
     """
-    from datasets import Audio, load_from_disk
+    from datasets import load_from_disk
 
     if dataset is None:
         raise ValueError("`dataset` is missing; give a data set's name or folder")
@@ -219,12 +234,26 @@ def load_rows(
         rows = splits[split]
     else:
         rows = _load_split(dataset, config, split)
-    for column, feature in rows.features.items():
-        if isinstance(feature, Audio):
-            rows = rows.cast_column(column, Audio(decode=False))
+    rows = undecoded(rows)
     if max_samples is not None and max_samples < len(rows):
         rows = select_rows(rows, np.linspace(0, len(rows) - 1, max_samples).round().astype(int))
     return rows
+
+
+def _load_stored_audio(dataset: str, config: str | None, split: str) -> "datasets.Dataset":
+    """A split whose audio files are stored as they are, for which `datasets` would ask for torchcodec, too."""
+    from datasets import Audio, Features, load_dataset
+
+    class StoredAudio(Audio):
+        def encode_example(self, value: str | dict[str, Any]) -> dict[str, Any]:
+            return value if isinstance(value, dict) else {"bytes": None, "path": str(value)}
+
+    def store(feature: Any) -> Any:
+        return StoredAudio(decode=False) if isinstance(feature, Audio) else feature
+
+    features = load_dataset(dataset, config, split=split, streaming=True).features
+    rows = load_dataset(dataset, config, split=split, features=Features(_change_features(features, store)))
+    return rows.cast(Features(_change_features(features, _undecoded_feature)))
 
 
 def _load_split(dataset: str, config: str | None, split: str) -> "datasets.Dataset":
@@ -232,7 +261,12 @@ def _load_split(dataset: str, config: str | None, split: str) -> "datasets.Datas
     from datasets.exceptions import DatasetGenerationError
 
     try:
-        return load_dataset(dataset, config, split=split)
+        try:
+            return load_dataset(dataset, config, split=split)
+        except DatasetGenerationError as error:
+            if isinstance(error.__cause__, ImportError):
+                return _load_stored_audio(dataset, config, split)
+            raise
     except DatasetGenerationError as error:  # its cause says why
         raise ValueError(f"the data set {dataset} can't be read: {error.__cause__ or error}") from error
     except ValueError as error:

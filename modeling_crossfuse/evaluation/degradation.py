@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..media import is_missing, load_series
 from ..media_audio import load_audio
-from ..media_image import has_several, load_images
+from ..media_image import has_several, images_of, load_images
 from ..media_video import load_frames
 
 
@@ -127,12 +127,10 @@ class Degradation:
         return np.random.default_rng([self.seed, zlib.crc32(content)])
 
     def _degrade_image(self, where: str, settings: dict[str, Any], value: Any) -> Any:
-        images = list(value) if has_several(value) else [value]
-        given = [index for index, image in enumerate(images) if not is_missing(image)]
-        covered = self._cover([(where, images[index]) for index in given], settings)
-        for index, image in zip(given, covered):
-            images[index] = image
-        return images if has_several(value) else images[0]
+        covered = iter(self._cover(images_of(where, value), settings))
+        if not has_several(value):
+            return next(covered)
+        return [None if is_missing(image) else next(covered) for image in value]
 
     def _degrade_video(self, where: str, settings: dict[str, Any], value: Any) -> list[Any]:
         frames = load_frames(where, value, settings.get("num_frames"))

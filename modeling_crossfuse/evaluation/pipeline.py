@@ -11,13 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
-from transformers import GenerationConfig, Pipeline
+from transformers import (
+    AudioClassificationPipeline,
+    AutomaticSpeechRecognitionPipeline,
+    GenerationConfig,
+    Pipeline,
+)
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.pipelines.pt_utils import PipelineIterator
 
 from ..configuration_crossfuse import CrossFuseConfig
 from ..data.rows import DECODING_ERRORS, read_row, reason_of, undecoded
+from ..encoder_sources import check_special_tokens
+from ..feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from ..heads import HEADS, MODELS
 
 
@@ -137,6 +144,7 @@ class CrossFusePipeline(Pipeline):
             )
         preprocess_params = {} if processor_kwargs is None else {"processor_kwargs": processor_kwargs}
         if self.model.task == "generation":
+            check_special_tokens(getattr(self.processor, "tokenizer", None), self.model.generation_config)
             postprocess_params = {key: kwargs.pop(key) for key in ("skip_special_tokens",) if key in kwargs}
             return preprocess_params, {**(kwargs.pop("generate_kwargs", None) or {}), **kwargs}, postprocess_params
         self._check_parameters(**kwargs)
@@ -314,6 +322,41 @@ class _StreamedItems(IterableDataset):
             yield f"item {index}", sample
 
 
+def _turn(pipe: Pipeline, inputs: dict[str, Any]) -> dict[str, Any]:
+    """
+    The features of [`CrossFuseFeatureExtractor`] with their last two axes exchanged. transformers pads the samples of
+    a batch along the first axis, and the frames are the last one here.
+    """
+    if isinstance(pipe.feature_extractor, CrossFuseFeatureExtractor):
+        inputs["input_features"] = inputs["input_features"].transpose(1, 2)
+    return inputs
+
+
+class CrossFuseAudioClassificationPipeline(AudioClassificationPipeline):
+    """`pipeline("audio-classification", ...)` of transformers, for models of CrossFuse, too."""
+
+    def preprocess(self, inputs):
+        return _turn(self, super().preprocess(inputs))
+
+    def _forward(self, model_inputs):
+        if self.model.config.model_type == CrossFuseConfig.model_type and "attention_mask" in model_inputs:
+            model_inputs["feature_attention_mask"] = model_inputs.pop("attention_mask")
+        return super()._forward(_turn(self, model_inputs))
+
+
+class CrossFuseSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
+    """`pipeline("automatic-speech-recognition", ...)` of transformers, for models of CrossFuse, too."""
+
+    def preprocess(self, inputs, **preprocess_params):
+        for chunk in super().preprocess(inputs, **preprocess_params):
+            yield _turn(self, chunk)
+
+    def _forward(self, model_inputs, **forward_params):
+        if self.model.config.model_type == CrossFuseConfig.model_type and "attention_mask" in model_inputs:
+            forward_params["feature_attention_mask"] = model_inputs.pop("attention_mask")
+        return super()._forward(_turn(self, model_inputs), **forward_params)
+
+
 def _pair_candidates(labels: list[str] | None, candidates: list[dict[str, Any]] | None) -> tuple[list, list]:
     """A label and a sample for each candidate, of which the call may have left out either."""
     if isinstance(labels, str) or isinstance(candidates, (str, dict)):
@@ -335,4 +378,4 @@ def _rank(
     return [{"label": labels[index], "score": scores[index].item()} for index in order[:top_k]]
 
 
-__all__ = ["CrossFusePipeline"]
+__all__ = ["CrossFuseAudioClassificationPipeline", "CrossFusePipeline", "CrossFuseSpeechRecognitionPipeline"]

@@ -132,7 +132,7 @@ def build_model(recipe, rows: datasets.Dataset, labels: dict[str, int] | None = 
         model, processor = _new_model(recipe, config, train_tokenizer(recipe_texts(recipe, rows), recipe.vocab_size))
         _fit_series(processor, recipe.inputs, rows, skip=recipe.on_bad_sample == "skip")
     model.freeze_modalities(*recipe.freeze)
-    return model, processor
+    return model, processor.set_max_lengths(recipe.max_lengths)
 
 
 def _new_model(recipe, config: CrossFuseConfig, tokenizer: PreTrainedTokenizerFast):
@@ -188,6 +188,10 @@ def _has_weights(model: str) -> bool:
     return not folder.is_dir() or any(folder.glob("*.safetensors"))
 
 
+# What peft adds to `modules_to_save` by itself.
+_SAVED_FOR_TASKS = {"SEQ_CLS": ("classifier",), "TOKEN_CLS": ("classifier",)}
+
+
 def add_lora(model: CrossFusePreTrainedModel, settings: dict[str, Any]):
     """
     Freezes a model, and adds LoRA adapters (Hu et al., 2021) that train in its place.
@@ -213,6 +217,13 @@ def add_lora(model: CrossFusePreTrainedModel, settings: dict[str, Any]):
         raise ValueError(
             "`answer_classifier` is new and has to train as a whole; name `answer_head` in the `modules_to_save` of "
             "`lora`, or leave it out"
+        )
+    saved = {*(settings.get("modules_to_save") or ()), *_SAVED_FOR_TASKS.get(settings.get("task_type"), ())}
+    lost = [name for name in model.new_head_parts() if name not in saved]
+    if lost:
+        raise ValueError(
+            f"the head of {type(model).__name__} is new and has to train as a whole; add {lost} to the "
+            "`modules_to_save` of `lora`"
         )
     try:
         config = LoraConfig(**settings)

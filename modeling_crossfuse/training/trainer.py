@@ -17,6 +17,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import has_length
 
 from ..data.rows import NumberedRows
+from ..encoder_sources import check_special_tokens
 from ..pretrained import CrossFusePreTrainedModel
 from .model_card import write_model_card
 from .time_budget import PlannedProgress, TimeBudget
@@ -121,6 +122,7 @@ class CrossFuseTrainer(Seq2SeqTrainer):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        self._check_special_tokens()
         self.card = dict(card or {})
         if self.args.hub_token is not None:
             self.args.hub_token = _Secret(self.args.hub_token)
@@ -135,6 +137,13 @@ class CrossFuseTrainer(Seq2SeqTrainer):
             self.add_callback(TimeBudget(max_minutes))
             if self.pop_callback(ProgressCallback) is not None:
                 self.add_callback(PlannedProgress)
+
+    def _check_special_tokens(self):
+        model = self.accelerator.unwrap_model(self.model)
+        processor = getattr(self.data_collator, "processor", self.processing_class)
+        tokenizer = getattr(processor, "tokenizer", processor)
+        if model.can_generate() and getattr(self.data_collator, "problem_type", None) is None:
+            check_special_tokens(tokenizer, model.generation_config)
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         unwrapped = self.accelerator.unwrap_model(model)

@@ -40,6 +40,7 @@ from modeling_crossfuse.evaluation.plots import plot_answers
 from modeling_crossfuse.evaluation.prediction import text_modality
 from modeling_crossfuse.evaluation.scores import evaluate_rows, subsets
 from modeling_crossfuse.explanation.explanation import explain
+from modeling_crossfuse.media_image import load_images
 from modeling_crossfuse.training.model_card import write_model_card
 
 
@@ -151,7 +152,8 @@ def ask_some(model, processor, rows, recipe: RecipeArguments, count: int = 12) -
         inputs = {image: recipe.inputs[image]} if index % 4 in (1, 2) else recipe.inputs
         truth = get_column(row, recipe.target if question is None else recipe.questions[question])
         answer = ask(model, processor, row, inputs, question)
-        samples.append({**answer, "truth": truth, "image": get_column(row, recipe.inputs[image])})
+        [picture] = load_images([("the image", get_column(row, recipe.inputs[image]))], num_channels=3)
+        samples.append({**answer, "truth": truth, "image": picture})
     return samples
 
 
