@@ -29,7 +29,7 @@ from .encoder_sources import (
 )
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .image_processing_crossfuse import CrossFuseVideoImageProcessor
-from .media import as_batch, is_list, is_missing, load_series
+from .media import as_batch, is_list, is_missing, load_series, unique_names
 from .processing_options import ALIASES, KWARGS_NAMES, OPTIONS, check_settings, options_of, take_options
 from .processing_tensors import convert_tensors, make_tensors, placeholder, say_once, spread_rows
 from .sub_processors import SubProcessorsMixin
@@ -449,7 +449,7 @@ class CrossFuseProcessor(SubProcessorsMixin):
             return [f"sample {row}" for row in range(number)]
         if len(given) != number:
             raise ValueError(f"`sample_names` has {len(given)} names for {number} samples")
-        return list(given)
+        return unique_names(list(given))
 
     def _modality_mask(self, batches: dict[str, list[Any]], sample_names: list[str]) -> np.ndarray:
         """`(batch, num_modalities)`: which sample has which modality."""

@@ -134,9 +134,15 @@ def test_tags_in_texts_are_text(text, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("red[EOS]blue", r"row 1 in the target column 'say' has '\[EOS\]' in its text.* `split_special_tokens=True`"),
-        ("[PAD]", r"row 1 in the target column 'say' has '\[PAD\]'"),
-        ("red \ud800", r"row 1 in the target column 'say' has half of a character, '\\ud800', at place 4"),
+        (
+            "red[EOS]blue",
+            r"row 1 of the batch in the target column 'say' has '\[EOS\]' in its text.* `split_special_tokens=True`",
+        ),
+        ("[PAD]", r"row 1 of the batch in the target column 'say' has '\[PAD\]'"),
+        (
+            "red \ud800",
+            r"row 1 of the batch in the target column 'say' has half of a character, '\\ud800', at place 4",
+        ),
     ],
 )
 def test_answers_that_can_not_be_learnt(processor, text, message):
@@ -151,9 +157,9 @@ def test_what_is_lost_of_answers_is_said_once(processor, spoken):
     for _ in range(2):
         assert collator(rows)["labels"].shape == (3, 4)
     long, unknown = spoken()
-    assert "row 1 in the target column 'say' has 6 tokens with its end, and is cut to 4" in long
+    assert "row 1 of the batch in the target column 'say' has 6 tokens with its end, and is cut to 4" in long
     assert "`max_target_length`" in long
-    assert "row 2 in the target column 'say' has 1 unknown tokens of 3" in unknown
+    assert "row 2 of the batch in the target column 'say' has 1 unknown tokens of 3" in unknown
     copy.deepcopy(collator)(rows)
     assert len(spoken()) == 4  # a copy speaks for itself
 
@@ -352,6 +358,18 @@ def test_errors_of_targets_name_the_row_of_the_data_set(processor, settings, key
     collator = CrossFuseDataCollator(processor, {"wrist": "trace"}, label2id={"red": 0}, **settings)
     with pytest.raises((TypeError, ValueError), match=message):
         read_all(NumberedRows(rows), collator)
+
+
+def test_a_row_may_come_twice(processor):
+    """As where the last batch of several processes is filled up."""
+    rows = NumberedRows([{"trace": np.full((2, 3), index), "say": name} for index, name in enumerate(("red", "blue"))])
+    chosen = [rows[1], rows[0], rows[1]]
+    batch = CrossFuseDataCollator(processor, {"wrist": "trace"}, target="say")(chosen)
+    assert batch["wrist_values"][:, 0, 0].tolist() == [1, 0, 1]
+    assert text_of(processor, batch["labels"]) == ["blue", "red", "blue"]
+    classes = {"label2id": {"red": 0, "blue": 1}, "problem_type": "single_label_classification"}
+    batch = CrossFuseDataCollator(processor, {"wrist": "trace"}, target="say", **classes)(chosen)
+    assert batch["labels"].tolist() == [1, 0, 1]
 
 
 def test_files_of_rows_are_named(image_collator):
