@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedTokenizerFast
 
 from ..configuration_crossfuse import PROBLEM_TYPES, CrossFuseConfig, ready_config
@@ -122,7 +123,10 @@ def build_model(recipe, rows: datasets.Dataset, labels: dict[str, int] | None = 
     if recipe.model_overrides:
         settings = config.to_dict()
         settings["modalities"].pop("names")  # their order is that of the dict
-        config = type(config).from_dict(_merge(settings, recipe.model_overrides))
+        try:
+            config = type(config).from_dict(_merge(settings, recipe.model_overrides))
+        except StrictDataclassError as error:
+            raise ValueError(f"`model_overrides`: {error.__cause__ or error}") from error
     config.num_answers = len(labels) if recipe.answer_classifier else 0
     has_new_labels = recipe.task == "classification" and not _knows(config, labels)
     if has_new_labels:
