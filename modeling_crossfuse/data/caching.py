@@ -63,13 +63,17 @@ class CachedInputs(torch.utils.data.Dataset):
         collator = CrossFuseDataCollator(processor, inputs)
         self.numbers = row_numbers(rows)
         samples = NumberedRows(undecoded(select_columns(rows, inputs.values())), part) if inputs else [{}] * len(rows)
-        columns = set(inputs.values())
-        self.tensors = [
-            collator([row]) if any(collator.read_column([row], column)[0] is not None for column in columns) else {}
-            for row in tqdm(samples, desc="reading the inputs", unit=" samples")
-        ]
+
+        def read(row: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+            values = {name: collator.read_column([row], column)[0] for name, column in inputs.items()}
+            is_given = not all(processor.is_missing(name, value) for name, value in values.items())
+            return collator([row]) if is_given else {}
+
+        with tqdm(samples, desc="reading the inputs", unit=" samples") as bar:
+            self.tensors = [read(row) for row in bar]
         kept = [name for name, feature in rows.features.items() if has_text(feature)]
-        self.texts = [_only_text(row, rows.features) for row in rows.select_columns(kept).to_list()]
+        texts = rows.select_columns(kept).to_list() if kept else [{}] * len(rows)
+        self.texts = [_only_text(row, rows.features) for row in texts]
         if target is not None and not has_text(rows.features[top_column(rows, target)]):
             for text, row in zip(self.texts, select_columns(rows, [target])):
                 text.update(row)
@@ -200,8 +204,8 @@ def _encode_rows(
         given = [index for index, sample in enumerate(samples) if not processor.is_missing(name, sample)]
         states = [np.zeros((0, 0), dtype=np.float32)] * len(rows)
         if given:
-            named = {names[indices[index]]: samples[index] for index in given}
-            encoded = _encode_samples(model, processor, name, named)
+            chosen, sample_names = [samples[index] for index in given], [names[indices[index]] for index in given]
+            encoded = _encode_samples(model, processor, name, chosen, sample_names)
             for index, sample_states in zip(given, encoded):
                 states[index] = sample_states
         states_column, length_column = _features(name)
@@ -211,10 +215,10 @@ def _encode_rows(
 
 
 @torch.no_grad()
-def _encode_samples(model, processor, name: str, samples: dict[str, Any]) -> list[np.ndarray]:
-    """Hidden states `(length, hidden_size)` of each sample, without padding. The keys are what errors call them."""
-    values = {name: list(samples.values())}
-    tensors, modalities = processor(**values, sample_names=list(samples), return_tensors="pt"), model.config.modalities
+def _encode_samples(model, processor, name: str, samples: list[Any], sample_names: list[str]) -> list[np.ndarray]:
+    """Hidden states `(length, hidden_size)` of each sample, without padding."""
+    tensors = processor(**{name: samples}, sample_names=sample_names, return_tensors="pt")
+    modalities = model.config.modalities
     given = read_inputs(tensors, modalities)[name]
     encoder = model.get_encoder()
     device = next(encoder.encoders[name].parameters()).device

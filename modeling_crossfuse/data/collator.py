@@ -153,6 +153,8 @@ class CrossFuseDataCollator:
         inputs = {name: self.read_column(rows, column) for name, column in self.inputs.items()}
         chosen = [self._draw(row) for row in rows]
         if self.questions:
+            for column in self.questions.values():
+                self.read_column(rows, column)  # an error says so where no row has it
             inputs[self.question_modality] = [question for question, _ in chosen]
         batch, names = self._encode(rows, inputs), row_names(rows)
         if self.problem_type is not None:
@@ -254,9 +256,24 @@ class CrossFuseDataCollator:
         if column is None:
             raise ValueError("answers none of the questions, and there is no `target`")
         try:
-            return read_text(get_column(row, column), column)
+            answer = read_text(get_column(row, column), column)
         except KeyError as error:
             raise ValueError(f"has {error.args[0]}") from error
+        self._check_answer(f"in the target column {column!r}", answer)
+        return answer
+
+    def _check_answer(self, where: str, answer: str):
+        """Refuses what a tokenizer can't read, or would read as the end of the answer, its start or padding."""
+        check_text(where, answer)
+        tokenizer = self.processor.tokenizer
+        control = (tokenizer.pad_token, tokenizer.bos_token, tokenizer.eos_token)
+        tags = [tag for tag in control if tag is not None and tag in answer]
+        tokens = tokenizer(answer, add_special_tokens=False)["input_ids"] if tags else []
+        if {*tokenizer.convert_tokens_to_ids(tags)} & {*tokens}:
+            raise ValueError(
+                f"{where} has {tags[0]!r} in its text, which the tokenizer takes for a special token; the collator "
+                "adds the end itself. To have it read as text, load the tokenizer with `split_special_tokens=True`"
+            )
 
     def _target(self, row: Mapping[str, Any]) -> Any:
         """What `problem_type` makes of a row's target: a class's number, a list of them, a number or numbers."""
@@ -308,26 +325,12 @@ class CrossFuseDataCollator:
     def _labels(self, answers: list[str], names: list[str]) -> torch.Tensor:
         """Tokens of the answers with an end of sequence, `(batch, length)`, padded with -100."""
         tokenizer = self.processor.tokenizer
-        for name, answer in zip(names, answers):
-            check_text(name, answer)
         rows = tokenizer(answers, add_special_tokens=False, padding=False, verbose=False)["input_ids"]
         for name, row in zip(names, rows):
-            self._check_answer(name, row)
             self._say_what_is_lost(name, row)
         kept = None if self.max_target_length is None else self.max_target_length - 1
         rows = [torch.tensor([*row[:kept], tokenizer.eos_token_id]) for row in rows]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
-
-    def _check_answer(self, where: str, tokens: list[int]):
-        """Refuses what would end an answer before its end."""
-        tokenizer = self.processor.tokenizer
-        control = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}
-        if control & set(tokens):
-            token = tokenizer.convert_ids_to_tokens(next(token for token in tokens if token in control))
-            raise ValueError(
-                f"{where} has {token!r} in its text, which the tokenizer takes for a special token; the collator adds "
-                "the end itself. To have it read as text, load the tokenizer with `split_special_tokens=True`"
-            )
 
     def _say_what_is_lost(self, where: str, tokens: list[int]):
         """Says of the first answer with unknown tokens, and of the first that is too long, what is not learnt."""
@@ -336,6 +339,10 @@ class CrossFuseDataCollator:
         if unknown:
             message = f"{where} has {unknown} unknown tokens of {len(tokens)}; the model learns"
             say_once(self, "unknown", f"{message} {tokenizer.unk_token!r} for these, there and in other answers.")
+        special = set(tokens) & set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        if special:
+            message = f"{where} has the special token {tokenizer.convert_ids_to_tokens(special.pop())!r} in its text"
+            say_once(self, "special", f"{message}; answers that are decoded by `skip_special_tokens=True` lack such.")
         if self.max_target_length is not None and len(tokens) >= self.max_target_length:
             message = f"{where} has {len(tokens) + 1:,} tokens with its end, and is cut to {self.max_target_length:,}"
             say_once(self, "length", f"{message}, as all that are longer. `max_target_length` changes that.")

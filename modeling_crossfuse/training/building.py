@@ -126,7 +126,7 @@ def build_model(recipe, rows: datasets.Dataset, labels: dict[str, int] | None = 
         try:
             config = type(config).from_dict(_merge(settings, recipe.model_overrides))
         except StrictDataclassError as error:
-            raise ValueError(f"`model_overrides`: {error.__cause__ or error}") from error
+            raise ValueError(f"`model_overrides` make no config: {error.__cause__ or error}") from error
     config.num_answers = len(labels) if recipe.answer_classifier else 0
     has_new_labels = recipe.task == "classification" and not _knows(config, labels)
     if has_new_labels:
@@ -147,6 +147,9 @@ def build_model(recipe, rows: datasets.Dataset, labels: dict[str, int] | None = 
             ignore_mismatched_sizes=has_new_labels,  # another number of labels gets a new classifier
         )
         processor = AutoProcessor.from_pretrained(source)
+        new = {name: column for name, column in recipe.inputs.items() if name not in processor.modalities}
+        processor.fit_modalities(config)
+        _fit_series(processor, new, rows, skip=recipe.on_bad_sample == "skip")
     else:
         model, processor = _new_model(recipe, config, train_tokenizer(recipe_texts(recipe, rows), recipe.vocab_size))
         _fit_series(processor, recipe.inputs, rows, skip=recipe.on_bad_sample == "skip")
