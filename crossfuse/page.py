@@ -18,6 +18,7 @@ from PIL import Image
 from modeling_crossfuse import explain, plot_explanation
 from modeling_crossfuse.data.rows import load_rows
 from modeling_crossfuse.evaluation.prediction import answer_length
+from modeling_crossfuse.media_video import open_container
 
 from .errors import one_line
 from .loading import read_input
@@ -85,7 +86,7 @@ def seconds_of(path: str) -> float:
     with contextlib.suppress(soundfile.LibsndfileError):
         return soundfile.info(path).duration
     try:
-        with av.open(path, metadata_errors="ignore") as container:
+        with open_container(path) as container:
             return (container.duration or 0) / av.time_base
     except av.FFmpegError:
         return 0.0  # the processor says what is wrong with it

@@ -116,18 +116,20 @@ def check_special_tokens(tokenizer: PreTrainedTokenizerBase | None, config: Any)
     if getattr(tokenizer, "eos_token_id", None) is None:
         return
     ends, pad, start = config.eos_token_id, config.pad_token_id, config.decoder_start_token_id
+    skipped = (None, *tokenizer.all_special_ids)  # when answers are decoded
     agrees = {
         "eos_token_id": tokenizer.eos_token_id in (ends if isinstance(ends, list) else [ends]),
-        "pad_token_id": None in (pad, tokenizer.pad_token_id) or pad == tokenizer.pad_token_id,
-        "decoder_start_token_id": start is None or start in tokenizer.all_special_ids,
+        "pad_token_id": pad in skipped,
+        "decoder_start_token_id": start in skipped,
     }
     if all(agrees.values()):
         return
     found = ", ".join(f"{name}={getattr(config, name)}" for name, is_same in agrees.items() if not is_same)
-    own = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-    own = {name: token for name, token in own.items() if token is not None}
-    own["decoder_start_token_id"] = own.get("bos_token_id", next(iter(own.values())))
+    end, begin, padding = tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id
+    padding = end if padding is None else padding
+    begin = padding if begin is None else begin
     raise ValueError(
         f"the model has the special tokens `{found}`, and the tokenizer has others; expected a config such as "
-        f"`CrossFuseConfig({', '.join(f'{name}={token}' for name, token in own.items())})`"
+        f"`CrossFuseConfig(pad_token_id={padding}, bos_token_id={begin}, eos_token_id={end}, "
+        f"decoder_start_token_id={begin})`"
     )

@@ -318,8 +318,15 @@ class CrossFuseWrappedEncoder(CrossFuseModalityEncoder):
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"`{self.config.values_argument}` of shape {tuple(values.shape)} is not what the encoder "
-                f"{self.config.architecture} takes: {error}"
+                f"{self.config.architecture} takes: {self._too_long(values) or error}"
             ) from error
+
+    def _too_long(self, values: torch.Tensor) -> str | None:
+        """That a text is longer than the positions that the encoder knows, if so."""
+        positions = getattr(self.config.encoder, "max_position_embeddings", None)
+        if self.config.kind == "text" and positions is not None and values.shape[1] > positions:
+            return f"it has {positions} positions; cut texts, such as by `processor.set_max_lengths`"
+        return None
 
 
 class CrossFuseEncoders(CrossFusePreTrainedModel):

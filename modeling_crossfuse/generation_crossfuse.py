@@ -3,6 +3,7 @@
 """Generation: how `generate` differs from that of other models of transformers."""
 
 import copy
+import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -85,6 +86,8 @@ class CrossFuseGenerationMixin(GenerationMixin):
                 raise ValueError(f"`inputs` and `{self.main_input_name}` are both given; expected one of them")
             kwargs[self.main_input_name] = inputs
         tensors = {name: kwargs.pop(name) for name in self.encoder_tensor_names & kwargs.keys()}
+        if tensors.get("inputs_embeds") is not None:
+            self.model.refuse_embeddings_of_answers(tensors["inputs_embeds"])
         generation_config = self._read_texts(tensors, generation_config, kwargs)
         assistant = kwargs.get("assistant_model")
         if kwargs.get("encoder_outputs") is None:
@@ -97,7 +100,9 @@ class CrossFuseGenerationMixin(GenerationMixin):
             kwargs["assistant_model"] = _with_memory(assistant, assistant.get_encoder()(**tensors, return_dict=True))
         elif assistant is not None:
             kwargs |= tensors  # which its own encoder may read
-        if kwargs.get("cache") is None and kwargs.get("past_key_values") is None:
+        # What prompt tuning of peft puts in the place of this method does not take it.
+        takes_samples = "num_samples" in inspect.signature(self.prepare_inputs_for_generation).parameters
+        if takes_samples and kwargs.get("cache") is None and kwargs.get("past_key_values") is None:
             kwargs["num_samples"] = memory.last_hidden_state.shape[0]
         outputs = super().generate(generation_config=generation_config, **kwargs)
         if isinstance(outputs, ModelOutput) and is_shareable(outputs.get(CACHE)):

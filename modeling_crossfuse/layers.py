@@ -91,7 +91,14 @@ class CrossFuseTokenEmbedding(nn.Embedding):
         return self.embedding_dim**0.5
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        return super().forward(input_ids) * self.embed_scale
+        try:
+            return super().forward(input_ids) * self.embed_scale
+        except IndexError as error:
+            lowest, highest = input_ids.min().item(), input_ids.max().item()
+            raise ValueError(
+                f"tokens from {lowest} to {highest} are given; expected at least 0 and below {self.num_embeddings}, "
+                "the size of the vocabulary"
+            ) from error
 
 
 class CrossFuseLatents(nn.Embedding):

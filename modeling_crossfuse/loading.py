@@ -5,14 +5,20 @@
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from .encoder_sources import HUB_ARGUMENTS
 from .hub import warn_of_other_version
+from .older_formats import stored_modalities
 from .quantization import settle_loaded_quantization
+
+
+logger = logging.get_logger(__name__)
 
 
 def explain_loading(error: Exception, where: str, folder: str | os.PathLike | None = None) -> OSError:
@@ -77,6 +83,22 @@ def _register_remote_encoders(name_or_path: str | os.PathLike, kwargs: dict[str,
         AutoConfig.register(model_type, type(found), exist_ok=True)
 
 
+def _warn_of_other_order(modalities: Iterable[str], name_or_path: str | os.PathLike, kwargs: dict[str, Any]):
+    """Warns if a config that is given has the modalities of a saved model in another order, or other ones."""
+    place = {key: kwargs[key] for key in ("cache_dir", "revision", "subfolder") if kwargs.get(key) is not None}
+    try:
+        settings, _ = PreTrainedConfig.get_config_dict(name_or_path, local_files_only=True, **place)
+    except OSError:  # the weights are there without a config
+        return
+    saved, given = stored_modalities(settings), list(modalities)
+    if saved and saved != given:
+        logger.warning(
+            f"the model in {name_or_path} was saved with the modalities {', '.join(saved)}, and `config` has "
+            f"{', '.join(given)}: `modality_mask` goes by these. A processor that was saved with the model gives it "
+            "in the old order; call `processor.fit_modalities(model.config)`"
+        )
+
+
 class SafeLoadingMixin:
     """Loads models from files that are not trusted."""
 
@@ -98,6 +120,8 @@ class SafeLoadingMixin:
                 folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
                 raise explain_loading(error, f"`{pretrained_model_name_or_path}`", folder) from error
             raise
+        if isinstance(kwargs.get("config"), PreTrainedConfig):
+            _warn_of_other_order(model.config.modalities, pretrained_model_name_or_path, kwargs)
         model.new_parts = {name.partition(".")[0] for name in info["missing_keys"]}
         if kwargs.get("trust_remote_code"):
             warn_of_other_version(model.config)

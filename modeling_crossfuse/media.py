@@ -9,6 +9,7 @@ import io
 import os
 import urllib.request
 from collections.abc import Sequence
+from decimal import Decimal
 from numbers import Number
 from typing import Any
 
@@ -22,6 +23,8 @@ def is_missing(sample: Any) -> bool:
     """Whether a sample is `None`, or what Python, NumPy, pandas or Arrow have for a value that is not there."""
     if sample is None or sample is np.ma.masked or type(sample).__name__ in ("NAType", "NaTType"):
         return True
+    if isinstance(sample, Decimal):
+        return sample.is_nan()
     if isinstance(sample, (Number, np.datetime64)):
         return bool(sample != sample)  # NaN and NaT
     return getattr(sample, "is_valid", True) is False  # a scalar of Arrow
@@ -31,11 +34,11 @@ def to_array(where: str, value: Any) -> np.ndarray:
     """The numbers in any container as a NumPy array. Errors begin with `where`."""
     try:
         array, missing = _read_array(value)
-    except (ValueError, TypeError) as error:
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{where} is not an array: {error}") from error
     if missing:
         raise ValueError(
-            f"{where} has {missing} missing of {array.size} values; expected numbers only, or None for the whole"
+            f"{where} has {missing} missing of {array.size} values; expected numbers only, or None in place of all"
         )
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{where} is {type(value).__name__} of dtype {array.dtype}; expected numbers")
@@ -88,13 +91,13 @@ def open_file(where: str, sample: Any) -> NamedBytes | str:
     What readers of files take: a path, or bytes. The sample is a path, bytes, a dict of either as `datasets` gives it,
     an open file, the address of a file (`http://`, `https://`), a data URL, or base64.
     """
-    name = ""
+    name = None
     if isinstance(sample, dict):
         if not {"bytes", "path"} & set(sample):
             keys = shorten(", ".join(map(str, sample)))
             raise TypeError(f"{where} is a dict of {keys}; expected `bytes` or `path`")
         if sample.get("bytes") is not None:
-            name, sample = os.fspath(sample.get("path") or ""), sample["bytes"]
+            name, sample = sample.get("path"), sample["bytes"]
         elif sample.get("path") is None:
             raise ValueError(f"{where} has neither `bytes` nor `path`")
         else:
@@ -103,7 +106,11 @@ def open_file(where: str, sample: Any) -> NamedBytes | str:
         return _open_path(where, os.fspath(sample))
     if hasattr(sample, "read"):
         name, sample = name or getattr(sample, "name", ""), _read_open_file(where, sample)
-    file = NamedBytes(sample, name if isinstance(name, str) else "")  # an open file may have a number
+    name = os.fspath(name) if isinstance(name, (str, os.PathLike)) else ""  # an open file may have a number
+    try:
+        file = NamedBytes(sample, name)
+    except TypeError as error:
+        raise TypeError(f"{where} has {type(sample).__name__} in place of a path or bytes") from error
     if len(sample) == 0:
         raise ValueError(f"{where}{path_in_brackets(file)} is empty (0 bytes)")
     return file
@@ -142,7 +149,7 @@ def _read_open_file(where: str, file: Any) -> bytes:
         with contextlib.suppress(AttributeError, OSError):  # a stream begins where it is
             file.seek(0)
         data = file.read()
-    except (OSError, ValueError) as error:
+    except Exception as error:  # files may be those of any library
         raise ValueError(f"{where} is a file that can't be read: {error}") from error
     if isinstance(data, str):
         raise TypeError(
@@ -176,7 +183,7 @@ def number_axes(value: Any) -> int:
     return axes if isinstance(value, Number) else 0
 
 
-def _plain(sample: Any) -> Any:
+def plain(sample: Any) -> Any:
     """A sample without Arrow's wrapping."""
     return sample.as_py() if hasattr(sample, "as_py") else sample
 
@@ -209,8 +216,8 @@ def as_batch(name: str, kind: str, value: Any, is_batch: bool = False) -> list[A
             )
         return list(value) if value.ndim > most_axes else [value]
     if not is_list(value):
-        return [_plain(value)]
-    samples = list(map(_plain, value))
+        return [plain(value)]
+    samples = list(map(plain, value))
     if not samples:
         raise ValueError(f"`{name}` is an empty list; expected at least one sample")
     if is_batch:

@@ -28,7 +28,10 @@ def load_audio(where: str, sample: Any) -> tuple[np.ndarray, int | None]:
         rate = sample.get("sampling_rate")
         sample = next((sample[key] for key in ("array", "raw") if sample.get(key) is not None), sample)
     if hasattr(sample, "get_all_samples"):  # the decoder that `datasets` gives where torchcodec is installed
-        decoded = sample.get_all_samples()
+        try:
+            decoded = sample.get_all_samples()
+        except RuntimeError as error:
+            raise ValueError(f"{where} is audio that can't be decoded: {error}") from error
         sample, rate = decoded.data.mean(0), decoded.sample_rate
     elif is_file(sample):
         file = open_file(where, sample)

@@ -66,12 +66,18 @@ def load_images(
 
 def _read_image(where: str, sample: Any, num_channels: int, do_rescale: bool) -> Image.Image | np.ndarray:
     """A file or a PIL image."""
-    if is_file(sample):
-        file = open_file(where, sample)
-        where += path_in_brackets(file)
-    else:
-        file = None
-        where += path_in_brackets(getattr(sample, "filename", ""))
+    where, image = _open_image(where, sample)
+    if num_channels not in _MODES:
+        raise ValueError(f"{where} is an image of mode {image.mode}; `num_channels={num_channels}` needs an array")
+    if image.mode[0] in "IF":
+        return _read_shades(where, image, num_channels, do_rescale)
+    return _convert_image(where, _turn(image), num_channels)
+
+
+def _open_image(where: str, sample: Any) -> tuple[str, Image.Image]:
+    """The image of a file, or a PIL image, with its pixels read; and what errors call it, with its file."""
+    file = open_file(where, sample) if is_file(sample) else None
+    where += path_in_brackets(getattr(sample, "filename", "") if file is None else file)
     try:
         image = sample if file is None else Image.open(file)
         # Of the others, further frames are thumbnails or layers.
@@ -85,23 +91,26 @@ def _read_image(where: str, sample: Any, num_channels: int, do_rescale: bool) ->
         raise ValueError(f"{where} is not a readable image: {shorten(str(error), 300)}") from error
     if 0 in image.size:
         raise ValueError(f"{where} is empty (size {image.size})")
-    if num_channels not in _MODES:
-        raise ValueError(f"{where} is an image of mode {image.mode}; `num_channels={num_channels}` needs an array")
-    if image.mode[0] not in "IF":
-        return _convert_image(where, _turn(image), num_channels)
+    return where, image
+
+
+def _read_shades(where: str, image: Image.Image, num_channels: int, do_rescale: bool) -> np.ndarray:
+    """A grey image of more than 8 bits, which Pillow would cut off at 255."""
     full_scale = _full_scale(image)
+    shades = np.asarray(_turn(image), dtype=np.float32)
     if full_scale is None and do_rescale:
         raise ValueError(
             f"{where} is an image of mode {image.mode}, whose full scale is not known; expected 8 or 16 bits a "
             "channel, or an array of floats from 0 to 1"
         )
-    values = np.asarray(_turn(image), dtype=np.float32)
-    grey = values * (1 if full_scale is None else 255 / full_scale)
-    if image.format == "TIFF" and image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0:
-        grey = 255 - grey  # 0 is white
-    if num_channels != 4 and "transparency" in image.info:
-        grey[values == image.info["transparency"]] = 255
-    return np.stack([grey] * 3 + [np.full_like(grey, 255)])[:num_channels]
+    if full_scale is not None:
+        is_transparent = shades == image.info.get("transparency", -1)
+        shades = shades * (255 / full_scale)
+        if image.format == "TIFF" and image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0:
+            shades = 255 - shades  # 0 is white
+        if num_channels != 4:
+            shades[is_transparent] = 255
+    return np.stack([shades] * 3 + [np.full_like(shades, 255)])[:num_channels]
 
 
 def _turn(image: Image.Image) -> Image.Image:

@@ -3,6 +3,7 @@
 """Raw videos in one form, and what containers of video and audio hold."""
 
 import io
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -76,15 +77,16 @@ def _read_video_file(where: str, file: io.BytesIO | str, num_frames: int | None)
         reorders = stream.codec_context.codec.reorder
     if not times:
         raise ValueError(f"{where} has no frame")
-    wanted = _choose_frames(times, reorders, num_frames)
-    images = {}
+    chosen, images = _choose_frames(times, reorders, num_frames), {}
+    missing = set(chosen)
     with open_stream(where, file, "video") as (_, frames):
         for index, frame in enumerate(frames):
-            if index in wanted:
+            if index in missing:
                 images[index] = _upright(frame)
-            if len(images) == len(set(wanted)):
+                missing.remove(index)
+            if not missing:
                 break
-    return [images[index] for index in wanted]
+    return [images[index] for index in chosen]
 
 
 def _choose_frames(times: Sequence[float | None], reorders: bool, number: int | None) -> list[int]:
@@ -116,6 +118,19 @@ def _upright(frame: Any) -> Image.Image:
     return ImageOps.flip(image) if y_to_y < 0 else image
 
 
+def open_container(file: io.BytesIO | str) -> Any:
+    """PyAV's container of a file, whatever the encoding of its tags."""
+    import av
+
+    if isinstance(file, str):
+        file = os.path.abspath(file)  # FFmpeg would take `a:b.mp4` for an address
+    else:
+        file.seek(0)
+    # As PyAV does from version 19 on, which has no such option.
+    options = {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
+    return av.open(file, **options)
+
+
 @contextmanager
 def open_stream(where: str, file: io.BytesIO | str, kind: str) -> Iterator[tuple[Any, Iterator[Any]]]:
     """PyAV's main stream of a kind ("video" or "audio") in a file, and its frames."""
@@ -123,10 +138,8 @@ def open_stream(where: str, file: io.BytesIO | str, kind: str) -> Iterator[tuple
         import av
     except ImportError as error:
         raise needs(f"reading {where} needs PyAV", "video") from error
-    if not isinstance(file, str):
-        file.seek(0)
     try:
-        with av.open(file, metadata_errors="ignore") as container:  # tags are in any encoding
+        with open_container(file) as container:
             stream = container.streams.best(kind)
             if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
                 raise ValueError(f"it has no {kind} stream")

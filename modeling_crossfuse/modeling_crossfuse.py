@@ -56,6 +56,12 @@ def mean_cross_entropy(
     return total / ((labels != -100).sum().clamp(min=1) if num_items is None else num_items)
 
 
+def main_input_name(model: CrossFusePreTrainedModel, config: CrossFuseConfig) -> str:
+    """The argument that transformers takes for the input of a model: that of its class, or else the first."""
+    names = config.modalities.tensor_names
+    return model.main_input_name if model.main_input_name in names else names[0]
+
+
 class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
     """
     CrossFuse without a head: encoders, fusion and decoder.
@@ -141,6 +147,8 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
         refuse_unknown(kwargs, self.known_arguments, type(self).forward)
         kwargs["return_dict"] = True  # of the parts; `unwrap_model` of accelerate may leave the caller's here
         if encoder_outputs is None:
+            if kwargs.get("inputs_embeds") is not None and kwargs["inputs_embeds"].requires_grad:
+                self.refuse_embeddings_of_answers(kwargs["inputs_embeds"])
             encoder_outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         else:
             given = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
@@ -177,6 +185,24 @@ class CrossFuseModel(EncodersMixin, CrossFusePreTrainedModel):
             encoder_modality_ids=encoder_outputs.modality_ids,
         )
 
+    @torch.no_grad()
+    def refuse_embeddings_of_answers(self, inputs_embeds: torch.Tensor):
+        """
+        Raises a `ValueError` if `inputs_embeds` `(batch, length, hidden_size)` has tokens of the decoder's vocabulary,
+        and the modality `text` has another. Prompt tuning of peft looks for token embeddings by the decoder's size.
+        """
+        if "text" not in self.config.modalities.names_of_kind("text") or torch.compiler.is_compiling():
+            return
+        size, expected = self.config.vocab_size, self.config.modalities["text"].vocab_size
+        if size == expected or inputs_embeds.shape[-1] != self.config.d_model:
+            return
+        table = self.decoder.embed_tokens(torch.arange(size, device=inputs_embeds.device))  # (vocab_size, d_model)
+        if (table == inputs_embeds[0, -1]).all(-1).any():
+            raise ValueError(
+                f"`inputs_embeds` has token embeddings of the decoder, whose vocabulary has {size} tokens; expected "
+                f"those of the modality 'text', which has {expected}. Prompt tuning of peft needs both to be as large"
+            )
+
     def _start_tokens(self, memory: torch.Tensor) -> torch.LongTensor:
         """The token that every answer starts with, `(batch, 1)`."""
         token = self.config.decoder_start_token_id
@@ -199,6 +225,7 @@ class CrossFusePreTrainedEncoderModel(EncodersMixin, CrossFusePreTrainedModel):
     def __init__(self, config: CrossFuseConfig):
         super().__init__(config)
         self.known_arguments = known_arguments(config)
+        self.main_input_name = main_input_name(self, config)
         name_own_tensors(type(self).forward, config)
 
     def save_pretrained(self, save_directory, *args, **kwargs):
@@ -326,8 +353,7 @@ class CrossFuseForConditionalGeneration(EncodersMixin, CrossFusePreTrainedModel,
         self.encoder_tensor_names = self.model.encoder_tensor_names
         self.known_arguments = self.model.known_arguments
         name_own_tensors(type(self).forward, config)
-        if self.main_input_name not in config.modalities.tensor_names:
-            self.main_input_name = next(iter(config.modalities.tensor_names))
+        self.main_input_name = main_input_name(self, config)
         self.lm_head = make_linear(config.d_model, config.decoder.vocab_size)
         self.answer_head = CrossFuseAnswerHead(config) if config.num_answers else None
         self.post_init()

@@ -48,7 +48,7 @@ def conversions_of_older_formats(
     stored = _stored_names(state_dict, checkpoint_files)
     if not any(name.endswith("modality_embeddings.weight") for name in stored):
         return []
-    places = {name: place for place, name in enumerate(_stored_modalities(load_config) or model.config.modalities)}
+    places = {name: place for place, name in enumerate(_saved_order(load_config) or model.config.modalities)}
     conversions = [
         _Renaming(rf"fusion\.layers\.{place}\.", f"fusion.layers.{name}_layers.") for name, place in places.items()
     ]
@@ -67,12 +67,17 @@ def _stored_names(state_dict: dict[str, Any] | None, checkpoint_files: list[str]
     return {name for path in checkpoint_files or () for name in load_state_dict(path, map_location="meta")}
 
 
-def _stored_modalities(load_config) -> list[str] | None:
-    """The modalities of the config beside the weights, in its order; not those of a config that the user gives."""
+def _saved_order(load_config) -> list[str] | None:
+    """The modalities of the config beside the weights, not of a config that the user gives."""
     if load_config.pretrained_model_name_or_path is None:
         return None
     settings, _ = PreTrainedConfig.get_config_dict(
         load_config.pretrained_model_name_or_path, **load_config.download_kwargs
     )
+    return stored_modalities(settings)
+
+
+def stored_modalities(settings: dict[str, Any]) -> list[str]:
+    """The modalities of a `config.json`, in its order."""
     modalities = settings.get("modalities") or {}
     return modalities.get("names") or list(modalities)

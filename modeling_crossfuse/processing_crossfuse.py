@@ -227,6 +227,29 @@ class CrossFuseProcessor(SubProcessorsMixin):
                     del settings[part]
         return cls(**shared, modalities=modalities)
 
+    def fit_modalities(self, config: CrossFuseConfig) -> "CrossFuseProcessor":
+        """
+        Takes the modalities of a model's config, in its order, which is that of `modality_mask`. What the processor
+        has of them stays as it is; what is new becomes what [`~CrossFuseProcessor.from_config`] makes of it.
+
+        Args:
+            config ([`CrossFuseConfig`]): the model's config, such as one with a modality more than the processor has.
+
+        Returns:
+            [`CrossFuseProcessor`]: itself.
+
+        Raises:
+            ValueError: as [`~CrossFuseProcessor.from_config`] does.
+        """
+        kinds = {name: settings["kind"] for name, settings in self.modalities.items()}
+        new = {name: part for name, part in config.modalities.items() if kinds.get(name) != part.kind}
+        made = type(self).from_config(CrossFuseConfig(modalities=new)) if new else self
+        for name in new:
+            for part, sub_processor in made.sub_processors_of(name).items():
+                self.set_sub_processor(f"{name}_{part}", sub_processor)
+        self.modalities = {name: (made if name in new else self).modalities[name] for name in config.modalities}
+        return self
+
     def fit_series(self, name: str, values: Iterable[Any]) -> "CrossFuseProcessor":
         """
         Computes the mean and standard deviation of a series' channels over training data; from then on the processor

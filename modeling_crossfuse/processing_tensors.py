@@ -193,14 +193,14 @@ def audio_tensors(
     target = extractor.sampling_rate
     clips = {where: _clip(where, sample, given_rate, target) for where, sample in samples.items()}
     options = _audio_options(extractor, options, has_limit=max_seconds is not None)
-    _say_cut_audio(clips, extractor, options, max_seconds, say)
-    if max_seconds is not None:
-        clips = {where: clip[: round(max_seconds * target)] for where, clip in clips.items()}
+    limit = None if max_seconds is None else max(1, round(max_seconds * target))
+    _say_cut_audio(clips, extractor, options, limit, say)
+    clips = {where: clip[:limit] for where, clip in clips.items()}
     features = extractor(list(clips.values()), sampling_rate=target, return_tensors="np", **options)
     if len(features[extractor.model_input_names[0]]) != len(clips):
         raise ValueError(
-            f"{type(extractor).__name__} makes several of {next(iter(clips))}, or of another long clip; set "
-            "`max_seconds` of the modality so that each stays one"
+            f"{type(extractor).__name__} makes several clips of one; expected a shorter one, such as by `max_seconds` "
+            "in the settings of the modality"
         )
     mask = next((features[key] for key in features if key.endswith("mask")), None)
     return features[extractor.model_input_names[0]], mask
@@ -217,7 +217,7 @@ def _audio_options(extractor, options: dict[str, Any], has_limit: bool) -> dict[
         defaults["return_attention_mask"] = True
     if "padding" in parameters and parameters["padding"].default in (False, None):
         defaults["padding"] = True  # a batch is one tensor
-    if options.get("max_length") is not None and "truncation" in parameters:
+    if options.get("max_length") is not None and getattr(parameters.get("truncation"), "default", None) is False:
         defaults["truncation"] = True
     elif hasattr(extractor, "n_samples") and not options.get("truncation", not has_limit):  # whole windows
         defaults |= {"truncation": False, "padding": "longest", "pad_to_multiple_of": extractor.n_samples}
@@ -228,13 +228,11 @@ def _say_cut_audio(
     clips: dict[str, np.ndarray],
     extractor,
     options: dict[str, Any],
-    max_seconds: float | None,
+    limit: int | None,
     say: Callable[[str], None],
 ):
-    """Says of the first clip that is cut what it loses, and by what."""
-    rate, limits = extractor.sampling_rate, []
-    if max_seconds is not None:
-        limits.append((round(max_seconds * rate), _change("max_seconds")))
+    """Says of the first clip that is cut, to `limit` samples or by its extractor, what it loses."""
+    rate, limits = extractor.sampling_rate, [] if limit is None else [(limit, _change("max_seconds"))]
     truncation = inspect.signature(extractor.__call__).parameters.get("truncation")
     window = _window(extractor, options.get("max_length"))
     if window and options.get("truncation", getattr(truncation, "default", None)) is not False:

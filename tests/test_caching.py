@@ -397,3 +397,12 @@ def test_two_processes(data, encoders, tmp_path):
     adapter = load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors")
     assert adapter and all(torch.isfinite(value).all() for value in adapter.values())
     assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_rows_without_a_value_are_cached_as_such():
+    """A list of images that are all missing, or a NaN, is no value, as None is not."""
+    processor = CrossFuseProcessor.from_config(tiny_config("image", "wrist"))
+    images = {"a": [[None], [Image.new("RGB", (8, 8)), None]], "b": [float("nan")] * 2}
+    features = datasets.Features({"a": datasets.List(datasets.Image()), "b": datasets.Value("float64")})
+    rows = CachedInputs(datasets.Dataset.from_dict(images, features=features), processor, {"image": "a", "wrist": "b"})
+    assert rows[0][TENSORS] == {} and rows[1][TENSORS]["modality_mask"].tolist() == [[1, 0]]

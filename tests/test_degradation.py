@@ -3,6 +3,7 @@
 """Raw inputs made worse: each kind by one level, the more the higher, in the same way in every run."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -138,15 +139,20 @@ def test_times_keep_their_digits():
     np.testing.assert_allclose(worse - 1.7e9, times - 1.7e9, atol=1e-4)
 
 
+def test_scalars_of_arrow_are_degraded(modalities):
+    assert Degradation(modalities, 1)("text", pa.scalar("left")) == "____"
+
+
 @pytest.mark.parametrize(
     ("name", "sample", "message"),
     [
+        ("text", 3, "`text` is int; expected a str"),
         ("image", Image.new("RGB", (0, 4)), "`image` is empty"),
         ("video", [], "`video` has no frame"),
         ("audio", np.zeros(0), "`audio` is empty"),
         ("wrist", np.zeros((0, 3)), "`wrist` is empty"),
     ],
 )
-def test_samples_of_length_zero(modalities, name, sample, message):
-    with pytest.raises(ValueError, match=message):
+def test_what_can_not_be_degraded(modalities, name, sample, message):
+    with pytest.raises((TypeError, ValueError), match=message):
         Degradation(modalities, 0.5)(name, sample)

@@ -24,6 +24,7 @@ from modeling_crossfuse import (
     CrossFuseProcessor,
 )
 from modeling_crossfuse.data.labels import check_digits, label_names, problem_type_of, with_class_numbers
+from modeling_crossfuse.data.rows import NumberedRows
 from modeling_crossfuse.evaluation.metrics import compute_label_metrics
 from modeling_crossfuse.evaluation.scores import evaluate_rows
 from modeling_crossfuse.training import train_tokenizer
@@ -138,6 +139,13 @@ def test_numbers_of_any_library(label):
     assert label([np.array([1, 2]), torch.tensor([3.0, 4.0])], NUMBERS).tolist() == [[1, 2], [3, 4]]
 
 
+def test_a_row_may_come_twice_in_a_batch(processor):
+    rows = NumberedRows([{"w": np.ones((2, 3)), "y": 1, "say": "a b"}])  # all know that they are row 0
+    for settings in ({"target": "y", "problem_type": NUMBERS}, {"target": "say"}):
+        batch = CrossFuseDataCollator(processor, {"wrist": "w"}, **settings)([rows[0], rows[0]])
+        assert len(batch["labels"]) == len(batch["wrist_values"]) == 2
+
+
 @pytest.mark.parametrize("library", ["numpy", "torch", None])
 def test_rows_of_with_format(processor, library):
     rows = datasets.Dataset.from_dict({"w": [[[1.0, 2.0, 3.0]]] * 3, "y": [1, 0, 1], "t": [[0], [1, 0], []]})
@@ -152,11 +160,7 @@ def test_rows_of_with_format(processor, library):
 @pytest.mark.parametrize(
     ("values", "problem_type", "message"),
     [
-        (
-            ["blue", "pink"],
-            SINGLE,
-            r"row 1 of the batch has 'pink' in .*, which is none of the 3 labels \(blue, green, red\)",
-        ),
+        (["blue", "pink"], SINGLE, r"row 1 of the batch has 'pink' in .* 'y', which is none of the 3 labels \(blue, "),
         ([0, 3], SINGLE, "row 1 of the batch has 3 in the target column 'y', which is none of the 3 labels"),
         ([7.5], SINGLE, "row 0 of the batch has 7.5 in"),
         ([-1], SINGLE, "row 0 of the batch has -1 in"),
@@ -169,11 +173,7 @@ def test_rows_of_with_format(processor, library):
         ([float("inf")], NUMBERS, "row 0 of the batch has inf in"),
         ([10**400], NUMBERS, "row 0 of the batch has 1000"),
         ([[]], NUMBERS, r"row 0 of the batch has \[\] in"),
-        (
-            [[1.0, 2.0], [1.0]],
-            NUMBERS,
-            "row 1 of the batch has 1 numbers in .*; row 0 of the batch has 2",
-        ),
+        ([[1.0, 2.0], [1.0]], NUMBERS, "row 1 of the batch has 1 numbers in .* 'y'; row 0 of the batch has 2"),
     ],
 )
 def test_what_is_no_label(label, values, problem_type, message):
@@ -395,6 +395,27 @@ def test_bad_rows_are_found_before_training(tmp_path, config, training, validati
     with pytest.raises(ValueError, match=message):
         train(tmp_path, config, training, validation, *more.pop("more", ()), **more)
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_fine_tuning_on_other_labels(tmp_path, config):
+    labels = {"first": ["a", "b", "c"], "fewer": ["c", "b"], "others": ["a", "d"]}
+    for name, values in labels.items():
+        (tmp_path / name).mkdir()
+        more = () if name == "first" else ("--model", str(tmp_path / "first" / "out"))
+        train(tmp_path / name, config, values, values, *more)
+    known = {name: AutoConfig.from_pretrained(tmp_path / name / "out").id2label for name in labels}
+    assert known == {"first": (abc := {0: "a", 1: "b", 2: "c"}), "fewer": abc, "others": {0: "a", 1: "d"}}
+
+
+def test_fine_tuning_a_classifier_without_names(tmp_path, config):
+    unnamed = tiny_config("text", decoder={"vocab_size": 280}, num_labels=3)
+    unnamed.modalities["text"].vocab_size = 280
+    tiny_model(unnamed, CrossFuseForSequenceClassification).save_pretrained(tmp_path / "model")
+    tokenizer = train_tokenizer(["a b"], 280)
+    CrossFuseProcessor.from_config(unnamed, tokenizer=tokenizer).save_pretrained(tmp_path / "model")
+    output = train(tmp_path, config, [2, 1, 2], [1, 2], "--model", str(tmp_path / "model"))
+    saved = AutoConfig.from_pretrained(output)
+    assert saved.num_labels == 3 and saved.problem_type == SINGLE
 
 
 def test_the_model_is_saved_before_its_evaluation_fails(tmp_path, config, monkeypatch):

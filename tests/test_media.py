@@ -114,6 +114,7 @@ def test_files_of_every_form(processor, tmp_path, server):
         (io.StringIO("no image"), "is a file opened as text; expected one opened as bytes"),
         ({"bytes": b"no image", "path": "a/b.png"}, r"^`image` of sample 0 \(a/b.png\) is not a readable image"),
         ({"bytes": png(noise_image(0, (99, 99)))[:900], "path": "b.png"}, r"\(b.png\) .*: image file is truncated"),
+        ({"bytes": [1, 2], "path": 7}, "^`image` of sample 0 has list in place of a path or bytes"),
         ({"raw": 1, "sampling_rate": 2}, "is a dict of raw, sampling_rate; expected `bytes` or `path`"),
     ],
 )  # fmt: skip
@@ -379,7 +380,7 @@ def test_ragged_lists(processor, arguments, message):
 
 MISSING = [
     None, float("nan"), np.float32("nan"), np.ma.masked, pd.NA, pd.NaT, np.datetime64("NaT"), pa.scalar(None),
-    pa.scalar(None, pa.float64()), decimal.Decimal("NaN"),
+    pa.scalar(None, pa.float64()), decimal.Decimal("NaN"), decimal.Decimal("sNaN"),
 ]  # fmt: skip
 
 

@@ -232,6 +232,14 @@ def test_a_decoder(channels):
     assert load_audio(WHERE, SimpleNamespace(get_all_samples=lambda: short))[0].tolist() == [0.375]
 
 
+def test_a_decoder_that_fails():
+    def fail():
+        raise RuntimeError("Could not push packet to decoder")
+
+    with pytest.raises(ValueError, match=r"^`audio` of row 7 is audio that can't be decoded: Could not push packet"):
+        load_audio(WHERE, SimpleNamespace(get_all_samples=fail))
+
+
 def test_torchcodec(tmp_path):
     try:
         from torchcodec.decoders import AudioDecoder

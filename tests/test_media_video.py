@@ -142,6 +142,12 @@ def test_a_file_that_was_cut_off(tmp_path, monkeypatch):
             load_frames("`video` of row 7", {"bytes": broken, "path": "clip.mkv"}, 3)
 
 
+def test_a_name_with_a_colon(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "clip.mkv", CONSTANT).rename("take:2.mkv")
+    assert shades(load_frames("video", "take:2.mkv", 4)) == [0, 30, 57, 87]
+
+
 # Time
 
 

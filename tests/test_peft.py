@@ -132,3 +132,33 @@ def test_an_encoder_with_adapters():
     with pytest.raises(ValueError, match=r"`encoders\['text'\]`.* has layers with adapters of peft; merge them first"):
         CrossFuseForConditionalGeneration.from_encoders({"text": bert}, **settings)
     CrossFuseForConditionalGeneration.from_encoders({"text": adapted.merge_and_unload()}, **settings)
+
+
+def prompted(vocab_size: int, modalities: tuple[str, ...]):
+    """A model with prompt tuning, and its inputs: peft takes token embeddings of the size of the decoder's."""
+    model = tiny_model(tiny_config(*modalities))
+    model.resize_token_embeddings(vocab_size)
+    config = peft.PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=3)
+    inputs = {**tiny_inputs(model.config), "attention_mask": torch.ones(2, 5, dtype=torch.long)}
+    return peft.get_peft_model(model, config), inputs
+
+
+@pytest.mark.parametrize("modalities", [("text",), ("image", "text")])
+def test_prompt_tuning(modalities):
+    adapted, inputs = prompted(40, modalities)
+    loss = adapted(**inputs, labels=tiny_labels(vocab_size=40)).loss
+    loss.backward()
+    assert adapted.prompt_encoder.default.embedding.weight.grad.abs().max() > 0
+    answers = adapted.eval().generate(**inputs, max_new_tokens=3, min_new_tokens=3, num_beams=2)
+    assert answers.shape == (2, 4)
+
+
+@pytest.mark.parametrize("vocab_size", [30, 50])
+def test_prompt_tuning_of_two_vocabularies(vocab_size):
+    """The token embeddings would be the answers'."""
+    adapted, inputs = prompted(vocab_size, ("text",))
+    inputs["input_ids"] = inputs["input_ids"].clamp(max=29)
+    message = r"`inputs_embeds` has token embeddings of the decoder, .* {0} tokens; .* 'text', which has 40"
+    for use in (lambda: adapted(**inputs, labels=tiny_labels(vocab_size=30)), lambda: adapted.generate(**inputs)):
+        with pytest.raises(ValueError, match=message.format(vocab_size)):
+            use()

@@ -983,6 +983,23 @@ def test_errors_call_the_samples_by_their_names(processor):
         processor(image=[noise_image()], sample_names=names)
 
 
+def test_modalities_of_another_config(tmp_path):
+    """What was known stays as it was; what is new has sub-processors of its own, which are saved."""
+    processor = CrossFuseProcessor.from_config(tiny_config("image", "wrist"))
+    processor.fit_series("wrist", [np.arange(12.0).reshape(4, 3)])
+    known, picture = copy.deepcopy(processor.modalities), noise_image()
+    expected = processor(image=picture, return_tensors="pt")["pixel_values"]
+    other = {"kind": "image", "image_size": 16, "patch_size": 4}
+    config = tiny_config(modalities={"other": other, "wrist": {"kind": "series", "num_channels": 3}, "image": {}})
+    processor.fit_modalities(config).save_pretrained(tmp_path)
+    for fitted in (processor, CrossFuseProcessor.from_pretrained(tmp_path)):
+        assert list(fitted.modalities) == ["other", "wrist", "image"]
+        assert {name: fitted.modalities[name] for name in known} == known
+        batch = fitted(image=picture, other=picture, return_tensors="pt")
+        assert torch.equal(batch["pixel_values"], expected)
+        assert batch["other_pixel_values"].shape[-2:] == (16, 16)
+
+
 # One schema for all batches
 
 

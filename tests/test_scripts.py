@@ -147,6 +147,13 @@ def test_evaluate_rows_measures_what_predict_answers(model, processor, rows):
     assert results["num_samples"] == len(NAMES) and results["samples_per_second"] > 0
 
 
+def test_texts_that_look_the_same_are_the_same(model, processor, rows, monkeypatch):
+    monkeypatch.setattr(processor.tokenizer, "decode", lambda *args, **kwargs: "caf\u00e9")
+    monkeypatch.setattr(processor.tokenizer, "batch_decode", lambda ids, **kwargs: ["caf\u00e9"] * len(ids))
+    own = [{"picture": row["picture"], "name": " cafe\u0301 "} for row in list(rows)[:2]]
+    assert evaluate_rows(model, processor, own, {"image": "picture"}, "name")["exact_match"] == 1
+
+
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_modality_shares(fusion):
     config = tiny_config("text", "image", "wrist", fusion=fusion)
@@ -285,6 +292,18 @@ def test_predict_one_sample(folder, capsys, inputs):
     assert capsys.readouterr().out == f"{answers[0]}\n" and len(answers) == 1
 
 
+def test_lengths_from_the_command_line(folder, spoken):
+    argv = ["predict", str(folder / "model"), "--max_new_tokens", "5", "--inputs", f"wrist={folder}/wrist.npy"]
+    argv += [f"audio={folder}/red.wav", "text=name in French", "--max_lengths", "text=2", "audio=0.05", "wrist=1"]
+    run(argv)
+    cuts = [message.partition(", and is cut to ") for message in spoken()]
+    assert {has.split()[0]: kept.split(", ")[0] for has, _, kept in cuts} == {
+        "`text`": "2",
+        "`audio`": "0.05 s",
+        "`wrist`": "1",
+    }
+
+
 def test_npy_and_csv_are_the_same(folder):
     argv = ["predict", str(folder / "model"), "--max_new_tokens", "5", "--inputs"]
     assert run([*argv, f"wrist={folder}/wrist.npy"]) == run([*argv, f"wrist={folder}/wrist.csv"])
@@ -306,6 +325,10 @@ def test_predict_a_data_set(folder, tmp_path):
         (["--inputs", "pic={folder}/red.png"], "unknown modality 'pic'"),
         (["--inputs", "wrist={folder}/broken.csv"], "is not a table of numbers"),
         (["--inputs", "wrist={folder}/red.png"], "expected a .npy or .csv file"),
+        (["--inputs", "text= "], "is empty; expected text, or None"),
+        (["--inputs", "text=\udcff"], "has half of a character"),
+        (["--inputs", "text=a", "--max_lengths", "text=two"], "`max_lengths` has text=two; expected a number"),
+        (["--inputs", "text=a", "--max_lengths", "speech=2"], "`speech` is not a modality of this processor"),
         ([], "--inputs is missing"),
         (["--dataset", "{folder}/data"], "--inputs is missing"),
         (["--inputs", "image={folder}/red.png", "--question", "who?"], "--question and --output go with --dataset"),

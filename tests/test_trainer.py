@@ -165,6 +165,41 @@ def test_losses_that_trainer_computes(trainer_class, accumulation, processor, ac
     np.testing.assert_allclose(found[1:], [found[0]] * 2, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("names", "questions", "dropped"),
+    [
+        ({"acceleration": "acceleration", "action": "action"}, None, "No columns in the dataset match"),
+        ({"acceleration": "acceleration", "action": "labels"}, None, "no row has the column 'acceleration'"),
+        ({"acceleration": "wrist_values", "action": "action"}, None, r"row \d+ .*'action'"),
+        (
+            {"acceleration": "wrist_values", "action": "labels"},
+            {"in French": "french"},
+            "no row has the column 'french'",
+        ),
+        ({"acceleration": "wrist_values", "action": "labels"}, None, None),
+    ],
+)
+@pytest.mark.parametrize("trainer_class", TRAINERS)
+def test_columns_of_raw_samples_that_trainer_drops(
+    trainer_class, names, questions, dropped, processor, actions, tmp_path
+):
+    rows = actions.rename_columns({old: new for old, new in names.items() if old != new})
+    rows = rows.add_column("french", actions["action"])
+    texts = {"text": {"kind": "text"}} if questions else {}
+    processor = CrossFuseProcessor(tokenizer=processor.tokenizer, modalities={**processor.modalities, **texts})
+    collator = CrossFuseDataCollator(
+        processor,
+        inputs={"wrist": names["acceleration"]},
+        target=names["action"],
+        questions=questions,
+        question_dropout=0.5 if questions else 0.0,
+    )
+    model = tiny_model(tiny_config(*processor.modalities))
+    trainer = make_trainer(trainer_class, model, rows, tmp_path, collator)
+    with pytest.raises(ValueError, match=dropped) if dropped else contextlib.nullcontext():
+        trainer.train()
+
+
 @pytest.mark.parametrize("settings", [{"compute_loss_func": cross_entropy}, {"label_smoothing_factor": 0.1}])
 def test_a_collator_without_the_model(settings, processor, actions, tmp_path):
     arguments = (tiny_model(tiny_config("wrist")), actions, tmp_path, make_collator(processor))
@@ -268,6 +303,14 @@ def test_special_tokens_that_the_error_tells():
     assert CrossFuseProcessor.from_config(config, tokenizer=tokenizer).tokenizer is tokenizer
 
 
+def test_padding_that_the_tokenizer_lacks():
+    tokenizer = make_tokenizer(5, 1, 2)
+    tokenizer.pad_token = None  # as that of GPT-2; what fills a batch would be read as text
+    with pytest.raises(ValueError, match=r"`pad_token_id=0`.*pad_token_id=2"):
+        CrossFuseProcessor.from_config(tiny_config(), tokenizer=tokenizer)
+    CrossFuseProcessor.from_config(tiny_config(pad_token_id=2), tokenizer=tokenizer)
+
+
 def test_several_ends_and_tokenizers_that_end_nothing():
     config = tiny_config(eos_token_id=[2, 3])
     CrossFuseProcessor.from_config(config, tokenizer=make_tokenizer(0, 1, 3))
@@ -307,3 +350,43 @@ def test_a_processor_without_a_tokenizer_as_processing_class(actions, tmp_path):
     assert not hasattr(processor, "tokenizer")
     with pytest.raises(AttributeError, match=r"no `tokenizer`.*`processing_class`"):
         processor.tokenizer  # noqa: B018
+
+
+@pytest.mark.parametrize("settings", [{"include_for_metrics": ["inputs"]}, {"include_num_input_tokens_seen": True}])
+@pytest.mark.parametrize("trainer_class", TRAINERS)
+@pytest.mark.parametrize("model_class", TARGETS)
+def test_what_trainer_does_with_the_main_input(model_class, trainer_class, settings, tmp_path):
+    """A model without a modality `text` has another main input."""
+    config = tiny_config(modalities={"image": MODALITIES["image"], "question": {"kind": "text", "vocab_size": 40}})
+    rows = make_rows(config, TARGETS[model_class])
+    shapes = []
+    trainer = make_trainer(trainer_class, tiny_model(config, model_class), rows, tmp_path, **settings)
+    trainer.compute_metrics = lambda predicted: shapes.append(getattr(predicted.inputs, "shape", None)) or {}
+    trainer.train()
+    trainer.evaluate(rows)
+    if "include_for_metrics" in settings:
+        assert not TARGETS[model_class].get("labels") or shapes == [(5, 3, 8, 8)]
+    else:
+        assert trainer.state.num_input_tokens_seen == 2 * 2 * 3 * 8 * 8
+
+
+def test_evaluation_keeps_the_order_of_rows_whose_lengths_group_training(processor, tmp_path):
+    signals = [np.ones((length, 3)).tolist() for length in (2, 9, 4, 7, 3)]
+    rows = datasets.Dataset.from_dict({"acceleration": signals, "action": ["walk", "run", "up", "down", "now"]})
+    settings = {"train_sampling_strategy": "group_by_length", "remove_unused_columns": False}
+    model = tiny_model(tiny_config("wrist"))
+    settings |= {"per_device_eval_batch_size": 2}
+    trainer = make_trainer(CrossFuseTrainer, model, rows, tmp_path, make_collator(processor), **settings)
+    trainer.train()
+    assert trainer.predict(rows).label_ids[:, 0].tolist() == [3, 4, 5, 6, 7]
+    assert trainer.args.train_sampling_strategy == "group_by_length"
+
+
+@pytest.mark.parametrize(
+    ("model_class", "settings"),
+    [(CrossFuseForSequenceClassification, {"num_labels": 1}), (CrossFuseForRetrieval, {})],
+)
+def test_label_smoothing_of_what_has_no_classes(model_class, settings, tmp_path):
+    model = tiny_model(tiny_config("text", "image", **settings), model_class)
+    with pytest.raises(ValueError, match=r"`label_smoothing_factor=0\.1` smooths classes and tokens"):
+        make_trainer(CrossFuseTrainer, model, None, tmp_path, label_smoothing_factor=0.1)

@@ -32,10 +32,9 @@ from transformers import (
 
 from crossfuse.main import main, run
 from crossfuse.training_arguments import parse_recipe
-from modeling_crossfuse import CrossFuseForConditionalGeneration
+from modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseProcessor
 from modeling_crossfuse.data.caching import CachedInputs, CachedInputsCollator
 from modeling_crossfuse.data.collator import CrossFuseDataCollator
-from modeling_crossfuse.processing_crossfuse import CrossFuseProcessor
 from modeling_crossfuse.training import train_tokenizer
 from modeling_crossfuse.training.building import add_lora, build_model, number_labels, recipe_texts
 from modeling_crossfuse.training.trainer import CrossFuseTrainer, batch_length
@@ -278,6 +277,9 @@ def test_command_lines_that_are_refused(argv, message):
         ({"resume_from_checkpoint": "last"}, ValueError, "there is no checkpoint in"),
         ({"learning_rates": {"decoder.layer": 1e-3, "nose": 1e-3}}, ValueError, "'nose'"),
         ({"model_overrides": {"d_modle": 3}}, ValueError, "d_modle"),
+        ({"model_overrides": {"d_model": 30}}, ValueError, "`model_overrides` make no config: .*d_model=30"),
+        ({"max_lengths": ["image=3"]}, ValueError, "`max_lengths` has 'image', whose kind 'image' has no length"),
+        ({"max_lengths": ["text=0"]}, ValueError, "has `max_length=0`; expected an integer"),
     ],
 )
 def test_what_the_script_refuses(folder, tmp_path, flags, error, message):
@@ -417,6 +419,20 @@ def test_an_override_of_the_config(folder, tmp_path):
     train(folder, tmp_path, model_overrides=overrides, max_steps=1, eval_split="")
     saved = json.loads((tmp_path / "config.json").read_text())
     assert saved["label_smoothing"] == 0.1 and saved["decoder"]["dropout"] == 0.1
+
+
+def test_a_modality_more(trained, folder, tmp_path):
+    """It begins at random, with a processor of its own; the others keep what they learned."""
+    motion = {"kind": "series", "num_channels": 3}
+    flags = {"model": trained.args.output_dir, "model_overrides": {"modalities": {"motion": motion}}}
+    inputs = ["image=picture", "wrist=sensors.wrist", "motion=sensors.wrist"]
+    more = train(folder, tmp_path, learning_rate=0, weight_decay=0, max_steps=1, inputs=inputs, **flags)
+    names = list(trained.model.config.modalities)
+    assert list(more.model.config.modalities) == list(more.processing_class.modalities) == [*names, "motion"]
+    weights = more.model.state_dict()
+    assert_equal_weights({name: weights[name] for name in trained.model.state_dict()}, trained.model.state_dict())
+    settings = more.processing_class.modalities
+    assert settings["motion"]["mean"] == pytest.approx(settings["wrist"]["mean"])
 
 
 # Inputs in memory
@@ -1089,3 +1105,12 @@ def test_two_processes(folder, tmp_path, find_unused):
     weights = load_file(tmp_path / "model.safetensors")
     assert all(torch.isfinite(value).all() for value in weights.values())
     assert (tmp_path / "README.md").exists()
+
+
+def test_lengths_in_a_recipe(folder, tmp_path):
+    (tmp_path / "recipe.yaml").write_text("max_lengths: {text: 3, audio: 2.5}\n")
+    recipe, _ = parse_recipe([str(tmp_path / "recipe.yaml"), "--output_dir", "out"])
+    assert recipe.max_lengths == {"text": 3, "audio": 2.5}
+    train(folder, tmp_path / "out", max_lengths=["text=3"], max_steps=1, eval_split="")
+    processor = CrossFuseProcessor.from_pretrained(tmp_path / "out")
+    assert processor.modalities["text"]["max_length"] == 3 and processor.tokenizer.split_special_tokens

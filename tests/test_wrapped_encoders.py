@@ -53,6 +53,7 @@ from modeling_crossfuse import (
     CrossFuseConfig,
     CrossFuseForConditionalGeneration,
     CrossFuseModel,
+    CrossFuseProcessor,
     CrossFuseWrappedEncoderConfig,
 )
 from modeling_crossfuse.encoder_probe import DecoderError
@@ -371,6 +372,18 @@ def test_a_modality_of_any_name_has_the_encoders_kind():
     kinds = {name: part.kind for name, part in model.config.modalities.items()}
     assert kinds == {"left": "image", "speech": "audio", "clip": "video", "question": "text"}
     assert model.config.modalities.value_name("speech") == "speech_input_values"
+
+
+def test_a_text_that_is_longer_than_the_encoder_s_positions(spoken):
+    encoders = {"text": BertConfig(max_position_embeddings=16, vocab_size=99, **SIZES)}
+    model, tokenizer = compose(encoders), make_tokenizer()
+    text = ["what is " * 9]
+    batch = CrossFuseProcessor.from_encoders(encoders, tokenizer=tokenizer)(text=text, return_tensors="pt")
+    assert batch["input_ids"].shape == (1, 16) and model.generate(**batch, max_new_tokens=2).shape == (1, 3)
+    assert "`text` of sample 0 has 18 tokens, and is cut to 16" in spoken().pop()
+    batch = CrossFuseProcessor(tokenizer=tokenizer, modalities={"text": {}})(text=text, return_tensors="pt")
+    with pytest.raises(ValueError, match=r"`input_ids` of shape \(1, 18\) .* 16 positions; cut texts"):
+        model(**batch)
 
 
 @pytest.mark.parametrize(

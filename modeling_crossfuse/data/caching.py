@@ -63,16 +63,17 @@ class CachedInputs(torch.utils.data.Dataset):
         collator = CrossFuseDataCollator(processor, inputs)
         self.numbers = row_numbers(rows)
         samples = NumberedRows(undecoded(select_columns(rows, inputs.values())), part) if inputs else [{}] * len(rows)
-        columns = set(inputs.values())
 
-        def read(row) -> dict[str, torch.Tensor]:
-            is_given = any(collator.read_column([row], column)[0] is not None for column in columns)
+        def read(row: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+            values = {name: collator.read_column([row], column)[0] for name, column in inputs.items()}
+            is_given = not all(processor.is_missing(name, value) for name, value in values.items())
             return collator([row]) if is_given else {}
 
         with tqdm(samples, desc="reading the inputs", unit=" samples") as bar:
             self.tensors = [read(row) for row in bar]
         kept = [name for name, feature in rows.features.items() if has_text(feature)]
-        self.texts = [_only_text(row, rows.features) for row in rows.select_columns(kept).to_list()]
+        texts = rows.select_columns(kept).to_list() if kept else [{}] * len(rows)
+        self.texts = [_only_text(row, rows.features) for row in texts]
         if target is not None and not has_text(rows.features[top_column(rows, target)]):
             for text, row in zip(self.texts, select_columns(rows, [target])):
                 text.update(row)

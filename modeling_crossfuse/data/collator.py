@@ -153,19 +153,20 @@ class CrossFuseDataCollator:
         inputs = {name: self.read_column(rows, column) for name, column in self.inputs.items()}
         chosen = [self._draw(row) for row in rows]
         if self.questions:
+            for column in self.questions.values():
+                self.read_column(rows, column)  # an error says so where no row has it
             inputs[self.question_modality] = [question for question, _ in chosen]
-        batch = self._encode(rows, inputs)
+        batch, names = self._encode(rows, inputs), row_names(rows)
         if self.problem_type is not None:
             key = "item_ids" if self.problem_type == "retrieval" else "labels"
             self.read_column(rows, self.target)  # an error says so where no row has it
-            targets = {name: self._in_row(name, self._target, row) for name, row in zip(row_names(rows), rows)}
-            batch[key] = self._targets(targets)
+            targets = [self._in_row(name, self._target, row) for name, row in zip(names, rows)]
+            batch[key] = self._targets(targets, names)
         elif self.target or self.questions:
-            answers = {
-                f"{name} in the target column {column!r}": self._in_row(name, self._answer, row, column)
-                for name, row, (_, column) in zip(row_names(rows), rows, chosen)
-            }
-            batch["labels"] = self._labels(answers)
+            columns = [column for _, column in chosen]
+            answers = [self._in_row(name, self._answer, *asked) for name, *asked in zip(names, rows, columns)]
+            places = [f"{name} in the target column {column!r}" for name, column in zip(names, columns)]
+            batch["labels"] = self._labels(answers, places)
             if self.model is not None:
                 batch["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(batch["labels"])
         if self.answer_ids is not None:
@@ -198,7 +199,7 @@ class CrossFuseDataCollator:
 
     def count_unlabeled(self, rows: "datasets.Dataset") -> int:
         """How many rows have no class: -100 in the labels. There are none where the targets are not classes."""
-        if self.problem_type not in ("single_label_classification", "retrieval"):
+        if self.problem_type != "single_label_classification":
             return 0
         return sum(self._target(row) == -100 for row in read_rows(rows, [self.target]))
 
@@ -255,9 +256,24 @@ class CrossFuseDataCollator:
         if column is None:
             raise ValueError("answers none of the questions, and there is no `target`")
         try:
-            return read_text(get_column(row, column), column)
+            answer = read_text(get_column(row, column), column)
         except KeyError as error:
             raise ValueError(f"has {error.args[0]}") from error
+        self._check_answer(f"in the target column {column!r}", answer)
+        return answer
+
+    def _check_answer(self, where: str, answer: str):
+        """Refuses what a tokenizer can't read, or would read as the end of the answer, its start or padding."""
+        check_text(where, answer)
+        tokenizer = self.processor.tokenizer
+        control = (tokenizer.pad_token, tokenizer.bos_token, tokenizer.eos_token)
+        tags = [tag for tag in control if tag is not None and tag in answer]
+        tokens = tokenizer(answer, add_special_tokens=False)["input_ids"] if tags else []
+        if {*tokenizer.convert_tokens_to_ids(tags)} & {*tokens}:
+            raise ValueError(
+                f"{where} has {tags[0]!r} in its text, which the tokenizer takes for a special token; the collator "
+                "adds the end itself. To have it read as text, load the tokenizer with `split_special_tokens=True`"
+            )
 
     def _target(self, row: Mapping[str, Any]) -> Any:
         """What `problem_type` makes of a row's target: a class's number, a list of them, a number or numbers."""
@@ -278,27 +294,26 @@ class CrossFuseDataCollator:
         # Items that training never saw need the same numbers in all processes.
         return self.label2id.get(str(item), len(self.label2id) + zlib.crc32(str(item).encode()))
 
-    def _targets(self, values: dict[str, Any]) -> torch.Tensor:
+    def _targets(self, values: list[Any], names: list[str]) -> torch.Tensor:
         """Targets as a tensor: classes `(batch,)`, numbers, or a 0 or 1 for each label `(batch, labels)`."""
         if self.problem_type == "regression":
-            return self._numbers(values)
+            return self._numbers(values, names)
         if self.problem_type != "multi_label_classification":
-            return torch.tensor(list(values.values()))
+            return torch.tensor(values)
         labels = torch.zeros(len(values), self._classes.count)
-        for row, numbers in enumerate(values.values()):
+        for row, numbers in enumerate(values):
             labels[row, numbers] = 1.0
         return labels
 
-    def _numbers(self, values: dict[str, float | list[float]]) -> torch.Tensor:
-        """Numbers `(batch,)`, or lists of equally many numbers as `(batch, numbers)`; the keys are names of rows."""
-        counts = {name: len(value) if isinstance(value, list) else 1 for name, value in values.items()}
-        first, expected = next(iter(counts.items()))
-        for name, count in counts.items():
-            if count != expected:
+    def _numbers(self, values: list[float] | list[list[float]], names: list[str]) -> torch.Tensor:
+        """Numbers `(batch,)`, or lists of equally many numbers as `(batch, numbers)`."""
+        counts = [len(value) if isinstance(value, list) else 1 for value in values]
+        for name, count in zip(names, counts):
+            if count != counts[0]:
                 raise ValueError(
-                    f"{name} has {count} numbers in the target column {self.target!r}; {first} has {expected}"
+                    f"{name} has {count} numbers in the target column {self.target!r}; {names[0]} has {counts[0]}"
                 )
-        exact = torch.tensor(list(values.values()), dtype=torch.float64)
+        exact = torch.tensor(values, dtype=torch.float64)
         numbers = exact.float()
         if exact.unique().numel() > numbers.unique().numel() and exact.abs().max() > 2**24:
             logger.warning_once(
@@ -307,29 +322,15 @@ class CrossFuseDataCollator:
             )
         return numbers
 
-    def _labels(self, answers: dict[str, str]) -> torch.Tensor:
+    def _labels(self, answers: list[str], names: list[str]) -> torch.Tensor:
         """Tokens of the answers with an end of sequence, `(batch, length)`, padded with -100."""
         tokenizer = self.processor.tokenizer
-        for where, answer in answers.items():
-            check_text(where, answer)
-        rows = tokenizer(list(answers.values()), add_special_tokens=False, padding=False, verbose=False)["input_ids"]
-        for where, row in zip(answers, rows):
-            self._check_answer(where, row)
-            self._say_what_is_lost(where, row)
+        rows = tokenizer(answers, add_special_tokens=False, padding=False, verbose=False)["input_ids"]
+        for name, row in zip(names, rows):
+            self._say_what_is_lost(name, row)
         kept = None if self.max_target_length is None else self.max_target_length - 1
         rows = [torch.tensor([*row[:kept], tokenizer.eos_token_id]) for row in rows]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
-
-    def _check_answer(self, where: str, tokens: list[int]):
-        """Refuses what would end an answer before its end."""
-        tokenizer = self.processor.tokenizer
-        control = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}
-        if control & set(tokens):
-            token = tokenizer.convert_ids_to_tokens(next(token for token in tokens if token in control))
-            raise ValueError(
-                f"{where} has {token!r} in its text, which the tokenizer takes for a special token; the collator adds "
-                "the end itself. To have it read as text, load the tokenizer with `split_special_tokens=True`"
-            )
 
     def _say_what_is_lost(self, where: str, tokens: list[int]):
         """Says of the first answer with unknown tokens, and of the first that is too long, what is not learnt."""
@@ -338,6 +339,10 @@ class CrossFuseDataCollator:
         if unknown:
             message = f"{where} has {unknown} unknown tokens of {len(tokens)}; the model learns"
             say_once(self, "unknown", f"{message} {tokenizer.unk_token!r} for these, there and in other answers.")
+        special = set(tokens) & set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        if special:
+            message = f"{where} has the special token {tokenizer.convert_ids_to_tokens(special.pop())!r} in its text"
+            say_once(self, "special", f"{message}; answers that are decoded by `skip_special_tokens=True` lack such.")
         if self.max_target_length is not None and len(tokens) >= self.max_target_length:
             message = f"{where} has {len(tokens) + 1:,} tokens with its end, and is cut to {self.max_target_length:,}"
             say_once(self, "length", f"{message}, as all that are longer. `max_target_length` changes that.")

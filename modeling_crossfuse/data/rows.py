@@ -188,7 +188,9 @@ def _change_features(feature: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def _undecoded_feature(feature: Any) -> Any:
-    return dataclasses.replace(feature, decode=False) if getattr(feature, "decode", False) else feature
+    from datasets import Audio, Image, Video
+
+    return next((kind(decode=False) for kind in (Audio, Image, Video) if isinstance(feature, kind)), feature)
 
 
 def has_text(feature: Any) -> bool:
@@ -236,7 +238,7 @@ def load_rows(
         rows = splits[split]
     else:
         rows = _load_split(dataset, config, split)
-    rows = undecoded(rows)
+    rows = undecoded(rows.with_format(None))  # a format that was saved with the rows would decode them
     if max_samples is not None and max_samples < len(rows):
         rows = select_rows(rows, np.linspace(0, len(rows) - 1, max_samples).round().astype(int))
     return rows
@@ -254,8 +256,7 @@ def _load_stored_audio(dataset: str, config: str | None, split: str) -> "dataset
         return StoredAudio(decode=False) if isinstance(feature, Audio) else feature
 
     features = load_dataset(dataset, config, split=split, streaming=True).features
-    rows = load_dataset(dataset, config, split=split, features=Features(_change_features(features, store)))
-    return rows.cast(Features(_change_features(features, _undecoded_feature)))
+    return load_dataset(dataset, config, split=split, features=Features(_change_features(features, store)))
 
 
 def _load_split(dataset: str, config: str | None, split: str) -> "datasets.Dataset":

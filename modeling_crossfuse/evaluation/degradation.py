@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..media import is_missing, load_series
+from ..media import is_missing, load_series, plain
 from ..media_audio import load_audio
 from ..media_image import has_several, images_of, load_images
 from ..media_video import load_frames
@@ -120,6 +120,7 @@ class Degradation:
         """A raw input of a modality, made worse; raises a `ValueError` if it can't be read. None stays None."""
         if is_missing(value) or self.level == 0:
             return value
+        value = plain(value)
         settings = self.modalities[name]
         return getattr(self, f"_degrade_{settings['kind']}")(f"`{name}`", settings, value)
 
@@ -145,7 +146,10 @@ class Degradation:
         return [np.moveaxis(image, 0, -1) if isinstance(image, np.ndarray) else image for image in covered]
 
     def _degrade_text(self, where: str, settings: dict[str, Any], value: str) -> str:
-        return hide_characters(value, self.level, self._generator(value.encode()))
+        if not isinstance(value, str):
+            raise TypeError(f"{where} is {type(value).__name__}; expected a str")
+        content = value.encode(errors="surrogatepass")
+        return hide_characters(value, self.level, self._generator(content))
 
     def _degrade_audio(self, where: str, settings: dict[str, Any], value: Any) -> dict[str, Any]:
         audio, sampling_rate = load_audio(where, value)

@@ -5,6 +5,7 @@
 import functools
 import itertools
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -115,7 +116,12 @@ def _reader(model, rows, target: str) -> Callable[[Any, str], Any]:
 def _score_texts(model, processor, answers, references, **kwargs) -> dict[str, float]:
     from .metrics import compute_text_metrics
 
-    return compute_text_metrics(answers, references)
+    return compute_text_metrics([_comparable(text) for text in answers], [_comparable(text) for text in references])
+
+
+def _comparable(text: str) -> str:
+    """A text as answers are: without surrounding blanks, and with accents as part of their letters."""
+    return unicodedata.normalize("NFC", text.strip())
 
 
 def _score_labels(model, processor, answers, references, **kwargs) -> dict[str, float]:

@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedTokenizerFast
 
 from ..configuration_crossfuse import PROBLEM_TYPES, CrossFuseConfig, ready_config
@@ -93,6 +94,14 @@ def _label_settings(recipe, rows: datasets.Dataset, labels: dict[str, int] | Non
     return {"problem_type": problem_type, "id2label": names, "label2id": dict(labels)}
 
 
+def _knows(config: CrossFuseConfig, labels: dict[str, int] | None) -> bool:
+    """Whether a classifier has all labels: by name or, where it has no names of its own ("LABEL_0"), by number."""
+    if labels is None or labels.keys() <= config.label2id.keys():
+        return labels is not None
+    numbers = {str(number) for name, number in config.label2id.items() if name == f"LABEL_{number}"}
+    return config.architectures == ["CrossFuseForSequenceClassification"] and labels.keys() <= numbers
+
+
 def build_model(recipe, rows: datasets.Dataset, labels: dict[str, int] | None = None):
     """
     The model and processor of a recipe: those saved in a folder or on the Hub, or new ones from a config, and from
@@ -114,20 +123,33 @@ def build_model(recipe, rows: datasets.Dataset, labels: dict[str, int] | None = 
     if recipe.model_overrides:
         settings = config.to_dict()
         settings["modalities"].pop("names")  # their order is that of the dict
-        config = type(config).from_dict(_merge(settings, recipe.model_overrides))
+        try:
+            config = type(config).from_dict(_merge(settings, recipe.model_overrides))
+        except StrictDataclassError as error:
+            raise ValueError(f"`model_overrides` make no config: {error.__cause__ or error}") from error
     config.num_answers = len(labels) if recipe.answer_classifier else 0
-    if recipe.task == "classification" and (labels is None or not labels.keys() <= config.label2id.keys()):
+    has_new_labels = recipe.task == "classification" and not _knows(config, labels)
+    if has_new_labels:
         for key, value in _label_settings(recipe, rows, labels).items():
             setattr(config, key, value)
+    elif recipe.task == "classification":
+        config.problem_type = config.problem_type or _problem_type(recipe, rows)
     if _has_weights(source):
         if recipe.encoders:
             raise ValueError(
                 f"`encoders` make a new model, and `model={recipe.model!r}` has weights already; expected a config"
             )
         model = HEADS[recipe.task].from_pretrained(
-            source, config=config, attn_implementation=recipe.attn_implementation, dtype=torch.float32
+            source,
+            config=config,
+            attn_implementation=recipe.attn_implementation,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=has_new_labels,  # another number of labels gets a new classifier
         )
         processor = AutoProcessor.from_pretrained(source)
+        new = {name: column for name, column in recipe.inputs.items() if name not in processor.modalities}
+        processor.fit_modalities(config)
+        _fit_series(processor, new, rows, skip=recipe.on_bad_sample == "skip")
     else:
         model, processor = _new_model(recipe, config, train_tokenizer(recipe_texts(recipe, rows), recipe.vocab_size))
         _fit_series(processor, recipe.inputs, rows, skip=recipe.on_bad_sample == "skip")

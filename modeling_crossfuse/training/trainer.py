@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import IterableDataset, SequentialSampler
+from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, Seq2SeqTrainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -108,7 +108,9 @@ class CrossFuseTrainer(Seq2SeqTrainer):
             training.
 
     Raises:
-        ValueError: if a key of `learning_rates` is the start of no parameter's name, or `max_minutes` is not above 0.
+        ValueError: if a key of `learning_rates` is the start of no parameter's name, or `max_minutes` is not above 0;
+            if the special tokens of model and tokenizer disagree; or for the `label_smoothing_factor` of a model that
+            learns neither classes nor tokens.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class CrossFuseTrainer(Seq2SeqTrainer):
     ):
         super().__init__(*args, **kwargs)
         self._check_special_tokens()
+        self._check_label_smoothing()
         self.card = dict(card or {})
         if self.args.hub_token is not None:
             self.args.hub_token = _Secret(self.args.hub_token)
@@ -144,6 +147,15 @@ class CrossFuseTrainer(Seq2SeqTrainer):
         tokenizer = getattr(processor, "tokenizer", processor)
         if model.can_generate() and getattr(self.data_collator, "problem_type", None) is None:
             check_special_tokens(tokenizer, model.generation_config)
+
+    def _check_label_smoothing(self):
+        model = self.accelerator.unwrap_model(self.model)
+        is_regression = model.task == "classification" and model.config.resolved_problem_type == "regression"
+        if self.label_smoother is not None and (is_regression or model.task == "retrieval"):
+            raise ValueError(
+                f"`label_smoothing_factor={self.args.label_smoothing_factor}` smooths classes and tokens, and this "
+                f"{type(model).__name__} learns none of them; leave it out"
+            )
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         unwrapped = self.accelerator.unwrap_model(model)
@@ -178,11 +190,12 @@ class CrossFuseTrainer(Seq2SeqTrainer):
         return self.optimizer
 
     def _get_eval_sampler(self, eval_dataset):
-        rows = _without_names(eval_dataset)
-        groups = self.args.train_sampling_strategy == "group_by_length" and has_length(rows)
-        if groups and self.args.length_column_name not in getattr(rows, "column_names", ()):
-            return SequentialSampler(rows) if self.args.world_size == 1 else None  # lengths are measured for training
-        return super()._get_eval_sampler(rows)
+        # transformers would group the samples of evaluation by the length of one input, and predict in that order.
+        own, self.args.train_sampling_strategy = self.args.train_sampling_strategy, "sequential"
+        try:
+            return super()._get_eval_sampler(eval_dataset)
+        finally:
+            self.args.train_sampling_strategy = own
 
     @contextlib.contextmanager
     def _replaced(self, **attributes):
