@@ -222,10 +222,20 @@ class CrossFuseConfig(LayerConfig):
     keys_to_ignore_at_inference = [
         "cache",
         "past_key_values",
-        *("attention_mask", "modality_ids", "encoder_attention_mask", "encoder_modality_ids"),
-        *("hidden_states", "encoder_last_hidden_state", "encoder_hidden_states", "decoder_hidden_states"),
-        *("attentions", "cross_attentions", "encoder_attentions", "decoder_attentions"),
-        *("logits_per_image", "logits_per_text"),
+        "attention_mask",
+        "modality_ids",
+        "encoder_attention_mask",
+        "encoder_modality_ids",
+        "hidden_states",
+        "encoder_last_hidden_state",
+        "encoder_hidden_states",
+        "decoder_hidden_states",
+        "attentions",
+        "cross_attentions",
+        "encoder_attentions",
+        "decoder_attentions",
+        "logits_per_image",
+        "logits_per_text",
     ]
     attribute_map = {"hidden_size": "d_model"}
     sub_configs_defaults = {

@@ -229,6 +229,11 @@ def as_batch(name: str, kind: str, value: Any, is_batch: bool = False) -> list[A
     return [samples] if is_sample or (kind == "video" and is_frame) else samples
 
 
+def unique_names(names: Sequence[str]) -> list[str]:
+    """What errors call samples; one that comes again, as where a batch is filled up with rows, gets its place."""
+    return [name if name not in names[:place] else f"{name} (sample {place})" for place, name in enumerate(names)]
+
+
 def load_series(where: str, sample: Any, num_channels: int) -> np.ndarray:
     """A series as doubles `(steps, num_channels)`."""
     array = to_array(where, sample)

@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from .extras import needs
 from .media import is_file, open_file, path_in_brackets, to_array
-from .media_video import open_stream
+from .media_video import import_av, open_stream
 
 
 logger = logging.get_logger(__name__)
@@ -90,11 +90,9 @@ def _warn_if_cut(where: str, reader: Any, samples: int):
 def _read_container(where: str, file: io.BytesIO | str, reason: str) -> tuple[np.ndarray, int]:
     """The main sound of a file that soundfile can't read for a `reason`, such as m4a, webm and videos."""
     with open_stream(where, file, "audio") as (stream, frames):
-        from av import AudioResampler
-
         if stream.container.format.name == "wav":  # those of big endian numbers would come out wrong
             raise ValueError(reason)
-        resampler = AudioResampler(format="fltp")  # of the file's own rate and channels
+        resampler = import_av(f"reading {where}").AudioResampler(format="fltp")  # of the file's own rate and channels
         parts = [part for frame in frames for part in resampler.resample(frame)]
         if not parts:
             raise ValueError("it has no sample")

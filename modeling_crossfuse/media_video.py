@@ -118,10 +118,18 @@ def _upright(frame: Any) -> Image.Image:
     return ImageOps.flip(image) if y_to_y < 0 else image
 
 
+def import_av(what: str) -> Any:
+    """PyAV; the `ImportError` says that `what` needs it."""
+    try:
+        import av
+    except ImportError as error:
+        raise needs(f"{what} needs PyAV", "video") from error
+    return av
+
+
 def open_container(file: io.BytesIO | str) -> Any:
     """PyAV's container of a file, whatever the encoding of its tags."""
-    import av
-
+    av = import_av("reading videos")
     if isinstance(file, str):
         file = os.path.abspath(file)  # FFmpeg would take `a:b.mp4` for an address
     else:
@@ -134,10 +142,7 @@ def open_container(file: io.BytesIO | str) -> Any:
 @contextmanager
 def open_stream(where: str, file: io.BytesIO | str, kind: str) -> Iterator[tuple[Any, Iterator[Any]]]:
     """PyAV's main stream of a kind ("video" or "audio") in a file, and its frames."""
-    try:
-        import av
-    except ImportError as error:
-        raise needs(f"reading {where} needs PyAV", "video") from error
+    av = import_av(f"reading {where}")
     try:
         with open_container(file) as container:
             stream = container.streams.best(kind)
@@ -151,8 +156,7 @@ def open_stream(where: str, file: io.BytesIO | str, kind: str) -> Iterator[tuple
 
 def _decode(where: str, container: Any, stream: Any) -> Iterator[Any]:
     """The frames of a stream. Warns of a file that ends before its time, or is damaged."""
-    import av
-
+    av = import_av(f"reading {where}")
     start = end = (container.start_time or 0) / av.time_base
     longest, is_damaged = 0.1, False
     for packet in container.demux():

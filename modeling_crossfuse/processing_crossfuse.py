@@ -29,7 +29,7 @@ from .encoder_sources import (
 )
 from .feature_extraction_crossfuse import CrossFuseFeatureExtractor
 from .image_processing_crossfuse import CrossFuseVideoImageProcessor
-from .media import as_batch, is_list, is_missing, load_series
+from .media import as_batch, is_list, is_missing, load_series, unique_names
 from .processing_options import ALIASES, KWARGS_NAMES, OPTIONS, check_settings, options_of, take_options
 from .processing_tensors import convert_tensors, make_tensors, placeholder, say_once, spread_rows
 from .sub_processors import SubProcessorsMixin
@@ -385,9 +385,10 @@ class CrossFuseProcessor(SubProcessorsMixin):
             ValueError: if an input can't be used; the message names the modality, the sample and what is expected.
             TypeError: if it has the wrong type.
         """
-        sample_names, all_modalities = kwargs.pop("sample_names", None), kwargs.pop("all_modalities", False)
         if isinstance(text, Mapping):
-            text, kwargs = None, {**text, **kwargs}
+            given = {name: value for name, value in (("images", images), ("audio", audio)) if value is not None}
+            return self(**text, **given, **kwargs)
+        sample_names, all_modalities = kwargs.pop("sample_names", None), kwargs.pop("all_modalities", False)
         inputs, options, return_tensors = self._sort_arguments(
             {"text": text, "images": images, "audio": audio, **kwargs}
         )
@@ -471,8 +472,7 @@ class CrossFuseProcessor(SubProcessorsMixin):
             return [f"sample {row}" for row in range(number)]
         if len(given) != number:
             raise ValueError(f"`sample_names` has {len(given)} names for {number} samples")
-        # A sampler may draw a sample twice, and samples go by their names.
-        return [name if given.index(name) == row else f"{name} (sample {row})" for row, name in enumerate(given)]
+        return unique_names(list(given))
 
     def _modality_mask(self, batches: dict[str, list[Any]], sample_names: list[str]) -> np.ndarray:
         """`(batch, num_modalities)`: which sample has which modality."""

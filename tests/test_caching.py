@@ -190,6 +190,64 @@ def test_settings_of_the_processor_count(parts, tmp_path, calls):
     assert len(calls) == 4 and len(list(tmp_path.glob("*.arrow"))) == 3
 
 
+@pytest.mark.parametrize(
+    "feature",
+    [datasets.Value("string"), datasets.Image(), datasets.List(datasets.Image())],
+    ids=["path", "image", "list"],
+)
+def test_files_count_by_what_is_in_them(parts, tmp_path, monkeypatch, calls, feature):
+    """Two images of one size and one time of change, under the same relative path."""
+    model, processor = parts
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+
+    def encode(color: str) -> torch.Tensor:
+        Image.new("RGB", (8, 8), color).save("photos/one.png")
+        os.utime("photos/one.png", (0, 0))
+        value = ["photos/one.png"] if isinstance(feature, datasets.List) else "photos/one.png"
+        rows = datasets.Dataset.from_dict({"photo": [value]}, features=datasets.Features({"photo": feature}))
+        encoded = EncodedInputs(rows, model, processor, {"image": "photo"}, tmp_path / "cache")
+        return encoded[0][TENSORS]["image_hidden_states"]
+
+    red, blue, red_again = (encode(color) for color in ("red", "blue", "red"))
+    assert not torch.equal(red, blue) and torch.equal(red, red_again) and calls.count("image") == 2
+
+
+def test_an_image_folder_counts_by_what_is_in_it(parts, tmp_path, calls):
+    model, processor = parts
+    states = []
+    for color in ("red", "blue"):
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), color).save(tmp_path / "folder" / "one.png")
+        os.utime(tmp_path / "folder" / "one.png", (0, 0))
+        rows = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "folder"), split="train")
+        encoded = EncodedInputs(rows, model, processor, {"image": "image"}, tmp_path / "cache")
+        states.append(encoded[0][TENSORS]["image_hidden_states"])
+    assert not torch.equal(*states)
+
+
+def test_rows_of_the_same_content_share_a_file(parts, tmp_path, calls):
+    model, processor = parts
+    rows = make_dataset()
+    for same in (rows, rows.select(range(8)), rows.map(lambda row: row, load_from_cache_file=False)):
+        EncodedInputs(same, model, processor, {"image": "picture"}, tmp_path)
+    assert len(calls) == 1
+    EncodedInputs(rows.select([1, 0, 2]), model, processor, {"image": "picture"}, tmp_path)
+    assert len(calls) == 2
+
+
+def test_an_error_names_the_row(parts, tmp_path):
+    model, processor = parts
+    rows = make_dataset().cast_column("picture", datasets.Image(decode=False)).to_list()
+    rows[5]["picture"] = {"bytes": b"no image", "path": "five.png"}
+    rows = datasets.Dataset.from_list(rows, features=make_dataset().features)
+    for part, name in ((None, "row 5"), ("the training data", "row 5 of the training data")):
+        with pytest.raises(ValueError, match=rf"^`image` of {name} \(five.png\) is not a readable image"):
+            EncodedInputs(rows, model, processor, COLUMNS, tmp_path, batch_size=3, part=part)
+    with pytest.raises(ValueError, match=r"^`image` of row 5 \(five.png\) is not a readable image"):
+        CachedInputs(rows, processor, COLUMNS)
+
+
 def test_a_run_that_breaks_off_leaves_nothing(parts, tmp_path, monkeypatch):
     model, processor = parts
     encode = CrossFuseMultimodalEncoder.encode_modality

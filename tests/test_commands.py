@@ -11,9 +11,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoConfig
 
 import modeling_crossfuse
+from crossfuse.errors import one_line
 from crossfuse.main import PROGRAMS, main
 from crossfuse.recipe import OWN, TASKS, find_recipe
 from crossfuse.training_arguments import parse_recipe
@@ -117,6 +119,20 @@ def test_an_interruption_ends_with_130(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["predict", "model", "--inputs", "text=a"])
     assert stopped.value.code == 130 and capsys.readouterr().err == "crossfuse predict: interrupted\n"
+
+
+class Refusing(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise ValueError("`image` of row 7 is bad: ValueError: no pixels")
+
+
+def test_an_error_of_a_worker_is_one_line():
+    with pytest.raises(ValueError, match="Caught ValueError in DataLoader worker") as caught:
+        list(torch.utils.data.DataLoader(Refusing(), num_workers=1))
+    assert one_line(caught.value) == "`image` of row 7 is bad: ValueError: no pixels"
 
 
 @pytest.mark.parametrize(

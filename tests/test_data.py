@@ -368,6 +368,18 @@ def test_errors_of_targets_name_the_row_of_the_data_set(processor, settings, key
         read_all(NumberedRows(rows), collator)
 
 
+def test_a_row_may_come_twice(processor):
+    """As where the last batch of several processes is filled up."""
+    rows = NumberedRows([{"trace": np.full((2, 3), index), "say": name} for index, name in enumerate(("red", "blue"))])
+    chosen = [rows[1], rows[0], rows[1]]
+    batch = CrossFuseDataCollator(processor, {"wrist": "trace"}, target="say")(chosen)
+    assert batch["wrist_values"][:, 0, 0].tolist() == [1, 0, 1]
+    assert text_of(processor, batch["labels"]) == ["blue", "red", "blue"]
+    classes = {"label2id": {"red": 0, "blue": 1}, "problem_type": "single_label_classification"}
+    batch = CrossFuseDataCollator(processor, {"wrist": "trace"}, target="say", **classes)(chosen)
+    assert batch["labels"].tolist() == [1, 0, 1]
+
+
 def test_files_of_rows_are_named(image_collator):
     rows = broken_images(7)
     with pytest.raises(ValueError, match=r"^row 7, column 'photo' \(photo7.png\) can't be read: .*truncated"):

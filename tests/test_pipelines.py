@@ -2,11 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """`pipeline("crossfuse", ...)`, and the tasks of transformers that CrossFuse's models are for."""
 
+import collections
+import io
 import logging
 import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -23,6 +26,7 @@ from transformers import (
     Wav2Vec2ForSequenceClassification,
     pipeline,
 )
+from transformers.pipelines.pt_utils import KeyDataset
 from transformers.utils import is_torchvision_available
 
 from modeling_crossfuse import (
@@ -161,6 +165,73 @@ def test_numbers_of_a_regression_keep_their_order(load):
 def test_batches_of_samples_that_lack_modalities(classifier, make, batch_size):
     inputs = (sample for sample in SAMPLES) if make is iter else Rows() if make is Rows else SAMPLES
     assert_same_outputs(list(classifier(inputs, batch_size=batch_size)), [classifier(row) for row in SAMPLES])
+
+
+DATASET = datasets.Dataset.from_list(
+    [{"text": sample.get("text"), "wrist": sample.get("wrist", WRIST).tolist()} for sample in SAMPLES]
+)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: DATASET,
+        lambda: DATASET.with_format("numpy"),
+        lambda: DATASET.to_iterable_dataset(),
+        lambda: datasets.Dataset.from_dict({"row": DATASET.to_list(), "label": range(5)}).select_columns("row"),
+        lambda: KeyDataset([{"row": row} for row in DATASET], "row"),
+        lambda: map(dict, DATASET),
+        lambda: collections.deque(DATASET),
+        lambda: dict(enumerate(DATASET)).values(),
+        lambda: collections.UserList(DATASET),
+        lambda: torch.utils.data.ConcatDataset([DATASET.select([0, 1]), DATASET.select([2, 3, 4])]),
+    ],
+)
+def test_streams_whatever_has_several_samples(classifier, make, num_workers):
+    inputs = make()
+    if getattr(inputs, "column_names", None) == ["row"]:
+        inputs = KeyDataset(inputs, "row")
+    answers = classifier(inputs, batch_size=2, num_workers=num_workers)
+    assert not isinstance(answers, list)
+    assert_same_outputs(list(answers), classifier(list(DATASET)))
+
+
+@pytest.mark.parametrize("make", [list, tuple])
+def test_lists_and_tuples_give_lists(classifier, make):
+    assert_same_outputs(classifier(make(SAMPLES), batch_size=2), [classifier(sample) for sample in SAMPLES])
+    assert classifier(make([])) == []
+
+
+def as_key_dataset(samples) -> KeyDataset:
+    return KeyDataset([{"row": sample} for sample in samples], "row")
+
+
+@pytest.mark.parametrize("make", [list, tuple, iter, as_key_dataset, lambda samples: (sample for sample in samples)])
+def test_errors_name_the_item_among_all(classifier, make):
+    with pytest.raises(ValueError, match=r"^`wrist` of item 5 has shape"):
+        list(classifier(make([*SAMPLES, {"wrist": WRIST[:, :2]}]), batch_size=2))
+
+
+def test_files_of_a_dataset_are_named(classifier):
+    good, bad = io.BytesIO(), {"bytes": b"no image", "path": "two.png"}
+    make_image().save(good, "PNG")
+    files = [{"bytes": good.getvalue(), "path": "one.png"}, {"bytes": good.getvalue(), "path": None}, bad]
+    rows = datasets.Dataset.from_dict({"image": files}, features=datasets.Features({"image": datasets.Image()}))
+    with pytest.raises(ValueError, match=r"^`image` of item 2 \(two.png\) is not a readable image"):
+        list(classifier(rows))
+    with pytest.raises(ValueError, match=r"^item 2 can't be read: cannot identify image file"):
+        list(classifier(rows.to_iterable_dataset()))
+    rows = rows.with_transform(lambda batch: {"image": [datasets.Image().decode_example(x) for x in batch["image"]]})
+    with pytest.raises(ValueError, match=r"^item 2"):
+        list(classifier(rows))
+
+
+def test_columns_that_are_no_modalities_are_named(classifier):
+    rows = DATASET.add_column("label", list(range(5)))
+    with pytest.raises(ValueError, match="`label` is not a modality"):
+        list(classifier(rows))
+    assert len(list(classifier(rows.select_columns(["text", "wrist"])))) == 5
 
 
 def test_a_generator_is_read_as_it_goes(classifier):

@@ -6,6 +6,7 @@ import copy
 import io
 import json
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -997,3 +998,117 @@ def test_modalities_of_another_config(tmp_path):
         batch = fitted(image=picture, other=picture, return_tensors="pt")
         assert torch.equal(batch["pixel_values"], expected)
         assert batch["other_pixel_values"].shape[-2:] == (16, 16)
+
+
+# One schema for all batches
+
+
+KINDS = {
+    "text": ["what is it", "it"],
+    "image": [noise_image(0), noise_image(1)],
+    "video": [[noise_image(2)] * 3, [noise_image(3)] * 2],
+    "audio": [tone(0.1), tone(0.05)],
+    "wrist": [np.ones((4, 3)), np.zeros((2, 3))],
+}
+
+
+@pytest.mark.parametrize("return_tensors", ["pt", "np", None])
+@pytest.mark.parametrize("lacking", KINDS)
+def test_all_modalities_have_tensors(processor, lacking, return_tensors):
+    options = {"sampling_rate": 16_000, "return_tensors": return_tensors}
+    whole = processor(**KINDS, **options)
+    others = {name: samples for name, samples in KINDS.items() if name != lacking}
+    batch = processor(**others, all_modalities=True, **options)
+    assert set(batch) == set(whole)
+    for name, expected in whole.items():
+        actual, expected = np.asarray(batch[name]), np.asarray(expected)
+        assert actual.dtype == expected.dtype and actual.ndim == expected.ndim and len(actual) == 2
+        assert type(batch[name]) is type(whole[name])
+    names = processor._model_arguments(lacking)
+    assert not np.asarray(batch[names.mask]).any()
+    assert not np.asarray(batch["modality_mask"])[:, list(KINDS).index(lacking)].any()
+    if return_tensors == "pt":
+        model = tiny_model(tiny_config(*KINDS))
+        start = torch.ones(2, 1, dtype=torch.long)
+        alone = processor(**others, **options)
+        with torch.no_grad():
+            logits = [model(**tensors, decoder_input_ids=start).logits for tensors in (batch, alone)]
+        torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-4)
+
+
+def test_all_modalities_keep_fixed_shapes(processor):
+    lengths = {"text_kwargs": 7, "audio_kwargs": 30}
+    options = {name: {"padding": "max_length", "max_length": length} for name, length in lengths.items()}
+    options |= {"return_tensors": "pt", "all_modalities": True}
+    batch = processor(wrist=KINDS["wrist"], **options)
+    assert batch["input_ids"].shape == (2, 7) and batch["input_features"].shape == (2, 6, 30)
+    assert batch["pixel_values"].shape == (2, 3, 8, 8)
+    batch = processor(wrist=KINDS["wrist"], image=[[None], []], **options)
+    assert batch["pixel_values"].shape == (2, 1, 3, 8, 8), "as batches of lists of images have it"
+
+
+def test_a_data_set_is_mapped_to_one_schema(processor):
+    """Whole batches lack a modality; the columns train the model."""
+    rows = datasets.Dataset.from_dict(
+        {
+            "text": ["what is it", "it", None, None, None, None],
+            "image": [None, None, {"path": None, "bytes": png(make_image())}, None, None, None],
+            "audio": [None, None, None, {"array": tone(0.1).tolist(), "sampling_rate": 16_000}, None, None],
+            "wrist": [None, None, None, None, np.ones((4, 3)).tolist(), np.ones((4, 3)).tolist()],
+        }
+    ).cast_column("image", datasets.Image())
+    options = {"batched": True, "remove_columns": rows.column_names}
+    kwargs = {"all_modalities": True, "padding": "max_length", "max_length": 5}
+    mapped = rows.map(processor, batch_size=2, fn_kwargs=kwargs, **options)
+    by_hand = rows.map(
+        lambda batch: processor(text=batch["text"], image=batch["image"], audio=batch["audio"], wrist=batch["wrist"]),
+        batch_size=6,
+        **options,
+    )
+    assert set(by_hand.column_names) < set(mapped.column_names), "no row has a video"
+    assert mapped["modality_mask"][:] == by_hand["modality_mask"][:]
+    model = tiny_model(tiny_config(*KINDS)).train()
+    torch_rows = mapped.with_format("torch")
+    for start in range(0, 6, 2):
+        batch = {name: torch.stack([row[name] for row in torch_rows.select([start, start + 1])]) for name in mapped[0]}
+        model(**batch, labels=torch.ones(2, 3, dtype=torch.long)).loss.backward()
+
+
+def test_a_dict_of_modalities(processor):
+    batch = processor({"text": ["it"]}, image=[noise_image(0)], return_tensors="pt")
+    assert {"input_ids", "pixel_values"} <= set(batch)
+    with pytest.raises(ValueError, match="`label` is not a modality"):
+        processor({"text": ["it"], "label": [1]})
+    with pytest.raises(TypeError, match="multiple values for keyword argument 'image'"):
+        processor({"text": ["it"], "image": [noise_image(0)]}, image=[noise_image(0)])
+
+
+# Errors of libraries
+
+
+@pytest.mark.parametrize("error", [KeyError("size"), RuntimeError("no kernel"), ValueError("no pixels")])
+def test_errors_of_libraries_name_the_sample(processor, error, monkeypatch):
+    process = type(processor.image_processor).__call__
+
+    def failing(self, images, *args, **kwargs):
+        if any(np.asarray(image).max() == 0 for image in images):
+            raise error
+        return process(self, images, *args, **kwargs)
+
+    monkeypatch.setattr(type(processor.image_processor), "__call__", failing)
+    images = [noise_image(0), noise_image(1), Image.new("RGB", (8, 8))]
+    names = ["row 4", "row 5", "row 6"]
+    with pytest.raises(ValueError, match=f"^`image` of row 6 can't be processed: {error}"):
+        processor(image=images, sample_names=names)
+    images = [noise_image(0), Image.new("RGB", (8, 8)), noise_image(1)]
+    with pytest.raises(ValueError, match=f"^`image` of row 5 can't be processed: {error}"):
+        processor(image=images, sample_names=names)
+
+
+def test_errors_of_tokenizers_name_the_sample(processor, monkeypatch):
+    def failing(self, texts, **kwargs):
+        raise TypeError("TextEncodeInput must be Union")
+
+    monkeypatch.setattr(type(processor.tokenizer), "__call__", failing)
+    with pytest.raises(ValueError, match=r"^`text` of row 4 can't be processed: TextEncodeInput"):
+        processor(text=["it", "this"], sample_names=["row 4", "row 5"])

@@ -5,6 +5,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import wave
@@ -29,7 +30,7 @@ from transformers import (
     ViTModel,
 )
 
-from crossfuse.main import run
+from crossfuse.main import main, run
 from crossfuse.training_arguments import parse_recipe
 from modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseProcessor
 from modeling_crossfuse.data.caching import CachedInputs, CachedInputsCollator
@@ -966,6 +967,95 @@ def test_collator_of_evaluation(tmp_path):
     assert trainer.get_eval_dataloader().collate_fn is evaluation
     assert trainer.get_test_dataloader(trainer.eval_dataset).collate_fn is evaluation
     assert trainer.data_collator is training
+
+
+def test_the_trainer_names_rows(tmp_path):
+    trainer = make_trainer(tmp_path, train_sampling_strategy="group_by_length")
+    rows = datasets.Dataset.from_list([*make_rows(), {**make_rows()[0], "name": None}], features=FEATURES)
+    processor = CrossFuseProcessor.from_config(tiny_config("wrist"), tokenizer=train_tokenizer(NAMES, 270))
+    trainer.data_collator = trainer.eval_collator = CrossFuseDataCollator(
+        processor, {"wrist": "sensors.wrist"}, target="name"
+    )
+    trainer.train_dataset = rows.add_column("length", list(range(9)))  # without it, lengths are measured
+    trainer.eval_dataset = {"clean": rows.select(range(8)), "noisy": rows}
+    with pytest.raises(TypeError, match=r"^row 8 of the training data has None in the target"):
+        list(trainer.get_train_dataloader())
+    for loader, part in [
+        (trainer.get_eval_dataloader("noisy"), "the evaluation data 'noisy'"),
+        (trainer.get_eval_dataloader(rows), "the evaluation data"),
+        (trainer.get_test_dataloader(rows), "the test data"),
+    ]:
+        with pytest.raises(TypeError, match=f"^row 8 of {part} has None"):
+            list(loader)
+    assert isinstance(trainer.train_dataset, datasets.Dataset)
+    assert isinstance(trainer.eval_dataset["noisy"], datasets.Dataset)
+
+
+# Rows that can't be read
+
+
+@pytest.fixture(scope="module")
+def damaged(folder) -> Path:
+    """Rows of which some have an image, audio, a series, a target or nothing that can be used."""
+    (folder / "damaged").mkdir()
+    for split, size in (("train", 12), ("validation", 8)):
+        rows = [{**row, "speech": None} for row in (make_rows() * 2)[:size]]
+        rows[3]["picture"] = {"bytes": b"no image", "path": "photos/three.png"}
+        rows[5]["speech"] = {"bytes": b"RIFF", "path": "five.wav"}
+        if split == "train":
+            rows[6]["sensors"] = {"wrist": [[1.0, 2.0]], "note": "still"}
+            rows[8]["name"] = None
+            rows[9] |= {"picture": None, "speech": None, "sensors": None, "hint": None}
+        damaged = datasets.Dataset.from_list(rows, features=FEATURES)
+        damaged.to_parquet(folder / "damaged" / f"{split}-00000-of-00001.parquet")
+    return folder / "damaged"
+
+
+@pytest.mark.parametrize("others", [{}, {"cache_inputs": True, "dataloader_num_workers": 1}])
+def test_bad_samples_are_skipped(folder, damaged, tmp_path, others):
+    trainer = train(folder, tmp_path, dataset=damaged, on_bad_sample="skip", eval_strategy="steps", **others)
+    assert len(trainer.train_dataset) == 7 and len(trainer.eval_dataset) == 6
+    lines = [json.loads(line) for line in (tmp_path / "bad_samples.jsonl").read_text().splitlines()]
+    found = {(line["split"], line["row"]): line["reason"] for line in lines}
+    assert list(found) == [*(("train", row) for row in (3, 5, 6, 8, 9)), ("validation", 3), ("validation", 5)]
+    assert found["train", 3].startswith("`image` of row 3 (photos/three.png) is not a readable image")
+    assert found["train", 5].startswith("`audio` of row 5 (five.wav) is not a readable audio file")
+    assert found["train", 6] == "`wrist` of row 6 has shape (1, 2); expected `(steps, 3)`"
+    assert "has None in the target column 'name'" in found["train", 8]
+    assert "has None in all columns of inputs" in found["train", 9]
+    # The statistics of the series are those of the rows that can be read.
+    assert trainer.processing_class.modalities["wrist"]["std"] != [1.0] * 3
+
+
+@pytest.mark.parametrize(
+    "others, message",
+    [
+        ({}, "`wrist` of row 6 has shape"),
+        ({"inputs": INPUTS[:1]}, r"row 8 of the split 'train' has None in the target column"),
+        (
+            {"inputs": [*INPUTS[:1], "text=names.fr"], "target": "names.fr", "dataloader_num_workers": 1},
+            r"`image` of row 3 of the training data \(photos/three.png\) is not a readable image",
+        ),
+        (
+            {"inputs": [*INPUTS[:1], "text=names.fr"], "target": "names.fr", "cache_inputs": True},
+            r"`image` of row 3 of the training data \(photos/three.png\) is not a readable image",
+        ),
+        (
+            {
+                "inputs": ["audio=speech", "text=names.fr"],
+                "target": "names.fr",
+                "max_train_samples": 4,
+                "eval_strategy": "steps",
+            },
+            r"`audio` of row 5 of the evaluation data \(five.wav\) is not a readable audio file",
+        ),
+    ],
+)
+def test_training_names_the_row(folder, damaged, tmp_path, others, message, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", *argv_of(folder, tmp_path / "out", dataset=damaged, **others)])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(message, error) and error.startswith("crossfuse train: error:"), error
 
 
 def test_gradient_accumulation_equals_a_big_batch(tmp_path):

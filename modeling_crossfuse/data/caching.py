@@ -204,8 +204,8 @@ def _encode_rows(
         given = [index for index, sample in enumerate(samples) if not processor.is_missing(name, sample)]
         states = [np.zeros((0, 0), dtype=np.float32)] * len(rows)
         if given:
-            named = {names[indices[index]]: samples[index] for index in given}
-            encoded = _encode_samples(model, processor, name, named)
+            chosen, sample_names = [samples[index] for index in given], [names[indices[index]] for index in given]
+            encoded = _encode_samples(model, processor, name, chosen, sample_names)
             for index, sample_states in zip(given, encoded):
                 states[index] = sample_states
         states_column, length_column = _features(name)
@@ -215,10 +215,10 @@ def _encode_rows(
 
 
 @torch.no_grad()
-def _encode_samples(model, processor, name: str, samples: dict[str, Any]) -> list[np.ndarray]:
-    """Hidden states `(length, hidden_size)` of each sample, without padding. The keys are what errors call them."""
-    values = {name: list(samples.values())}
-    tensors, modalities = processor(**values, sample_names=list(samples), return_tensors="pt"), model.config.modalities
+def _encode_samples(model, processor, name: str, samples: list[Any], sample_names: list[str]) -> list[np.ndarray]:
+    """Hidden states `(length, hidden_size)` of each sample, without padding."""
+    tensors = processor(**{name: samples}, sample_names=sample_names, return_tensors="pt")
+    modalities = model.config.modalities
     given = read_inputs(tensors, modalities)[name]
     encoder = model.get_encoder()
     device = next(encoder.encoders[name].parameters()).device

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..media import unique_names
+
 
 if TYPE_CHECKING:
     import datasets
@@ -88,7 +90,7 @@ class Row(dict):
 
 def row_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What errors call the rows of a batch: by their numbers if they are a [`Row`], or else by their places."""
-    return [getattr(row, "name", f"row {place} of the batch") for place, row in enumerate(rows)]
+    return unique_names([getattr(row, "name", f"row {place} of the batch") for place, row in enumerate(rows)])
 
 
 class NumberedRows(torch.utils.data.Dataset):
