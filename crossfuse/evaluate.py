@@ -221,10 +221,10 @@ def run(args: argparse.Namespace) -> list[dict]:
         if results[-1].keys() != results[0].keys():
             raise ValueError(f"{name} has another head than {args.models[0]}; their answers can't be compared")
     print(results_table(results))
-    if bad:
+    if args.on_bad_sample == "skip":
         file = bad_samples_file(args.output)
         write_bad_samples(file, [{"row": row, "reason": reason_of(bad[row])} for row in sorted(bad)])
-        print(f"{len(bad):,} rows skipped; {file} lists them")
+        print(f"{len(bad):,} rows skipped" + (f"; {file} lists them" if bad else ""))
     if unlabeled := results[0].get("num_unlabeled"):
         print(f"{unlabeled:,} of the {len(rows):,} rows have no label in {args.target!r}; the metrics leave them out")
     if args.output is not None:

@@ -85,10 +85,8 @@ def predict_sample(args: argparse.Namespace, model, processor) -> list[str]:
 
 def predict_rows(args: argparse.Namespace, model, processor, rows) -> list[str | None]:
     """The answers for a data set's rows, written as lines of JSON, with None for rows that are skipped."""
-    from modeling_crossfuse.data.bad_samples import write_bad_samples
-    from modeling_crossfuse.data.rows import reason_of, row_numbers
+    from modeling_crossfuse.data.rows import row_numbers
     from modeling_crossfuse.evaluation.prediction import check_inputs, iter_answers
-    from modeling_crossfuse.files import write_whole
 
     check_inputs(model.config, rows, args.inputs)
     answers = iter_answers(
@@ -100,33 +98,46 @@ def predict_rows(args: argparse.Namespace, model, processor, rows) -> list[str |
         batch_size=args.batch_size,
         **generation_options(args),
     )
-    lines, bad, given = [], [], []
+    lines = []
     try:
         for row, answer in zip(map(int, row_numbers(rows)), answers):
-            line = {"row": row, "answer": answer}
-            if isinstance(answer, Exception):
-                if args.on_bad_sample == "stop":
-                    kept = (
-                        f"the {len(given):,} answers before it are {'in ' + args.output if args.output else 'printed'}"
-                    )
-                    raise ValueError(f"{reason_of(answer)}; {kept if given else 'there are no answers before it'}")
-                bad.append({"row": row, "reason": reason_of(answer)})
-                line |= {"answer": None, "error": bad[-1]["reason"]}
-            lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-            given.append(line["answer"])
+            lines.append(make_line(args, row, answer, len(lines)))
             if args.output is None:
-                print(lines[-1], end="", flush=True)
-    finally:  # what there is, is kept
-        if args.output is not None and lines:
-            write_whole(args.output, "".join(lines))
-            print(f"{len(lines) - len(bad):,} answers written to {args.output}")
-        if bad:
-            file = bad_samples_file(args.output)
-            write_bad_samples(file, bad)
-            print(f"{len(bad):,} of {len(lines):,} rows skipped; {file} lists them", file=sys.stderr)
-    if len(bad) == len(lines):
-        raise ValueError(f"none of the {len(lines):,} rows can be used; the first: {bad[0]['reason']}")
-    return given
+                print(json.dumps(lines[-1], ensure_ascii=False), flush=True)
+    finally:  # an error, or an interruption, keeps the answers before it
+        write_lines(args, lines)
+    if all("error" in line for line in lines):
+        raise ValueError(f"none of the {len(lines):,} rows can be used; the first: {lines[0]['error']}")
+    return [line["answer"] for line in lines]
+
+
+def make_line(args: argparse.Namespace, row: int, answer, num_before: int) -> dict:
+    """A row's line. The answer is an error if the row can't be read, which is raised unless such rows are skipped."""
+    from modeling_crossfuse.data.rows import reason_of
+
+    if not isinstance(answer, Exception):
+        return {"row": row, "answer": answer}
+    if args.on_bad_sample == "skip":
+        return {"row": row, "answer": None, "error": reason_of(answer)}
+    where = "printed" if args.output is None else f"in {args.output}"
+    kept = f"the {num_before:,} answers before it are {where}" if num_before else "there are no answers before it"
+    raise ValueError(f"{reason_of(answer)}; {kept}") from answer
+
+
+def write_lines(args: argparse.Namespace, lines: list[dict]):
+    """Writes the answers that there are, if they are for a file, and the list of the rows that are skipped."""
+    from modeling_crossfuse.data.bad_samples import write_bad_samples
+    from modeling_crossfuse.files import write_whole
+
+    bad = [{"row": line["row"], "reason": line["error"]} for line in lines if "error" in line]
+    if args.output is not None and lines:
+        write_whole(args.output, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        print(f"{len(lines) - len(bad):,} answers written to {args.output}")
+    if args.on_bad_sample == "skip":
+        file = bad_samples_file(args.output)
+        write_bad_samples(file, bad)
+        lists = f"; {file} lists them" if bad else ""
+        print(f"{len(bad):,} of {len(lines):,} rows skipped{lists}", file=sys.stderr)
 
 
 def run(args: argparse.Namespace) -> list[str]:

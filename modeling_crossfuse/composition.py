@@ -127,6 +127,11 @@ def _take(weight: torch.Tensor, dtype: torch.dtype, copied: bool) -> torch.Tenso
 class EncodersMixin(SafeLoadingMixin, FreezingMixin):
     """What models with encoders can do: be composed of existing encoders, be loaded safely, and freeze encoders."""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the memory, and of a saved model when it is loaded. An encoder may have another until then."""
+        return self.get_encoder().dtype
+
     @classmethod
     def from_encoders(
         cls,

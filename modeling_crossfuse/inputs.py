@@ -130,8 +130,31 @@ def read_present(inputs: dict[str, ModalityInputs], modality_mask: torch.Tensor 
                 f"`modality_mask` has shape {tuple(modality_mask.shape)}; expected {tuple(present.shape)}, a column "
                 f"for each of {', '.join(modalities)}"
             )
-        present = present & (modality_mask != 0)
+        said = modality_mask != 0
+        _refuse_other_order(present, said, modalities)
+        present = present & said
     return present
+
+
+def _refuse_other_order(given: torch.Tensor, said: torch.Tensor, modalities):
+    """
+    Raises a `ValueError` if a row of `modality_mask` has a modality that is not given, and lacks one that is. To lack
+    one that is given, so that it is left out, or to have one that is empty, is no mistake by itself.
+    """
+    if torch.compiler.is_compiling() or given.is_meta:
+        return
+    swapped = (said & ~given).any(1) & (given & ~said).any(1)
+    if swapped.any():
+        sample = swapped.nonzero()[0].item()
+        extra, left_out = (
+            ", ".join(name for name, wrong in zip(modalities, row) if wrong)
+            for row in ((said & ~given)[sample], (given & ~said)[sample])
+        )
+        raise ValueError(
+            f"`modality_mask` of sample {sample} has {extra}, which is not given, and lacks {left_out}, which is; "
+            f"expected a column for each of {', '.join(modalities)}, in this order. The order of a processor is that "
+            "of its own modalities: `processor.fit_modalities(model.config)`"
+        )
 
 
 def _check_samples(inputs: dict[str, ModalityInputs], present: torch.Tensor, modalities):

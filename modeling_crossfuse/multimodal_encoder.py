@@ -77,6 +77,11 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
         self.fusion = FUSIONS[config.fusion.type].for_modalities(config.fusion, modalities.keys())
         self.post_init()
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the memory. An encoder may have another."""
+        return next(self.modality_embeddings.parameters()).dtype
+
     def _text_encoder(self) -> CrossFusePreTrainedModel:
         names = self.config.modalities.names_of_kind("text")
         if not names:

@@ -154,10 +154,15 @@ class CrossFuseForRetrieval(CrossFusePreTrainedEncoderModel):
         return self.get_fused_features(**self._without_others(names, tensors))
 
     def _without_others(self, names: list[str], tensors: dict[str, Any]) -> dict[str, Any]:
-        """What is given, less the tensors of the modalities that are not named."""
-        modalities = self.config.modalities
-        others = {tensor for name in modalities if name not in names for tensor in modalities.tensor_names_of(name)}
-        return {key: value for key, value in tensors.items() if key not in others}
+        """What is given, less the tensors and columns of the modalities that are not named."""
+        modalities, mask = self.config.modalities, tensors.get("modality_mask")
+        others = [name for name in modalities if name not in names]
+        dropped = {tensor for name in others for tensor in modalities.tensor_names_of(name)}
+        tensors = {key: value for key, value in tensors.items() if key not in dropped}
+        if mask is not None and mask.shape[-1] == len(modalities):
+            columns = torch.tensor([list(modalities).index(name) for name in others], device=mask.device)
+            tensors["modality_mask"] = mask.index_fill(-1, columns.long(), 0)
+        return tensors
 
     @takes_modalities
     @can_return_tuple

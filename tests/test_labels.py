@@ -313,6 +313,7 @@ def test_bad_rows(processor):
 
     nothing = "has None in all columns of inputs (image, images, info.w); expected a value in any"
     assert find() == {1: nothing}
+    assert find(rows.select([])) == {}
     no_text = "has None in the target column 'y'; expected a str"
     assert find(target="y") == {1: nothing, 2: no_text}
     assert find(rows.select([3, 1, 2]), target="y") == {1: nothing, 2: no_text}

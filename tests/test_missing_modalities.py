@@ -4,10 +4,12 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseModel
+from modeling_crossfuse import CrossFuseForConditionalGeneration, CrossFuseModel, CrossFuseProcessor
 
 from .helpers import (
     FUSIONS,
@@ -381,3 +383,18 @@ def test_a_truncated_weights_file_is_refused(kept, tmp_path):
     path.write_bytes(content[: int(len(content) * kept)])
     with pytest.raises(Exception, match=r"(?i)safetensor|header|incomplete|truncated|corrupt"):
         CrossFuseForConditionalGeneration.from_pretrained(tmp_path)
+
+
+def test_a_modality_mask_in_another_order():
+    """As of a processor whose modalities are in another order than the model's."""
+    model = tiny_model(tiny_config("image", "wrist"))
+    processor = CrossFuseProcessor.from_config(tiny_config("wrist", "image"))
+    samples = {"wrist": [np.ones((4, 3))] * 2, "image": [Image.new("RGB", (8, 8)), None]}
+    batch = processor(**samples, return_tensors="pt")
+    message = (
+        "sample 1 has image, which is not given, and lacks wrist, which is; expected .* image, wrist, in this order"
+    )
+    for use in (model.get_encoder(), model.generate):
+        with pytest.raises(ValueError, match=message):
+            use(**batch)
+    model.generate(**processor.fit_modalities(model.config)(**samples, return_tensors="pt"), max_new_tokens=2)

@@ -90,6 +90,16 @@ def test_bits_of_other_dtypes(dtype, tmp_path):
     assert_equal_states(loaded, model)
 
 
+def test_an_encoder_of_another_dtype(tmp_path):
+    """The rest of the model is not loaded as the encoder."""
+    model = tiny_model(tiny_config("image", "text"))
+    model.get_encoder().encoders["image"].to(torch.bfloat16)
+    assert model.dtype == model.get_encoder().dtype == torch.float32
+    model.save_pretrained(tmp_path)
+    loaded = CrossFuseForConditionalGeneration.from_pretrained(tmp_path)
+    assert_equal_states(loaded, model.float())
+
+
 def test_every_weight_comes_from_the_file(tmp_path):
     """A weight that the file lacks, or that the model lacks, would be reported."""
     tiny_model(tiny_config(*MODALITIES, fusion="bottleneck")).save_pretrained(tmp_path)

@@ -186,6 +186,7 @@ def test_retrieval_learns(folder, tmp_path, loss, capsys):
         (["--task", "guessing"], "guessing"),
         (["--questions", '{"which": "name"}'], "`questions` and `answer_classifier` are for `task=generation`"),
         (["--target", "wrist"], "has no labels"),
+        (["--model_overrides", '{"d_model": "x"}'], "`model_overrides` make no config: Field 'd_model' expected int"),
         (["--target", "colour"], "no column 'colour'; the data set has wrist"),
     ],
 )

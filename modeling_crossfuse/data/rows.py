@@ -301,7 +301,8 @@ def are_missing(rows: "datasets.Dataset", column: str) -> np.ndarray:
     if column not in rows.column_names:  # a field of a struct
         rows = select_columns(rows.flatten(), [column])
     tables = rows.with_format("arrow").iter(batch_size=1000)
-    return np.concatenate([_are_missing(table.column(0).combine_chunks()) for table in tables])
+    missing = [_are_missing(table.column(0).combine_chunks()) for table in tables]
+    return np.concatenate(missing) if missing else np.zeros(0, dtype=bool)
 
 
 def _are_missing(values: "pyarrow.Array") -> np.ndarray:

@@ -4,7 +4,7 @@
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -286,9 +286,10 @@ def _are_several(inputs: Any) -> bool:
 
 
 def _as_items(inputs: Iterable[dict[str, Any]]) -> "_Items | _StreamedItems":
-    if isinstance(inputs, IterableDataset) or not (hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")):
-        return _StreamedItems(inputs)
-    return _Items(undecoded(inputs) if hasattr(inputs, "cast_column") else inputs)
+    if hasattr(inputs, "cast_column") and hasattr(inputs, "__len__"):  # a `datasets.Dataset`
+        return _Items(undecoded(inputs))
+    is_indexed = isinstance(inputs, (Sequence, Dataset)) and not isinstance(inputs, IterableDataset)
+    return _Items(inputs) if is_indexed and hasattr(inputs, "__len__") else _StreamedItems(inputs)
 
 
 class _Items(Dataset):
