@@ -88,7 +88,8 @@ def _open_image(where: str, sample: Any) -> tuple[str, Image.Image]:
             )
         image.load()
     except Exception as error:  # corrupt files make Pillow's decoders fail in many ways
-        raise ValueError(f"{where} is not a readable image: {shorten(str(error), 300)}") from error
+        reason = shorten(str(error) or type(error).__name__, 300)  # the error of a size that can't be has no text
+        raise ValueError(f"{where} is not a readable image: {reason}") from error
     if 0 in image.size:
         raise ValueError(f"{where} is empty (size {image.size})")
     return where, image
@@ -127,8 +128,8 @@ def _full_scale(image: Image.Image) -> int | None:
     """What stands for white in an image of one channel and more than 8 bits, where that is known."""
     if image.format == "TIFF" and image.mode.startswith("I;16"):
         return 2 ** image.tag_v2.get(ExifTags.Base.BitsPerSample, (16,))[0] - 1  # of 12 bits, too
-    # Pillow scales mode I of PGM to 16 bits, and its earlier releases have PNG of 16 bits in mode I.
-    is_known = image.format in ("PNG", "PPM") or (
+    # Pillow scales mode I of PGM to 16 bits, and its earlier releases have PNG of 16 bits in mode I. PFM has floats.
+    is_known = (image.format in ("PNG", "PPM") and image.mode != "F") or (
         image.mode.startswith("I;16") and image.format not in ("FITS", "MCIDAS")
     )
     return 65535 if is_known else None

@@ -95,6 +95,26 @@ def test_get_column_that_is_not_there(column, message):
 # Inputs and labels
 
 
+@pytest.mark.parametrize("kind", ["pandas", "arrow"])
+def test_rows_that_are_no_dicts(kind):
+    rows = datasets.Dataset.from_dict({"name": ["red"]}).with_format(kind)
+    with pytest.raises(TypeError, match=r"^a row is \w+; expected a dict of columns, .* with `with_format\(None\)`$"):
+        get_column(NumberedRows(rows)[0], "name")
+
+
+def test_formats_that_lose_digits_are_said(monkeypatch):
+    said = []
+    monkeypatch.setattr("modeling_crossfuse.data.rows.logger.warning_once", said.append)
+    rows = datasets.Dataset.from_dict({"name": ["red"], "wrist": [[[1.7e9, 0.5]]], "single": [[0.5]]})
+    rows = rows.cast_column("single", datasets.List(datasets.Value("float32")))
+    NumberedRows(rows)
+    NumberedRows(rows.with_format("numpy", columns=["name", "single"]))
+    NumberedRows(rows.with_format("torch", dtype=torch.float64, columns=["wrist"]))
+    assert not said
+    NumberedRows(rows.with_format("torch"))
+    assert len(said) == 1 and "makes float32 of the float64 of wrist: " in said[0]
+
+
 def test_inputs_and_labels(processor):
     batch = CrossFuseDataCollator(processor, {"wrist": "trace", "text": "say"}, target="names.en")(ROWS[:3])
     assert set(batch) == {
