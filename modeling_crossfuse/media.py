@@ -69,8 +69,8 @@ def _read_array(value: Any) -> tuple[np.ndarray, int]:
 
 
 def _is_list_of_arrays(value: Any) -> bool:
-    is_column = isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 1
-    return (is_list(value) or is_column) and any(isinstance(part, (np.ndarray, torch.Tensor)) for part in value)
+    is_any_list = is_list(value) or _is_object_array(value)
+    return is_any_list and any(isinstance(part, (np.ndarray, torch.Tensor)) for part in value)
 
 
 def _has_missing(value: Any) -> bool:
@@ -196,8 +196,15 @@ def number_axes(value: Any) -> int:
     return axes if isinstance(value, Number) else 0
 
 
+def _is_object_array(value: Any) -> bool:
+    """Whether a value is a list as pandas has it in a column."""
+    return isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 1
+
+
 def plain(sample: Any) -> Any:
-    """A sample without Arrow's wrapping."""
+    """A sample without the wrapping of Arrow or pandas."""
+    if _is_object_array(sample):
+        return sample.tolist()
     return sample.as_py() if hasattr(sample, "as_py") else sample
 
 

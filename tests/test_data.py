@@ -12,6 +12,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pandas as pd
 import PIL.Image
 import pytest
 import torch
@@ -225,6 +226,13 @@ def test_questions_are_drawn_and_answered(processor):
         (2, ("in english", "green")),
         (2, ("in french", "vert")),
     }
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA], ids=repr)
+def test_a_row_is_not_asked_for_what_it_lacks(processor, missing):
+    collator = CrossFuseDataCollator(processor, {"wrist": "trace"}, target="name", questions={"in french": "french"})
+    batch = collator([{"trace": [[1.0, 2.0, 3.0]], "name": "red", "french": missing}])
+    assert "input_ids" not in batch and text_of(processor, batch["labels"]) == ["red"]
 
 
 def test_questions_can_be_left_out(processor):

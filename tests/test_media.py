@@ -461,6 +461,17 @@ def test_numbers_of_every_container(processor, value):
     assert processor(wrist=[value], return_tensors="np")["wrist_values"].tolist() == [[[1, 2, 3]]]
 
 
+def test_lists_as_pandas_has_them_in_a_column(processor):
+    """They are arrays of objects."""
+    images = [{"bytes": png(noise_image(seed)), "path": None} for seed in range(2)]
+    column = pa.array([[*images, None], [None]]).to_pandas()
+    assert isinstance(column[0], np.ndarray)
+    collator = CrossFuseDataCollator(processor, {"image": "views", "video": "clip"})
+    batch = collator([{"views": views, "clip": np.array(images, object)} for views in column])
+    assert batch["image_mask"].tolist() == [[1, 1, 0], [0, 0, 0]] and batch["modality_mask"][:, 0].tolist() == [1, 0]
+    assert torch.equal(batch["pixel_values_videos"][0], batch["pixel_values"][0, :2])
+
+
 @pytest.mark.parametrize(
     "column", [pd.Series(["{}", None]), pa.array(["{}", None]), np.array(["{}", None], dtype=object)], ids=type
 )

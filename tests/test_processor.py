@@ -442,6 +442,8 @@ def test_a_video_processor_gets_whole_videos(values):
     reds = (batch["pixel_values_videos"][:, :, 0, 0, 0] * 255).round()
     assert reds.tolist() == [[0, 100, 200], [0, 50, 0]]
     assert batch["video_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    floats = processor(video=np.full((2, 6, 8, 3), 0.5), do_rescale=False, return_tensors="pt")["pixel_values_videos"]
+    assert (floats * 255).unique().tolist() == [0.5]  # as they are
 
 
 def test_a_video_processor_that_cuts_videos_into_patches():
