@@ -78,7 +78,7 @@ def _say_cut_text(
     """Says of the first text that was cut what it lost."""
     limit = options.get("max_length") or tokenizer.model_max_length
     for (where, text), mask in zip(samples.items(), masks):
-        if sum(mask) < limit:
+        if sum(mask) != limit:  # more than that is not cut, such as by `truncation="do_not_truncate"`
             continue
         whole = tokenizer(text, add_special_tokens=options.get("add_special_tokens", True), verbose=False)
         if len(whole["input_ids"]) > limit:

@@ -641,7 +641,10 @@ def test_what_is_cut_of_texts_and_series_is_said_once(spoken):
     assert "`wrist` of row 8 has 4 steps, and is cut to 3" in wrist
     processor.set_max_lengths({"text": 3, "wrist": 4})(**samples)
     assert len(spoken()) == 2
-    assert processor(text=["what is it and"], truncation=False)["input_ids"] == [[4, 5, 6, 7]]
+    for truncation in (False, "do_not_truncate"):
+        whole = copy.deepcopy(processor)(text=["what is it and"], truncation=truncation)
+        assert whole["input_ids"] == [[4, 5, 6, 7]]
+    assert len(spoken()) == 2
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,7 @@ def paths_in(value: Any) -> Iterator[str]:
 def undecoded(rows: "datasets.Dataset") -> "datasets.Dataset":
     """The rows with images, audio and videos as files, which errors can name; as they are if they have a format."""
     if rows.format["type"] is not None:
+        _warn_of_single_precision(rows)
         return rows
     for column, feature in rows.features.items():
         stored = _change_features(feature, _undecoded_feature)
