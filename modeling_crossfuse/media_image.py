@@ -49,7 +49,7 @@ def load_images(
     """
     is_array = [not (is_file(image) or isinstance(image, Image.Image)) for _, image in images]
     loaded = [
-        _read_pixels(where, to_array(where, image), num_channels, input_data_format)
+        _read_pixels(where, to_array(where, _shades_of_bits(image)), num_channels, input_data_format)
         if array
         else _read_image(where, image, num_channels, do_rescale)
         for array, (where, image) in zip(is_array, images)
@@ -156,6 +156,11 @@ def check_layout(input_data_format: str | None, where: str = ""):
         raise ValueError(
             f"{where}`input_data_format={input_data_format!r}`; expected 'channels_first' or 'channels_last'"
         )
+
+
+def _shades_of_bits(array: Any) -> Any:
+    """Black and white, which NumPy and PyTorch have as booleans, as 0 and 255; other arrays as they are."""
+    return array * np.uint8(255) if str(getattr(array, "dtype", "")).endswith("bool") else array
 
 
 def _read_pixels(where: str, array: np.ndarray, num_channels: int, input_data_format: str | None) -> np.ndarray:

@@ -209,6 +209,8 @@ def test_16_bits_are_the_same_in_every_file(sample, num_channels):
         (black_png(b"\0\1"), 0),
         (black_png(b"\0\0"), 255),
         (Image.new("1", (9, 9), 1), 255),
+        (np.asarray(Image.new("1", (9, 9), 1)), 255),
+        (torch.zeros((9, 9), dtype=torch.bool), 0),
         (Image.new("La", (9, 9)), 255),
         (Image.new("PA", (9, 9)), 255),
         (Image.new("RGBa", (9, 9)), 255),
