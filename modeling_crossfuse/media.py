@@ -74,8 +74,8 @@ def _is_list_of_arrays(value: Any) -> bool:
 
 
 def _has_missing(value: Any) -> bool:
-    is_nested = is_list(value) or isinstance(value, np.ndarray)
-    return any(map(_has_missing, value)) if is_nested else is_missing(value)
+    """Whether lists have a missing value at any depth."""
+    return any(map(_has_missing, value)) if is_list(value) or _is_object_array(value) else is_missing(value)
 
 
 # Of a path, which may be as long as its file system allows, or of what was taken for one.

@@ -84,7 +84,7 @@ def _open_image(where: str, sample: Any) -> tuple[str, Image.Image]:
         if image.format not in ("MPO", "PSD") and getattr(image, "is_animated", False) and image.tell() == 0:
             logger.warning_once(
                 f"An image of format {image.format} has several frames or pages; the first is read. For all of them, "
-                "give a list of images, or have a modality of kind 'video'."
+                "give a list of images, to a modality of kind 'image' or 'video'."
             )
         image.load()
     except Exception as error:  # corrupt files make Pillow's decoders fail in many ways
