@@ -122,7 +122,8 @@ class SafeLoadingMixin:
             raise
         if isinstance(kwargs.get("config"), PreTrainedConfig):
             _warn_of_other_order(model.config.modalities, pretrained_model_name_or_path, kwargs)
-        model.new_parts = {name.partition(".")[0] for name in info["missing_keys"]}
+        new_names = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+        model.new_parts = {name.partition(".")[0] for name in new_names}
         if kwargs.get("trust_remote_code"):
             warn_of_other_version(model.config)
         for encoder in model.get_encoder().encoders.children():

@@ -123,6 +123,13 @@ def test_new_parts_that_adapters_leave_out(head, tmp_path, warnings_of):
     assert len(warnings_of()) == known
 
 
+@pytest.mark.parametrize("model_class", [CrossFuseForSequenceClassification, CrossFuseForTokenClassification])
+def test_a_classifier_of_other_labels_is_new(model_class, tmp_path):
+    tiny_model(tiny_config("text", "image", num_labels=3), model_class).save_pretrained(tmp_path)
+    model = model_class.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
+    assert model.new_head_parts() == ["classifier"]
+
+
 def test_an_encoder_with_adapters():
     """Loaded from its config, it would lack them, and have other names of weights."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 37}
