@@ -169,3 +169,12 @@ def test_prompt_tuning_of_two_vocabularies(vocab_size):
     for use in (lambda: adapted(**inputs, labels=tiny_labels(vocab_size=30)), lambda: adapted.generate(**inputs)):
         with pytest.raises(ValueError, match=message.format(vocab_size)):
             use()
+
+
+def test_prompt_tuning_of_a_classifier():
+    """Its config says that there are no answers, of whose vocabulary peft would look for token embeddings."""
+    model = tiny_model(tiny_config("text", "image", is_encoder_decoder=False), CrossFuseForSequenceClassification)
+    adapted = peft.get_peft_model(model, peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3))
+    inputs = {**tiny_inputs(model.config), "attention_mask": torch.ones(2, 5, dtype=torch.long)}
+    adapted(**inputs, labels=torch.tensor([0, 1])).loss.backward()
+    assert adapted.prompt_encoder.default.embedding.weight.grad.abs().max() > 0
