@@ -85,10 +85,9 @@ class CrossFuseRotaryEmbedding(nn.Module):
 class CrossFuseTokenEmbedding(nn.Embedding):
     """Token embedding times the square root of its width (Vaswani et al., 2017): tokens start at about unit size."""
 
-    @property
-    def embed_scale(self) -> float:
-        """What the rows are multiplied by. Adapters multiply their rows by it, too: it has this name for PEFT."""
-        return self.embedding_dim**0.5
+    def __init__(self, num_embeddings: int, embedding_dim: int):
+        super().__init__(num_embeddings, embedding_dim)
+        self.embed_scale = embedding_dim**0.5  # adapters of PEFT multiply their rows by what has this name
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         try:
