@@ -35,7 +35,9 @@ def to_array(where: str, value: Any) -> np.ndarray:
     try:
         array, missing = _read_array(value)
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{where} is not an array: {error}") from error
+        gaps = sum(map(is_missing, value)) if is_list(value) else 0
+        reason = f"{gaps} of its {len(value)} parts are missing" if gaps else error
+        raise ValueError(f"{where} is not an array: {reason}") from error
     if missing:
         raise ValueError(
             f"{where} has {missing} missing of {array.size} values; expected numbers only, or None in place of all"

@@ -463,6 +463,16 @@ def test_a_split_that_was_saved_by_itself(tmp_path):
     assert list(load_rows(str(tmp_path / "rows"), "test", max_samples=2)["say"]) == ["red", "green"]
 
 
+def test_a_split_that_was_saved_without_rows(tmp_path):
+    rows = datasets.Dataset.from_dict({"say": ["red", "blue"]})
+    datasets.DatasetDict(train=rows, test=rows.select([])).save_to_disk(tmp_path / "rows")
+    assert list(load_rows(str(tmp_path / "rows"), "train")["say"]) == ["red", "blue"]
+    with pytest.raises(ValueError, match=r"^the split 'test' of the data set .*rows has no rows$"):
+        load_rows(str(tmp_path / "rows"), "test")
+    with pytest.raises(ValueError, match=r"rows has no split 'dev'; it has train, test$"):
+        load_rows(str(tmp_path / "rows"), "dev")
+
+
 # Images, videos and audio are not decoded
 
 STORED = {"bytes": b"some file", "path": "clip.bin"}

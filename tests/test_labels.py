@@ -438,3 +438,14 @@ def test_the_model_is_saved_before_its_evaluation_fails(tmp_path, config, monkey
         (tmp_path / "more").mkdir()
         train(tmp_path / "more", config, ["a", "b"], ["a", "b"], "--eval_strategy", "steps", "--eval_steps", "1")
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "more" / "out" / "stopped-at-step-1")
+
+
+def test_the_model_is_saved_after_ctrl_c(tmp_path, config, monkeypatch, capsys):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("modeling_crossfuse.training.trainer.CrossFuseTrainer.evaluate", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, config, ["a", "b"], ["a", "b"], *"--eval_strategy steps --eval_steps 1 --disable_tqdm false".split())
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "out" / "stopped-at-step-1")
+    assert capsys.readouterr().err.endswith("\n")  # the progress bar has ended its line

@@ -368,7 +368,7 @@ def test_an_array_column_through_the_collator(processor, shape):
         ({"image": [[[1, None], [3, 4]]]}, "`image` of sample 0 has 1 missing of 4 values"),
         ({"video": [[[[[1, 2], [3]]]]]}, "`video` of sample 0, frame 0 is not an array"),
         ({"wrist": [[[1, 2, 3], [4, 5]]]}, "`wrist` of sample 0 is not an array"),
-        ({"wrist": [[[1, 2, 3], None]]}, "`wrist` of sample 0 is not an array"),
+        ({"wrist": [[[1, 2, 3], None]]}, "`wrist` of sample 0 is not an array: 1 of its 2 parts are missing"),
     ],
 )
 def test_ragged_lists(processor, arguments, message):

@@ -3,6 +3,7 @@
 """Data sets: their rows, their columns, and what is in the columns."""
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -232,16 +233,26 @@ def load_rows(
     if Path(dataset, "state.json").exists():  # a single split, as `Dataset.save_to_disk` writes it
         rows = load_from_disk(dataset)
     elif Path(dataset, "dataset_dict.json").exists():
-        splits = load_from_disk(dataset)
-        if split not in splits:
-            raise ValueError(f"the data set {dataset} has no split {split!r}; it has {', '.join(splits)}")
-        rows = splits[split]
+        rows = _load_saved_split(dataset, split)
     else:
         rows = _load_split(dataset, config, split)
     rows = undecoded(rows.with_format(None))  # a format that was saved with the rows would decode them
     if max_samples is not None and max_samples < len(rows):
         rows = select_rows(rows, np.linspace(0, len(rows) - 1, max_samples).round().astype(int))
     return rows
+
+
+def _load_saved_split(dataset: str, split: str) -> "datasets.Dataset":
+    """A split of what `DatasetDict.save_to_disk` wrote."""
+    from datasets import load_from_disk
+
+    splits = json.loads(Path(dataset, "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+    if split not in splits:
+        raise ValueError(f"the data set {dataset} has no split {split!r}; it has {', '.join(splits)}")
+    try:
+        return load_from_disk(str(Path(dataset, split)))
+    except IndexError as error:  # of `datasets`, which can't load what it saved without rows
+        raise ValueError(f"the split {split!r} of the data set {dataset} has no rows") from error
 
 
 def _load_stored_audio(dataset: str, config: str | None, split: str) -> "datasets.Dataset":
@@ -279,14 +290,23 @@ def _load_split(dataset: str, config: str | None, split: str) -> "datasets.Datas
         raise ValueError(f"the data set {dataset} has no split {split!r}; it has {names}") from error
 
 
+def check_columns(split: str, rows: "datasets.Dataset", columns: Iterable[str]):
+    """Raises a `ValueError` if a split has no rows, or lacks a column."""
+    if len(rows) == 0:
+        raise ValueError(f"the split {split!r} has no rows")
+    for column in columns:
+        try:
+            get_column(rows[0], column)
+        except KeyError as error:
+            raise ValueError(f"the split {split!r} has {error.args[0]}") from error
+
+
 def find_feature(features: Mapping[str, Any], column: str) -> Any:
     """The feature of a column, or of a field of a struct. A column that does not exist is a `ValueError`."""
-    if column in features:
-        return features[column]
-    head, dot, rest = column.partition(".")
-    if not dot or not isinstance(features.get(head), dict):
-        raise ValueError(f"no column {column!r}; the data set has {', '.join(features)}")
-    return find_feature(features[head], rest)
+    try:
+        return get_column(features, column)
+    except KeyError as error:
+        raise ValueError(error.args[0]) from error
 
 
 def read_rows(rows: "datasets.Dataset", columns: Iterable[str]) -> Iterator[dict[str, Any]]:
