@@ -106,6 +106,18 @@ def make_compute_metrics(recipe, arguments, model, processor):
     return compare_texts if arguments.predict_with_generate else None
 
 
+def check_split(split: str, rows, columns: list[str]):
+    """Raises a `ValueError` that names a split without rows, or without one of the columns."""
+    from modeling_crossfuse.data.rows import check_columns
+
+    if len(rows) == 0:
+        raise ValueError(f"the split {split!r} has no rows")
+    try:
+        check_columns(rows, columns)
+    except ValueError as error:
+        raise ValueError(f"the split {split!r} has {error}") from error
+
+
 def check_rows(splits: list[tuple]):
     """Raises a `ValueError` that names the first row which training can't use."""
     from modeling_crossfuse.data.rows import row_numbers
@@ -206,7 +218,7 @@ def run(args: argparse.Namespace) -> str | None:
     import transformers
 
     from modeling_crossfuse.data.labels import check_digits
-    from modeling_crossfuse.data.rows import check_columns, load_rows
+    from modeling_crossfuse.data.rows import load_rows
     from modeling_crossfuse.training.building import add_lora, build_model, cache_rows, make_collators, number_labels
     from modeling_crossfuse.training.trainer import CrossFuseTrainer
 
@@ -225,10 +237,10 @@ def run(args: argparse.Namespace) -> str | None:
     load_config(recipe.model)  # if there is none, this says so before the data is read
     rows = load_rows(recipe.dataset, recipe.train_split, recipe.max_train_samples, recipe.dataset_config)
     eval_rows, columns = None, [column for column in (*recipe.inputs.values(), recipe.target) if column]
-    check_columns(recipe.train_split, rows, [*columns, *(recipe.questions or {}).values()])
+    check_split(recipe.train_split, rows, [*columns, *(recipe.questions or {}).values()])
     if recipe.eval_split:
         eval_rows = load_rows(recipe.dataset, recipe.eval_split, recipe.max_eval_samples, recipe.dataset_config)
-        check_columns(recipe.eval_split, eval_rows, columns)
+        check_split(recipe.eval_split, eval_rows, columns)
     with arguments.main_process_first(desc="building the model"):
         labels = number_labels(recipe, rows)
         model, processor = build_model(recipe, rows, labels)

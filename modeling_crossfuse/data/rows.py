@@ -230,6 +230,8 @@ def load_rows(
     if max_samples is not None and max_samples < 1:
         raise ValueError(f"`max_samples={max_samples}` is not at least 1")
     check_exists("data set", dataset)
+    if Path(dataset).is_file():
+        raise ValueError(f"the data set {dataset} is a file; expected its folder")
     if Path(dataset, "state.json").exists():  # a single split, as `Dataset.save_to_disk` writes it
         rows = load_from_disk(dataset)
     elif Path(dataset, "dataset_dict.json").exists():
@@ -284,21 +286,23 @@ def _load_split(dataset: str, config: str | None, split: str) -> "datasets.Datas
     except DatasetGenerationError as error:  # its cause says why
         raise ValueError(f"the data set {dataset} can't be read: {error.__cause__ or error}") from error
     except ValueError as error:
+        if "corresponds to no data" in str(error):
+            raise ValueError(f"the split {split!r} of the data set {dataset} has no rows") from error
         if not str(error).startswith("Unknown split"):
             raise
         names = ", ".join(get_dataset_split_names(dataset, config))
         raise ValueError(f"the data set {dataset} has no split {split!r}; it has {names}") from error
 
 
-def check_columns(split: str, rows: "datasets.Dataset", columns: Iterable[str]):
-    """Raises a `ValueError` if a split has no rows, or lacks a column."""
-    if len(rows) == 0:
-        raise ValueError(f"the split {split!r} has no rows")
+def check_columns(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]):
+    """Raises a `ValueError` if the first row lacks a column."""
     for column in columns:
         try:
-            get_column(rows[0], column)
+            value = get_column(rows[0], column)
+            if value is None and hasattr(rows, "features"):  # a struct that is None does not tell its fields
+                get_column(rows.features, column)
         except KeyError as error:
-            raise ValueError(f"the split {split!r} has {error.args[0]}") from error
+            raise ValueError(error.args[0]) from error
 
 
 def find_feature(features: Mapping[str, Any], column: str) -> Any:
