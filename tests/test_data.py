@@ -563,9 +563,9 @@ def test_archives_of_files(tmp_path):
                 file.size = 3
                 archive.addfile(file, io.BytesIO(end.encode()))
     for row, sample in zip(load_rows(str(tmp_path)), ("000", "001")):
-        assert {end: row[end] for end in ("mp4", "wav", "png")} == {
-            end: {"bytes": end.encode(), "path": f"{sample}.{end}"} for end in ("mp4", "wav", "png")
-        }
+        for end in ("mp4", "wav", "png"):
+            stored = {"bytes": end.encode(), "path": f"{sample}.{end}"}
+            assert row[end] in (stored, stored["bytes"])  # before 5.0, `datasets` has nothing but the bytes of videos
 
 
 def test_a_file_that_is_gone(tmp_path):
