@@ -196,7 +196,8 @@ def resume_point(arguments) -> str | None:
 
     if arguments.resume_from_checkpoint not in ("last", "true", "True"):
         return arguments.resume_from_checkpoint
-    checkpoint = get_last_checkpoint(arguments.output_dir)
+    folder = Path(arguments.output_dir)
+    checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
     if checkpoint is None:
         raise ValueError(f"`resume_from_checkpoint`: there is no checkpoint in {arguments.output_dir}")
     return checkpoint
