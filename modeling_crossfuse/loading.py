@@ -59,12 +59,17 @@ def _variants(folder: str | os.PathLike) -> list[str]:
 
 def refuse_outside_shards(folder: str | os.PathLike, subfolder: str | None = None):
     """
-    Raises a `ValueError` if an index of shards in a folder, that of any variant, leads out of it. On the Hub, the
-    client checks that.
+    Raises a `ValueError` if an index of shards in a folder, that of any variant, can't be read or leads out of it. On
+    the Hub, the client checks that.
     """
     for index in Path(folder, subfolder or "").glob("model.safetensors.index*.json"):
-        names = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
-        outside = sorted(name for name in names if os.path.basename(name) != name)
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            outside = sorted(name for name in names if os.path.basename(name) != name)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{index} is not the index of shards that `save_pretrained` writes; save it anew"
+            ) from error
         if outside:
             raise ValueError(f"`weight_map` of {index} names {outside[0]!r}; expected files in the same folder")
 
@@ -118,11 +123,12 @@ class SafeLoadingMixin:
         except OSError as error:
             if re.search("no file named model.safetensors|cannot be loaded with `safetensors`", str(error)):
                 folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
-                raise explain_loading(error, f"`{pretrained_model_name_or_path}`", folder) from error
+                raise explain_loading(error, f"`{folder}`", folder) from error
             raise
         if isinstance(kwargs.get("config"), PreTrainedConfig):
             _warn_of_other_order(model.config.modalities, pretrained_model_name_or_path, kwargs)
-        model.new_parts = {name.partition(".")[0] for name in info["missing_keys"]}
+        new_names = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+        model.new_parts = {name.partition(".")[0] for name in new_names}
         if kwargs.get("trust_remote_code"):
             warn_of_other_version(model.config)
         for encoder in model.get_encoder().encoders.children():

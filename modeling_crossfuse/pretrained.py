@@ -57,7 +57,7 @@ class CrossFusePreTrainedModel(CodeToHubMixin, PreTrainedModel):
         if self.shares_vocabulary and arguments[:2] != (None, None):
             raise ValueError(
                 f"the vocabulary of this {type(self).__name__} is that of the whole model, and of its head; call "
-                f"`model.resize_token_embeddings({new_num_tokens})` with the whole model instead"
+                "`model.resize_token_embeddings` of the whole model instead"
             )
         size = self.get_input_embeddings().num_embeddings
         embeddings = super().resize_token_embeddings(*arguments)

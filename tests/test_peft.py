@@ -123,6 +123,13 @@ def test_new_parts_that_adapters_leave_out(head, tmp_path, warnings_of):
     assert len(warnings_of()) == known
 
 
+@pytest.mark.parametrize("model_class", [CrossFuseForSequenceClassification, CrossFuseForTokenClassification])
+def test_a_classifier_of_other_labels_is_new(model_class, tmp_path):
+    tiny_model(tiny_config("text", "image", num_labels=3), model_class).save_pretrained(tmp_path)
+    model = model_class.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
+    assert model.new_head_parts() == ["classifier"]
+
+
 def test_an_encoder_with_adapters():
     """Loaded from its config, it would lack them, and have other names of weights."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 37}
@@ -162,3 +169,12 @@ def test_prompt_tuning_of_two_vocabularies(vocab_size):
     for use in (lambda: adapted(**inputs, labels=tiny_labels(vocab_size=30)), lambda: adapted.generate(**inputs)):
         with pytest.raises(ValueError, match=message.format(vocab_size)):
             use()
+
+
+def test_prompt_tuning_of_a_classifier():
+    """Its config says that there are no answers, of whose vocabulary peft would look for token embeddings."""
+    model = tiny_model(tiny_config("text", "image", is_encoder_decoder=False), CrossFuseForSequenceClassification)
+    adapted = peft.get_peft_model(model, peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3))
+    inputs = {**tiny_inputs(model.config), "attention_mask": torch.ones(2, 5, dtype=torch.long)}
+    adapted(**inputs, labels=torch.tensor([0, 1])).loss.backward()
+    assert adapted.prompt_encoder.default.embedding.weight.grad.abs().max() > 0

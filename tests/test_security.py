@@ -153,6 +153,13 @@ def test_shards_stay_in_their_folder(folder):
         (folder / name).unlink()
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 3}}'])
+def test_an_index_of_shards_that_can_not_be_read(text, folder):
+    (folder / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ValueError, match=r"model.safetensors.index.json is not the index of shards"):
+        AutoModelForSeq2SeqLM.from_pretrained(folder)
+
+
 def test_no_token_in_a_card(tmp_path):
     recipe = {"learning_rate": 1e-3, "hub_token": TOKEN, "push_to_hub_token": TOKEN}
     card = write_model_card(tmp_path, tiny_model(tiny_config()), recipe=recipe).read_text()
