@@ -224,7 +224,7 @@ def run(args: argparse.Namespace) -> list[dict]:
     if args.on_bad_sample == "skip":
         file = bad_samples_file(args.output)
         write_bad_samples(file, [{"row": row, "reason": reason_of(bad[row])} for row in sorted(bad)])
-        print(f"{len(bad):,} rows skipped" + (f"; {file} lists them" if bad else ""))
+        print(f"{len(bad):,} of {len(rows):,} rows skipped" + (f"; {file} lists them" if bad else ""))
     if unlabeled := results[0].get("num_unlabeled"):
         print(f"{unlabeled:,} of the {len(rows):,} rows have no label in {args.target!r}; the metrics leave them out")
     if args.output is not None:

@@ -120,7 +120,8 @@ def make_line(args: argparse.Namespace, row: int, answer, num_before: int) -> di
     if args.on_bad_sample == "skip":
         return {"row": row, "answer": None, "error": reason_of(answer)}
     where = "printed" if args.output is None else f"in {args.output}"
-    kept = f"the {num_before:,} answers before it are {where}" if num_before else "there are no answers before it"
+    few = {0: "there are no answers before it", 1: f"the answer before it is {where}"}
+    kept = few.get(num_before, f"the {num_before:,} answers before it are {where}")
     raise ValueError(f"{reason_of(answer)}; {kept}") from answer
 
 
@@ -132,7 +133,8 @@ def write_lines(args: argparse.Namespace, lines: list[dict]):
     bad = [{"row": line["row"], "reason": line["error"]} for line in lines if "error" in line]
     if args.output is not None and lines:
         write_whole(args.output, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-        print(f"{len(lines) - len(bad):,} answers written to {args.output}")
+        answers = len(lines) - len(bad)
+        print(f"{answers:,} answer{'s' * (answers != 1)} written to {args.output}")
     if args.on_bad_sample == "skip":
         file = bad_samples_file(args.output)
         write_bad_samples(file, bad)

@@ -106,6 +106,18 @@ def make_compute_metrics(recipe, arguments, model, processor):
     return compare_texts if arguments.predict_with_generate else None
 
 
+def check_split(split: str, rows, columns: list[str]):
+    """Raises a `ValueError` that names a split without rows, or without one of the columns."""
+    from modeling_crossfuse.data.rows import check_columns
+
+    if len(rows) == 0:
+        raise ValueError(f"the split {split!r} has no rows")
+    try:
+        check_columns(rows, columns)
+    except ValueError as error:
+        raise ValueError(f"the split {split!r} has {error}") from error
+
+
 def check_rows(splits: list[tuple]):
     """Raises a `ValueError` that names the first row which training can't use."""
     from modeling_crossfuse.data.rows import row_numbers
@@ -158,14 +170,24 @@ def describe_labels(recipe, rows, config) -> str:
     )
 
 
+def close_progress_bar(trainer):
+    """Ends the line of the progress bar that an error or Ctrl-C leaves, so that a message gets its own."""
+    from transformers import ProgressCallback
+
+    bar = trainer.pop_callback(ProgressCallback)
+    if bar is not None and bar.training_bar is not None:
+        bar.on_evaluate(trainer.args, trainer.state, trainer.control)
+        bar.on_train_end(trainer.args, trainer.state, trainer.control)
+
+
 def save_so_far(trainer):
-    """Saves the model that an error leaves half trained, beside where a whole training saves it."""
+    """Saves the model that an error or Ctrl-C leaves half trained, beside where a whole training saves it."""
     folder = Path(trainer.args.output_dir, f"stopped-at-step-{trainer.state.global_step}")
     if trainer.args.should_save and trainer.state.global_step > 0:
         with trainer.averaged_weights():
             trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
-        logger.info(f"training stopped by an error; the model so far is in {folder}")
+        logger.info(f"training was stopped; the model so far is in {folder}")
 
 
 def resume_point(arguments) -> str | None:
@@ -174,7 +196,8 @@ def resume_point(arguments) -> str | None:
 
     if arguments.resume_from_checkpoint not in ("last", "true", "True"):
         return arguments.resume_from_checkpoint
-    checkpoint = get_last_checkpoint(arguments.output_dir)
+    folder = Path(arguments.output_dir)
+    checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
     if checkpoint is None:
         raise ValueError(f"`resume_from_checkpoint`: there is no checkpoint in {arguments.output_dir}")
     return checkpoint
@@ -214,9 +237,11 @@ def run(args: argparse.Namespace) -> str | None:
     checkpoint = resume_point(arguments)
     load_config(recipe.model)  # if there is none, this says so before the data is read
     rows = load_rows(recipe.dataset, recipe.train_split, recipe.max_train_samples, recipe.dataset_config)
-    eval_rows = None
+    eval_rows, columns = None, [column for column in (*recipe.inputs.values(), recipe.target) if column]
+    check_split(recipe.train_split, rows, [*columns, *(recipe.questions or {}).values()])
     if recipe.eval_split:
         eval_rows = load_rows(recipe.dataset, recipe.eval_split, recipe.max_eval_samples, recipe.dataset_config)
+        check_split(recipe.eval_split, eval_rows, columns)
     with arguments.main_process_first(desc="building the model"):
         labels = number_labels(recipe, rows)
         model, processor = build_model(recipe, rows, labels)
@@ -266,7 +291,8 @@ def run(args: argparse.Namespace) -> str | None:
     started = time.monotonic()
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
-    except Exception:
+    except (Exception, KeyboardInterrupt):
+        close_progress_bar(trainer)
         save_so_far(trainer)
         raise
     duration = time.monotonic() - started

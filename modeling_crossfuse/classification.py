@@ -157,6 +157,10 @@ class CrossFuseForSequenceClassification(CrossFusePreTrainedEncoderModel):
         )
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if labels.shape[0] != logits.shape[0]:
+            raise ValueError(
+                f"`labels` are for {labels.shape[0]} samples; expected {logits.shape[0]}, as many as the inputs"
+            )
         self.config.problem_type = _problem_type(labels, self.config)
         if self.config.problem_type == "single_label_classification":
             return mean_cross_entropy(logits, labels, self.config.label_smoothing if self.training else 0.0)

@@ -463,7 +463,8 @@ class CrossFuseProcessor(SubProcessorsMixin):
         """What errors call the samples of a batch; the modalities have to have equally many."""
         if not batches:
             known = ", ".join(f"`{name}`" for name in self.modalities)
-            raise ValueError(f"no modality is given; expected at least one of {known}")
+            what = f"{given[0]} has no modality" if given else "no modality is given"
+            raise ValueError(f"{what}; expected at least one of {known}")
         lengths = {name: len(samples) for name, samples in batches.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"the modalities have different numbers of samples: {lengths}")

@@ -83,6 +83,7 @@ def test_several_numbers_and_several_labels():
     "labels, settings, message",
     [
         (torch.tensor([0, 3]), {}, "class 3; expected at least 0 and below `num_labels=3`"),
+        (torch.tensor([0]), {}, "`labels` are for 1 samples; expected 2"),
         (torch.tensor([[0], [1]]), {}, r"shape \(2, 1\) and dtype torch.int64; expected integers in 1 dimension"),
         (torch.tensor([0.0, 1.0]), {}, r"expected floating point numbers of shape \(batch, 3\)"),
         (torch.tensor([0.0, 1.0]), {"problem_type": "single_label_classification"}, "expected integers"),

@@ -25,6 +25,7 @@ from modeling_crossfuse.data.bad_samples import find_unreadable, skip_bad_sample
 from modeling_crossfuse.data.collator import CrossFuseDataCollator
 from modeling_crossfuse.data.rows import (
     NumberedRows,
+    check_columns,
     get_column,
     load_rows,
     row_numbers,
@@ -490,6 +491,35 @@ def test_a_split_that_was_saved_by_itself(tmp_path):
     rows = datasets.Dataset.from_dict({"say": ["red", "blue", "green"]})
     rows.save_to_disk(tmp_path / "rows")
     assert list(load_rows(str(tmp_path / "rows"), "test", max_samples=2)["say"]) == ["red", "green"]
+
+
+def test_columns_are_checked():
+    rows = datasets.Dataset.from_dict({"shot": [None, {"photo": "a.png"}]})
+    check_columns(rows, ["shot", "shot.photo"])
+    for column, reason in {
+        "shot.x": "no column 'shot.x'; the field 'shot' has photo",
+        "x": "no column 'x'; a row has shot",
+    }.items():
+        with pytest.raises(ValueError, match=f"^{reason}$"):
+            check_columns(rows, [column])
+
+
+def test_a_csv_file_without_rows(tmp_path):
+    (tmp_path / "test.csv").write_text("say,name\n")
+    with pytest.raises(ValueError, match=r"^the split 'test' of the data set .* has no rows$"):
+        load_rows(str(tmp_path), "test")
+    with pytest.raises(ValueError, match=r"test.csv is a file; expected its folder$"):
+        load_rows(str(tmp_path / "test.csv"), "test")
+
+
+def test_a_split_that_was_saved_without_rows(tmp_path):
+    rows = datasets.Dataset.from_dict({"say": ["red", "blue"]})
+    datasets.DatasetDict(train=rows, test=rows.select([])).save_to_disk(tmp_path / "rows")
+    assert list(load_rows(str(tmp_path / "rows"), "train")["say"]) == ["red", "blue"]
+    with pytest.raises(ValueError, match=r"^the split 'test' of the data set .*rows has no rows$"):
+        load_rows(str(tmp_path / "rows"), "test")
+    with pytest.raises(ValueError, match=r"rows has no split 'dev'; it has train, test$"):
+        load_rows(str(tmp_path / "rows"), "dev")
 
 
 # Images, videos and audio are not decoded

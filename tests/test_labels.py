@@ -173,7 +173,7 @@ def test_rows_of_with_format(processor, library):
         ([float("inf")], NUMBERS, "row 0 of the batch has inf in"),
         ([10**400], NUMBERS, "row 0 of the batch has 1000"),
         ([[]], NUMBERS, r"row 0 of the batch has \[\] in"),
-        ([[1.0, 2.0], [1.0]], NUMBERS, "row 1 of the batch has 1 numbers in .* 'y'; row 0 of the batch has 2"),
+        ([[1.0, 2.0], [1.0]], NUMBERS, "row 1 of the batch has 1 number in .* 'y'; row 0 of the batch has 2"),
     ],
 )
 def test_what_is_no_label(label, values, problem_type, message):
@@ -438,3 +438,15 @@ def test_the_model_is_saved_before_its_evaluation_fails(tmp_path, config, monkey
         (tmp_path / "more").mkdir()
         train(tmp_path / "more", config, ["a", "b"], ["a", "b"], "--eval_strategy", "steps", "--eval_steps", "1")
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "more" / "out" / "stopped-at-step-1")
+
+
+def test_the_model_is_saved_after_ctrl_c(tmp_path, config, monkeypatch, capsys):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("modeling_crossfuse.training.trainer.CrossFuseTrainer.evaluate", interrupt)
+    more = ("--eval_strategy", "steps", "--eval_steps", "1", "--disable_tqdm", "false")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, config, ["a", "b"], ["a", "b"], *more)
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "out" / "stopped-at-step-1")
+    assert capsys.readouterr().err.endswith("\n")  # the progress bar has ended its line

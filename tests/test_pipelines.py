@@ -346,9 +346,11 @@ def test_saves_and_loads(classifier, tmp_path):
 @pytest.mark.parametrize(
     "inputs, options, error, message",
     [
-        ({}, {}, ValueError, "no modality is given; expected at least one of `text`, `image`, `wrist`"),
+        ({}, {}, ValueError, "the sample has no modality; expected at least one of `text`, `image`, `wrist`"),
         ({"image": None}, {}, ValueError, "has no modality"),
-        ([SAMPLES[0], {}], {"batch_size": 2}, ValueError, "item 1 has no modality"),
+        ([SAMPLES[0], {}], {"batch_size": 1}, ValueError, "^item 1 has no modality; expected"),
+        ([SAMPLES[0], {}], {"batch_size": 2}, ValueError, "^item 1 has no modality; expected"),
+        ([SAMPLES[0], {"imagee": make_image()}], {}, ValueError, "^item 1: `imagee` is not a modality"),
         ({"imagee": make_image()}, {}, ValueError, "`imagee` is not a modality.*Did you mean `image`"),
         ({"text": "it", "max_length": 1}, {}, ValueError, "`max_length` is not a modality"),
         ("it", {}, TypeError, "the sample is str; expected a dict of modalities, with any of text, image, wrist"),

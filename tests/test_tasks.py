@@ -187,7 +187,9 @@ def test_retrieval_learns(folder, tmp_path, loss, capsys):
         (["--questions", '{"which": "name"}'], "`questions` and `answer_classifier` are for `task=generation`"),
         (["--target", "wrist"], "has no labels"),
         (["--model_overrides", '{"d_model": "x"}'], "`model_overrides` make no config: Field 'd_model' expected int"),
-        (["--target", "colour"], "no column 'colour'; the data set has wrist"),
+        (["--target", "colour"], "the split 'train' has no column 'colour'; a row has wrist"),
+        (["--inputs", "wrist=arm"], "the split 'train' has no column 'arm'; a row has wrist"),
+        (["--inputs", "wrist=wrist.left"], "the split 'train' has no column 'wrist.left'; 'wrist' is list"),
     ],
 )
 def test_what_is_refused(folder, tmp_path, argv, message, capsys):

@@ -287,6 +287,11 @@ def test_what_the_script_refuses(folder, tmp_path, flags, error, message):
         run(["train", *argv_of(folder, tmp_path, **flags)])
 
 
+def test_going_on_without_an_output_folder(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"there is no checkpoint in .*new$"):
+        run(["train", *argv_of(folder, tmp_path / "new", resume_from_checkpoint="last")])
+
+
 @pytest.mark.parametrize("flags", [{"label_smoothing_factor": 0.1}, {"predict_with_generate": False}])
 def test_flags_that_change_what_the_trainer_computes(folder, tmp_path, flags):
     trainer = train(folder, tmp_path, max_steps=2, eval_strategy="steps", eval_steps=2, **flags)

@@ -312,7 +312,8 @@ class CrossFuseDataCollator:
         for name, count in zip(names, counts):
             if count != counts[0]:
                 raise ValueError(
-                    f"{name} has {count} numbers in the target column {self.target!r}; {names[0]} has {counts[0]}"
+                    f"{name} has {count} number{'s' * (count != 1)} in the target column {self.target!r}; "
+                    f"{names[0]} has {counts[0]}"
                 )
         exact = torch.tensor(values, dtype=torch.float64)
         numbers = exact.float()

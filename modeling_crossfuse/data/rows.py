@@ -3,6 +3,7 @@
 """Data sets: their rows, their columns, and what is in the columns."""
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -262,19 +263,31 @@ def load_rows(
     if max_samples is not None and max_samples < 1:
         raise ValueError(f"`max_samples={max_samples}` is not at least 1")
     check_exists("data set", dataset)
+    if Path(dataset).is_file():
+        raise ValueError(f"the data set {dataset} is a file; expected its folder")
     if Path(dataset, "state.json").exists():  # a single split, as `Dataset.save_to_disk` writes it
         rows = load_from_disk(dataset)
     elif Path(dataset, "dataset_dict.json").exists():
-        splits = load_from_disk(dataset)
-        if split not in splits:
-            raise ValueError(f"the data set {dataset} has no split {split!r}; it has {', '.join(splits)}")
-        rows = splits[split]
+        rows = _load_saved_split(dataset, split)
     else:
         rows = _load_split(dataset, config, split)
     rows = undecoded(rows.with_format(None))  # a format that was saved with the rows would decode them
     if max_samples is not None and max_samples < len(rows):
         rows = select_rows(rows, np.linspace(0, len(rows) - 1, max_samples).round().astype(int))
     return rows
+
+
+def _load_saved_split(dataset: str, split: str) -> "datasets.Dataset":
+    """A split of what `DatasetDict.save_to_disk` wrote."""
+    from datasets import load_from_disk
+
+    splits = json.loads(Path(dataset, "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+    if split not in splits:
+        raise ValueError(f"the data set {dataset} has no split {split!r}; it has {', '.join(splits)}")
+    try:
+        return load_from_disk(str(Path(dataset, split)))
+    except IndexError as error:  # of `datasets`, which can't load what it saved without rows
+        raise ValueError(f"the split {split!r} of the data set {dataset} has no rows") from error
 
 
 def _load_stored_audio(dataset: str, config: str | None, split: str) -> "datasets.Dataset":
@@ -306,20 +319,31 @@ def _load_split(dataset: str, config: str | None, split: str) -> "datasets.Datas
     except DatasetGenerationError as error:  # its cause says why
         raise ValueError(f"the data set {dataset} can't be read: {error.__cause__ or error}") from error
     except ValueError as error:
+        if "corresponds to no data" in str(error):
+            raise ValueError(f"the split {split!r} of the data set {dataset} has no rows") from error
         if not str(error).startswith("Unknown split"):
             raise
         names = ", ".join(get_dataset_split_names(dataset, config))
         raise ValueError(f"the data set {dataset} has no split {split!r}; it has {names}") from error
 
 
+def check_columns(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]):
+    """Raises a `ValueError` if the first row lacks a column."""
+    for column in columns:
+        try:
+            value = get_column(rows[0], column)
+            if value is None and hasattr(rows, "features"):  # a struct that is None does not tell its fields
+                get_column(rows.features, column)
+        except KeyError as error:
+            raise ValueError(error.args[0]) from error
+
+
 def find_feature(features: Mapping[str, Any], column: str) -> Any:
     """The feature of a column, or of a field of a struct. A column that does not exist is a `ValueError`."""
-    if column in features:
-        return features[column]
-    head, dot, rest = column.partition(".")
-    if not dot or not isinstance(features.get(head), dict):
-        raise ValueError(f"no column {column!r}; the data set has {', '.join(features)}")
-    return find_feature(features[head], rest)
+    try:
+        return get_column(features, column)
+    except KeyError as error:
+        raise ValueError(error.args[0]) from error
 
 
 def read_rows(rows: "datasets.Dataset", columns: Iterable[str]) -> Iterator[dict[str, Any]]:

@@ -184,7 +184,10 @@ class CrossFusePipeline(Pipeline):
                     f"{', '.join(self.processor.modalities)}, or a list, a data set or a generator of such dicts"
                 )
             for name in sample:
-                self.processor.modality_of(name)  # refuses what the processor would take for one of its options
+                try:
+                    self.processor.modality_of(name)  # refuses what the processor would take for one of its options
+                except ValueError as error:
+                    raise ValueError(f"{where}: {error}") from error
         sample_names, samples = [list(part) for part in zip(*items)]
         given = dict.fromkeys(name for sample in samples for name in sample)
         modalities = {name: [sample.get(name) for sample in samples] for name in given}

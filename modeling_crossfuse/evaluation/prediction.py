@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..data.bad_samples import encode_readable
-from ..data.rows import READING_ERRORS, NumberedRows, Row, get_column, row_names, select_columns
+from ..data.rows import READING_ERRORS, NumberedRows, Row, check_columns, get_column, row_names, select_columns
 
 
 def text_modality(config) -> str:
@@ -31,11 +31,7 @@ def check_inputs(config, rows: Sequence[dict[str, Any]], inputs: dict[str, str],
     for name in inputs:
         if name not in config.modalities:
             raise ValueError(f"unknown modality {name!r}; this model takes {', '.join(config.modalities)}")
-    try:
-        for column in [*inputs.values(), *([] if target is None else [target])]:
-            get_column(rows[0], column)
-    except KeyError as error:
-        raise ValueError(error.args[0]) from error
+    check_columns(rows, [*inputs.values(), *([] if target is None else [target])])
 
 
 def predict(model, processor, rows: Sequence[dict[str, Any]], inputs: dict[str, str], **kwargs) -> list[Any]:

@@ -72,7 +72,8 @@ def evaluate_rows(
             refuse(index, type(error)(f"{row.name} {error}"))
     start, answers = time.perf_counter(), {}
     readable = rows if not bad else _select(rows, list(references))
-    for index, answer in zip(references, iter_results(model, processor, readable, inputs, **kwargs)):
+    results = iter_results(model, processor, readable, inputs, **kwargs) if references else ()
+    for index, answer in zip(references, results):
         if isinstance(answer, Exception):
             refuse(index, answer)
         else:

@@ -194,7 +194,7 @@ def _read_series(
     name: str, settings: dict[str, Any], column: str, rows: datasets.Dataset, skip: bool
 ) -> Iterator[np.ndarray | None]:
     """The values of a series in each row, or None; also for those that can't be read, if these are skipped."""
-    for row in NumberedRows(select_columns(rows, [column])):
+    for row in NumberedRows(select_columns(rows, [column]), "the training data"):
         value = get_column(row, column)
         try:
             where = f"`{name}` of {row.name}"

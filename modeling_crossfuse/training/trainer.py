@@ -188,8 +188,8 @@ class CrossFuseTrainer(Seq2SeqTrainer):
         if not groups or self.args.length_column_name in getattr(_without_names(rows), "column_names", ()):
             return super()._get_train_sampler(_without_names(rows))
         # transformers would take the length of one input for that of the sample.
-        progress = tqdm(rows, desc="measuring lengths", disable=self.args.disable_tqdm)
-        lengths = [batch_length(self.eval_collator([row])) for row in progress]
+        with tqdm(rows, desc="measuring lengths", disable=self.args.disable_tqdm) as progress:
+            lengths = [batch_length(self.eval_collator([row])) for row in progress]
         return LengthGroupedSampler(
             self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=lengths
         )
