@@ -83,7 +83,7 @@ def seconds_of(path: str) -> float:
     import av
     import soundfile
 
-    with contextlib.suppress(soundfile.LibsndfileError):
+    with contextlib.suppress(soundfile.LibsndfileError, TypeError):  # the latter is for raw audio
         return soundfile.info(path).duration
     try:
         with open_container(path) as container:

@@ -284,6 +284,8 @@ class CrossFuseConfig(LayerConfig):
         for name, token in tokens.items():
             setattr(self.decoder, name, token)
         super().__post_init__(**kwargs)
+        if self.label2id is None:  # transformers makes it of default labels alone
+            self.label2id = {label: number for number, label in self.id2label.items()}
 
     def _check_format(self):
         """Refuses newer formats. It is checked first, since they may have keys that are unknown here."""

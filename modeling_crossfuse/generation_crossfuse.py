@@ -171,12 +171,15 @@ class CrossFuseGenerationMixin(GenerationMixin):
             raise ValueError(f"`{option}` reads the tokens of texts, which `encoder_outputs` do not have")
         inputs = read_inputs(tensors, modalities)
         present = read_present(inputs, tensors.get("modality_mask"), modalities)  # (batch, num_modalities)
+        ends = self.config.eos_token_id  # which end texts, too: an answer may end as one of them
+        ends = [end for end in (ends if isinstance(ends, list) else [ends]) if end is not None]
+        ends = torch.tensor(ends, dtype=torch.long, device=present.device)
         texts = [[] for _ in present]
         for name in [name for name in names if name in inputs]:
             values, mask, _, _, given = inputs[name]
             if values.is_floating_point():
                 raise ValueError(f"`{option}` reads the tokens of texts, which `{given}` do not have")
-            kept = mask.bool() & present[:, [list(modalities).index(name)]]
+            kept = mask.bool() & present[:, [list(modalities).index(name)]] & ~torch.isin(values, ends)
             for sample, tokens, row in zip(texts, values, kept):
                 sample.append(tokens[row])
         return texts

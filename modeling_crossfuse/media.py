@@ -35,6 +35,8 @@ def to_array(where: str, value: Any) -> np.ndarray:
     try:
         array, missing = _read_array(value)
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        if _has_missing(value):  # a row of an array, whose shape is not known then
+            raise ValueError(f"{where} has missing values; expected numbers only, or None in place of all") from error
         raise ValueError(f"{where} is not an array: {error}") from error
     if missing:
         raise ValueError(
@@ -55,14 +57,25 @@ def _read_array(value: Any) -> tuple[np.ndarray, int]:
         value = (value.float() if value.dtype == torch.bfloat16 else value).numpy(force=True)  # NumPy has no bfloat16
     elif hasattr(value, "to_pylist"):  # an array of Arrow, which gives NaN for what is missing
         value = value.to_pylist()
-    elif is_list(value) and any(isinstance(part, np.ma.MaskedArray) for part in value):
-        value = np.ma.stack([np.ma.asarray(part) for part in value])  # `np.asarray` would forget their masks
+    elif _is_list_of_arrays(value):  # `np.asarray` would forget their masks, and not read pandas' nested lists
+        arrays, missing = zip(*map(_read_array, value))
+        return np.stack(arrays), sum(missing)
     array, missing = np.asarray(value), np.ma.count_masked(value) if np.ma.isMaskedArray(value) else 0
     if array.dtype == object:
         missing += sum(map(is_missing, array.flat))
         if not missing and all(isinstance(number, Number) for number in array.flat):  # such as decimal numbers
             array = array.astype(np.float64)
     return array, missing
+
+
+def _is_list_of_arrays(value: Any) -> bool:
+    is_any_list = is_list(value) or _is_object_array(value)
+    return is_any_list and any(isinstance(part, (np.ndarray, torch.Tensor)) for part in value)
+
+
+def _has_missing(value: Any) -> bool:
+    """Whether lists have a missing value at any depth."""
+    return any(map(_has_missing, value)) if is_list(value) or _is_object_array(value) else is_missing(value)
 
 
 # Of a path, which may be as long as its file system allows, or of what was taken for one.
@@ -183,8 +196,15 @@ def number_axes(value: Any) -> int:
     return axes if isinstance(value, Number) else 0
 
 
+def _is_object_array(value: Any) -> bool:
+    """Whether a value is a list as pandas has it in a column."""
+    return isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 1
+
+
 def plain(sample: Any) -> Any:
-    """A sample without Arrow's wrapping."""
+    """A sample without the wrapping of Arrow or pandas."""
+    if _is_object_array(sample):
+        return sample.tolist()
     return sample.as_py() if hasattr(sample, "as_py") else sample
 
 

@@ -49,7 +49,7 @@ def load_images(
     """
     is_array = [not (is_file(image) or isinstance(image, Image.Image)) for _, image in images]
     loaded = [
-        _read_pixels(where, to_array(where, image), num_channels, input_data_format)
+        _read_pixels(where, to_array(where, _shades_of_bits(image)), num_channels, input_data_format)
         if array
         else _read_image(where, image, num_channels, do_rescale)
         for array, (where, image) in zip(is_array, images)
@@ -84,11 +84,12 @@ def _open_image(where: str, sample: Any) -> tuple[str, Image.Image]:
         if image.format not in ("MPO", "PSD") and getattr(image, "is_animated", False) and image.tell() == 0:
             logger.warning_once(
                 f"An image of format {image.format} has several frames or pages; the first is read. For all of them, "
-                "give a list of images, or have a modality of kind 'video'."
+                "give a list of images, to a modality of kind 'image' or 'video'."
             )
         image.load()
     except Exception as error:  # corrupt files make Pillow's decoders fail in many ways
-        raise ValueError(f"{where} is not a readable image: {shorten(str(error), 300)}") from error
+        reason = shorten(str(error) or type(error).__name__, 300)  # the error of a size that can't be has no text
+        raise ValueError(f"{where} is not a readable image: {reason}") from error
     if 0 in image.size:
         raise ValueError(f"{where} is empty (size {image.size})")
     return where, image
@@ -127,8 +128,8 @@ def _full_scale(image: Image.Image) -> int | None:
     """What stands for white in an image of one channel and more than 8 bits, where that is known."""
     if image.format == "TIFF" and image.mode.startswith("I;16"):
         return 2 ** image.tag_v2.get(ExifTags.Base.BitsPerSample, (16,))[0] - 1  # of 12 bits, too
-    # Pillow scales mode I of PGM to 16 bits, and its earlier releases have PNG of 16 bits in mode I.
-    is_known = image.format in ("PNG", "PPM") or (
+    # Pillow scales mode I of PGM to 16 bits, and its earlier releases have PNG of 16 bits in mode I. PFM has floats.
+    is_known = (image.format in ("PNG", "PPM") and image.mode != "F") or (
         image.mode.startswith("I;16") and image.format not in ("FITS", "MCIDAS")
     )
     return 65535 if is_known else None
@@ -155,6 +156,11 @@ def check_layout(input_data_format: str | None, where: str = ""):
         raise ValueError(
             f"{where}`input_data_format={input_data_format!r}`; expected 'channels_first' or 'channels_last'"
         )
+
+
+def _shades_of_bits(array: Any) -> Any:
+    """Black and white, which NumPy and PyTorch have as booleans, as 0 and 255; other arrays as they are."""
+    return array * np.uint8(255) if str(getattr(array, "dtype", "")).endswith("bool") else array
 
 
 def _read_pixels(where: str, array: np.ndarray, num_channels: int, input_data_format: str | None) -> np.ndarray:

@@ -355,10 +355,10 @@ class CrossFuseProcessor(SubProcessorsMixin):
             text (`str` or list of `str`): texts.
             images (image, or list of images or of lists of images): an image is a PIL image, a file, or an array
                 `(height, width)`, `(channels, height, width)` or `(height, width, channels)` of uint8, of int64 from 0
-                to 255, or of floats from 0 to 1 or 0 to 255. The option `input_data_format` (`"channels_first"` or
-                `"channels_last"`) says which, where a shape could be both. Floats go to 1 in all images of a sample or
-                in none. Transparent pixels become white. With lists of images as samples, `pixel_values` are `(batch,
-                images, channels, height, width)`.
+                to 255, of floats from 0 to 1 or 0 to 255, or of booleans for black and white. The option
+                `input_data_format` (`"channels_first"` or `"channels_last"`) says which, where a shape could be both.
+                Floats go to 1 in all images of a sample or in none. Transparent pixels become white. With lists of
+                images as samples, `pixel_values` are `(batch, images, channels, height, width)`.
             audio (clip or list of clips): a clip is an array `(samples,)` of floats from -1 to 1 or of int16, an array
                 with a second axis for several channels, which are averaged, a dict of `array` (or `raw`) and
                 `sampling_rate`, torchcodec's `AudioDecoder`, or a file. Files are read by soundfile; formats that it

@@ -78,7 +78,7 @@ def _say_cut_text(
     """Says of the first text that was cut what it lost."""
     limit = options.get("max_length") or tokenizer.model_max_length
     for (where, text), mask in zip(samples.items(), masks):
-        if sum(mask) < limit:
+        if sum(mask) != limit:  # more than that is not cut, such as by `truncation="do_not_truncate"`
             continue
         whole = tokenizer(text, add_special_tokens=options.get("add_special_tokens", True), verbose=False)
         if len(whole["input_ids"]) > limit:
@@ -166,7 +166,8 @@ def video_tensors(
 def _video_pixels(frames: list[tuple[str, Any]], options: dict[str, Any], video_processor) -> np.ndarray:
     """Pixels `(frames, channels, height, width)` of one video."""
     num_channels, layout = options.pop("num_channels", 3), options.pop("input_data_format", None)
-    loaded = load_images(frames, num_channels, input_data_format=layout)
+    do_rescale = options.get("do_rescale", getattr(video_processor, "do_rescale", True))
+    loaded = load_images(frames, num_channels, do_rescale, layout)
     arrays = [x if isinstance(x, np.ndarray) else np.moveaxis(np.atleast_3d(np.asarray(x)), -1, 0) for x in loaded]
     output = video_processor(
         [np.stack(arrays)],

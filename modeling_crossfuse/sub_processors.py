@@ -57,7 +57,7 @@ class SubProcessorsMixin(CodeToHubMixin, ProcessorMixin):
     def __getattr__(self, name: str):
         hint = ""
         if name == "tokenizer":
-            hint = ". (Trainer asks its `processing_class` for one: leave that out, and save the processor by itself.)"
+            hint = ". (Trainer asks its `processing_class` for one; CrossFuseTrainer takes a processor without, too.)"
         raise AttributeError(f"this {type(self).__name__} has no `{name}`{hint}")
 
     def sub_processor(self, name: str, part: str) -> Any:

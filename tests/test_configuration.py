@@ -586,3 +586,9 @@ def test_a_rope_type_that_is_set_later_is_refused():
     config.decoder.rope_parameters = {"rope_type": "linear", "factor": 2.0}
     with pytest.raises(ValueError, match="`rope_type='linear'`"):
         tiny_model(config)
+
+
+def test_names_of_labels_say_their_numbers():
+    config = tiny_config(id2label={0: "walk", 1: "run"})
+    assert config.label2id == {"walk": 0, "run": 1}
+    assert CrossFuseConfig.from_dict(config.to_dict()).label2id == config.label2id

@@ -8,6 +8,7 @@ import math
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -449,6 +450,8 @@ def test_plot_explanation_of_one_image_and_of_a_class(processor, tmp_path):
     batch.pop("modality_mask")
     explanation = explain(tiny_model(config, CrossFuseForSequenceClassification), batch, max_positions=4)[0]
     assert plot_explanation(explanation, sample, processor, tmp_path / "class.png").exists()
+    wrapped = {"image": pa.scalar(sample["image"].tolist())}
+    assert plot_explanation(explanation, wrapped, processor, tmp_path / "arrow.png").exists()
 
 
 def test_plot_explanation_without_positions(explanation, processor, tmp_path):

@@ -209,6 +209,8 @@ def test_16_bits_are_the_same_in_every_file(sample, num_channels):
         (black_png(b"\0\1"), 0),
         (black_png(b"\0\0"), 255),
         (Image.new("1", (9, 9), 1), 255),
+        (np.asarray(Image.new("1", (9, 9), 1)), 255),
+        (torch.zeros((9, 9), dtype=torch.bool), 0),
         (Image.new("La", (9, 9)), 255),
         (Image.new("PA", (9, 9)), 255),
         (Image.new("RGBa", (9, 9)), 255),
@@ -233,6 +235,7 @@ def test_a_scale_that_is_not_known_is_asked_for(processor, mode, tmp_path):
     assert_refused(processor, rf"^`image` of sample 0 \(.*depth.tiff\) {message}", image=[tmp_path / "depth.tiff"])
     raw = processor(image=[image], do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
     np.testing.assert_allclose(raw, 7, rtol=1e-5)
+    assert_refused(processor, f"{message.replace('mode I', 'mode F')}", image=[save(Image.new("F", (9, 9), 7), "PPM")])
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "int16", "uint32", "int32"])
@@ -368,7 +371,7 @@ def test_an_array_column_through_the_collator(processor, shape):
         ({"image": [[[1, None], [3, 4]]]}, "`image` of sample 0 has 1 missing of 4 values"),
         ({"video": [[[[[1, 2], [3]]]]]}, "`video` of sample 0, frame 0 is not an array"),
         ({"wrist": [[[1, 2, 3], [4, 5]]]}, "`wrist` of sample 0 is not an array"),
-        ({"wrist": [[[1, 2, 3], None]]}, "`wrist` of sample 0 is not an array"),
+        ({"wrist": [[[1, 2, 3], None]]}, "`wrist` of sample 0 has missing values; expected numbers only"),
     ],
 )
 def test_ragged_lists(processor, arguments, message):
@@ -423,6 +426,7 @@ MASKED = np.ma.array(np.ones((2, 3)), mask=[[0, 0, 0], [0, 1, 0]])
         (pa.array([1.0, None, 2.0]), "1 missing of 3"),
         (pa.array([[1.0, 2.0, 3.0], [4.0, 5.0, None]]), "1 missing of 6"),
         (pa.scalar([1.0, None, 2.0]), "1 missing of 3"),
+        ([np.array([1.0, None, 2.0])], "1 missing of 3"),
     ],
 )
 def test_missing_values_are_no_numbers(processor, value, count):
@@ -450,11 +454,24 @@ def test_masked_pixels_and_samples():
         pa.scalar([[1, 2, 3]]),
         [decimal.Decimal(1), 2, 3.0],
         torch.tensor([1.0, 2.0, 3.0], dtype=torch.bfloat16, requires_grad=True),
+        [torch.tensor([1.0, 2.0, 3.0], dtype=torch.bfloat16, requires_grad=True)],
+        pa.array([[[1, 2, 3]]]).to_pandas()[0],  # an array of arrays
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_numbers_of_every_container(processor, value):
     assert processor(wrist=[value], return_tensors="np")["wrist_values"].tolist() == [[[1, 2, 3]]]
+
+
+def test_lists_as_pandas_has_them_in_a_column(processor):
+    """They are arrays of objects."""
+    images = [{"bytes": png(noise_image(seed)), "path": None} for seed in range(2)]
+    column = pa.array([[*images, None], [None]]).to_pandas()
+    assert isinstance(column[0], np.ndarray)
+    collator = CrossFuseDataCollator(processor, {"image": "views", "video": "clip"})
+    batch = collator([{"views": views, "clip": np.array(images, object)} for views in column])
+    assert batch["image_mask"].tolist() == [[1, 1, 0], [0, 0, 0]] and batch["modality_mask"][:, 0].tolist() == [1, 0]
+    assert torch.equal(batch["pixel_values_videos"][0], batch["pixel_values"][0, :2])
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 from transformers import (
     AudioClassificationPipeline,
@@ -222,7 +223,9 @@ def test_files_of_a_dataset_are_named(classifier):
         list(classifier(rows))
     with pytest.raises(ValueError, match=r"^item 2 can't be read: cannot identify image file"):
         list(classifier(rows.to_iterable_dataset()))
-    rows = rows.with_transform(lambda batch: {"image": [datasets.Image().decode_example(x) for x in batch["image"]]})
+    rows = rows.cast_column("image", datasets.Image(decode=False)).with_transform(
+        lambda batch: {"image": [Image.open(io.BytesIO(file["bytes"])) for file in batch["image"]]}
+    )
     with pytest.raises(ValueError, match=r"^item 2"):
         list(classifier(rows))
 

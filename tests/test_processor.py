@@ -442,6 +442,8 @@ def test_a_video_processor_gets_whole_videos(values):
     reds = (batch["pixel_values_videos"][:, :, 0, 0, 0] * 255).round()
     assert reds.tolist() == [[0, 100, 200], [0, 50, 0]]
     assert batch["video_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    floats = processor(video=np.full((2, 6, 8, 3), 0.5), do_rescale=False, return_tensors="pt")["pixel_values_videos"]
+    assert (floats * 255).unique().tolist() == [0.5]  # as they are
 
 
 def test_a_video_processor_that_cuts_videos_into_patches():
@@ -639,7 +641,10 @@ def test_what_is_cut_of_texts_and_series_is_said_once(spoken):
     assert "`wrist` of row 8 has 4 steps, and is cut to 3" in wrist
     processor.set_max_lengths({"text": 3, "wrist": 4})(**samples)
     assert len(spoken()) == 2
-    assert processor(text=["what is it and"], truncation=False)["input_ids"] == [[4, 5, 6, 7]]
+    for truncation in (False, "do_not_truncate"):
+        whole = copy.deepcopy(processor)(text=["what is it and"], truncation=truncation)
+        assert whole["input_ids"] == [[4, 5, 6, 7]]
+    assert len(spoken()) == 2
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import (
+    AutoProcessor,
     PreTrainedTokenizerFast,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
@@ -44,7 +45,9 @@ TARGETS = {
 }
 
 
-def make_trainer(trainer_class, model, rows, folder, collator=None, compute_loss_func=None, **arguments):
+def make_trainer(
+    trainer_class, model, rows, folder, collator=None, compute_loss_func=None, processing_class=None, **arguments
+):
     defaults = {"max_steps": 2, "per_device_train_batch_size": 2, "logging_steps": 1, "learning_rate": 1e-2}
     quiet = {"report_to": "none", "disable_tqdm": True, "save_strategy": "no", "use_cpu": True}
     arguments_class = TrainingArguments if trainer_class is Trainer else Seq2SeqTrainingArguments
@@ -54,6 +57,7 @@ def make_trainer(trainer_class, model, rows, folder, collator=None, compute_loss
         train_dataset=rows,
         data_collator=collator,
         compute_loss_func=compute_loss_func,
+        processing_class=processing_class,
     )
 
 
@@ -348,8 +352,16 @@ def test_models_without_a_decoder_take_any_special_tokens(model_class, trainer_c
 def test_a_processor_without_a_tokenizer_as_processing_class(actions, tmp_path):
     processor = CrossFuseProcessor.from_config(tiny_config("wrist"))
     assert not hasattr(processor, "tokenizer")
-    with pytest.raises(AttributeError, match=r"no `tokenizer`.*`processing_class`"):
-        processor.tokenizer  # noqa: B018
+    for trainer_class in TRAINERS:
+        rows = make_rows(tiny_config("wrist"), TARGETS[CrossFuseForSequenceClassification])
+        model = tiny_model(tiny_config("wrist"), CrossFuseForSequenceClassification)
+        trainer = make_trainer(trainer_class, model, rows, tmp_path, processing_class=processor)
+        is_ours = trainer_class is CrossFuseTrainer
+        expected = pytest.raises(AttributeError, match=r"no `tokenizer`.*`processing_class`.*CrossFuseTrainer")
+        with contextlib.nullcontext() if is_ours else expected:
+            trainer.train()
+            trainer.save_model(tmp_path)
+    assert AutoProcessor.from_pretrained(tmp_path).modalities == processor.modalities
 
 
 @pytest.mark.parametrize("settings", [{"include_for_metrics": ["inputs"]}, {"include_num_input_tokens_seen": True}])

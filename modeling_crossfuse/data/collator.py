@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from ..configuration_crossfuse import PROBLEM_TYPES
 from ..encoder_sources import check_special_tokens
+from ..media import is_missing
 from ..processing_tensors import check_text, say_once
 from .labels import ClassNumbers, read_label, read_numbers, read_text
 from .rows import are_missing, get_column, read_rows, row_names
@@ -233,7 +234,7 @@ class CrossFuseDataCollator:
     @staticmethod
     def _answers(row: Mapping[str, Any], column: str) -> bool:
         try:
-            return get_column(row, column) is not None
+            return not is_missing(get_column(row, column))
         except KeyError:
             return False
 

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers.utils import logging
 
 from ..media import unique_names
 
+
+logger = logging.get_logger(__name__)
 
 if TYPE_CHECKING:
     import datasets
@@ -32,6 +35,11 @@ def get_column(row: Mapping[str, Any], column: str) -> Any:
     The value of a column of a row or, after a dot, of a field of a struct; `None` if the struct is `None`. The error
     for a column that does not exist, a `KeyError`, lists those that do.
     """
+    if not isinstance(row, Mapping):
+        raise TypeError(
+            f"a row is {type(row).__name__}; expected a dict of columns, as a `datasets.Dataset` has with "
+            "`with_format(None)`"
+        )
     value = row
     head, rest = "", column
     while True:
@@ -119,6 +127,7 @@ class NumberedRows(torch.utils.data.Dataset):
         self.numbers, self.part = row_numbers(rows), part
         has_column = ROW_NUMBER in getattr(rows, "column_names", ())
         self.rows = rows.remove_columns([ROW_NUMBER]) if has_column else rows
+        _warn_of_single_precision(self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -170,6 +179,7 @@ def paths_in(value: Any) -> Iterator[str]:
 def undecoded(rows: "datasets.Dataset") -> "datasets.Dataset":
     """The rows with images, audio and videos as files, which errors can name; as they are if they have a format."""
     if rows.format["type"] is not None:
+        _warn_of_single_precision(rows)
         return rows
     for column, feature in rows.features.items():
         stored = _change_features(feature, _undecoded_feature)
@@ -191,6 +201,29 @@ def _undecoded_feature(feature: Any) -> Any:
     from datasets import Audio, Image, Video
 
     return next((kind(decode=False) for kind in (Audio, Image, Video) if isinstance(feature, kind)), feature)
+
+
+def _warn_of_single_precision(rows: Any):
+    """Warns of doubles of which the format of a `datasets.Dataset` makes single precision."""
+    chosen = getattr(rows, "format", {"type": None})
+    if chosen["type"] not in ("numpy", "torch") or "dtype" in chosen["format_kwargs"]:
+        return
+    dtypes = {column: {part.dtype for part in _parts(rows.features[column])} for column in chosen["columns"]}
+    doubles = [column for column in dtypes if "float64" in dtypes[column]]
+    if doubles:
+        logger.warning_once(
+            f"The format {chosen['type']!r} of `datasets` makes float32 of the float64 of {', '.join(doubles)}: "
+            "numbers that differ little, such as times, become equal. `rows.with_format(None)` keeps all digits."
+        )
+
+
+def _parts(feature: Any) -> Iterator[Any]:
+    """The parts of a feature of a data set that are no struct and no list."""
+    if isinstance(feature, dict) or hasattr(feature, "feature"):
+        for part in feature.values() if isinstance(feature, dict) else [feature.feature]:
+            yield from _parts(part)
+    else:
+        yield feature
 
 
 def has_text(feature: Any) -> bool:

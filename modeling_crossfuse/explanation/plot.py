@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ..evaluation.plots import INK, MODALITY_COLORS, QUIET, fit_text, import_figure, readable_on, save_figure
-from ..media import load_series
+from ..media import load_series, plain
 from ..media_audio import load_audio
 from ..media_image import images_of, load_images
 from ..media_video import load_frames
@@ -103,7 +103,7 @@ def _draw_panels(figure, explanation, sample, processor, heights: dict[str, floa
         figure.text((_LEFT + 0.2) / _WIDTH, s=label, color=INK, **style)
         top -= _TITLE + height
         place = (_LEFT / _WIDTH, top / total, _COLUMN / _WIDTH, height / total)
-        _DRAW[processor.modalities[name]["kind"]](figure, place, name, positions, sample[name], processor, heat)
+        _DRAW[processor.modalities[name]["kind"]](figure, place, name, positions, plain(sample[name]), processor, heat)
 
 
 def _panel_height(name: str, positions: PositionValues, processor) -> float:

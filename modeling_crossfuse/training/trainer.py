@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, Seq2SeqTrainer, TrainerCallback
+from transformers.processing_utils import ProcessorMixin
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import has_length
@@ -87,6 +88,16 @@ def _without_names(rows):
     return rows.rows if isinstance(rows, NumberedRows) else rows
 
 
+class _Untokenized:
+    """A processor without a tokenizer. Trainer would ask what is a `ProcessorMixin` for the tokenizer's tokens."""
+
+    def __init__(self, processor: ProcessorMixin):
+        self.processor = processor
+
+    def __getattr__(self, name: str):
+        return getattr(self.processor, name)
+
+
 class CrossFuseTrainer(Seq2SeqTrainer):
     """
     [`~transformers.Seq2SeqTrainer`] with learning rates for parts of the model and an average of the weights. It takes
@@ -124,6 +135,8 @@ class CrossFuseTrainer(Seq2SeqTrainer):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        if isinstance(self.processing_class, ProcessorMixin) and not hasattr(self.processing_class, "tokenizer"):
+            self.processing_class = _Untokenized(self.processing_class)
         self._check_special_tokens()
         self._check_label_smoothing()
         self.card = dict(card or {})
