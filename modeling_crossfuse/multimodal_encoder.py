@@ -18,6 +18,7 @@ from .encoders import CrossFuseEncoders
 from .fusion import FUSIONS, Stream
 from .inputs import ModalityInputs, find_present, read_inputs
 from .layers import RECORDED
+from .older_formats import refuse_format_1
 from .outputs import CrossFuseEncoderOutput, selects_hidden_states
 from .packing import Packing, pack_samples, unpack_samples
 from .pretrained import CrossFusePreTrainedModel
@@ -75,6 +76,7 @@ class CrossFuseMultimodalEncoder(CrossFusePreTrainedModel):
         )
         self.modality_embeddings = CrossFuseModalityEmbeddings(modalities, config.d_model)
         self.fusion = FUSIONS[config.fusion.type].for_modalities(config.fusion, modalities.keys())
+        self.register_load_state_dict_pre_hook(refuse_format_1)
         self.post_init()
 
     @property

@@ -61,6 +61,15 @@ def conversions_of_older_formats(
     return conversions
 
 
+def refuse_format_1(model: torch.nn.Module, state_dict: dict[str, Any], prefix: str, *args):
+    """Raises a `ValueError` for weights of format 1. With `strict=False`, as Trainer loads, they would be left out."""
+    if f"{prefix}modality_embeddings.weight" in state_dict:
+        raise ValueError(
+            "these weights have format 1, which has modalities by their places; expected weights that "
+            "`from_pretrained` has read and `save_pretrained` has saved anew"
+        )
+
+
 def _stored_names(state_dict: dict[str, Any] | None, checkpoint_files: list[str] | None) -> set[str]:
     if state_dict is not None:
         return set(state_dict)

@@ -516,7 +516,7 @@ def test_parts_that_share_the_vocabulary_are_not_resized(tied):
     """The head would keep its size, and the saved model could not be loaded."""
     model = tiny_model(tiny_config("text", tie_word_embeddings=tied))
     for part in (model.get_decoder(), model.model):
-        with pytest.raises(ValueError, match="call `model.resize_token_embeddings` of the whole model"):
+        with pytest.raises(ValueError, match=r"call `model.resize_token_embeddings` of the whole model"):
             part.resize_token_embeddings(60)
         assert part.resize_token_embeddings() is model.get_input_embeddings()
 

@@ -323,6 +323,10 @@ def test_format_1_becomes_format_2(model_class, tmp_path):
     loaded.save_pretrained(tmp_path / "again", max_shard_size="20KB")
     assert sorted(names_in_files(tmp_path / "again")) == sorted(names_in_files(tmp_path / "2"))
     assert_equal_states(model_class.from_pretrained(tmp_path / "again"), model)
+    with pytest.raises(
+        ValueError, match="these weights have format 1"
+    ):  # Trainer would leave out what has other names
+        model.load_state_dict(load_file(tmp_path / "1" / "model.safetensors"), strict=False)
 
 
 def test_the_labelled_modality_is_saved_by_name(tmp_path):
