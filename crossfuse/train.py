@@ -7,7 +7,6 @@ RECIPE is a YAML file of flags, or the name of a ready one, such as emoji. The c
 """
 
 import argparse
-import contextlib
 import logging
 import time
 import warnings
@@ -104,6 +103,20 @@ def make_compute_metrics(recipe, arguments, model, processor):
     if recipe.task == "classification":
         return compare_labels
     return compare_texts if arguments.predict_with_generate else None
+
+
+def load_splits(recipe) -> tuple[Any, Any]:
+    """The rows to train on and, if there are any, those to evaluate on."""
+    from modeling_crossfuse.data.rows import load_rows
+
+    rows = load_rows(recipe.dataset, recipe.train_split, recipe.max_train_samples, recipe.dataset_config)
+    columns = [column for column in (*recipe.inputs.values(), recipe.target) if column]
+    check_split(recipe.train_split, rows, [*columns, *(recipe.questions or {}).values()])
+    if not recipe.eval_split:
+        return rows, None
+    eval_rows = load_rows(recipe.dataset, recipe.eval_split, recipe.max_eval_samples, recipe.dataset_config)
+    check_split(recipe.eval_split, eval_rows, columns)
+    return rows, eval_rows
 
 
 def check_split(split: str, rows, columns: list[str]):
@@ -214,17 +227,79 @@ def end_processes(trainer):
     trainer.accelerator.end_training()
 
 
+def log_what_trains(recipe, arguments, model, whole, splits: list[tuple]):
+    """Says what is trained on what, and how, before it takes its time."""
+    from .training_arguments import describe_precision
+
+    if arguments.process_index != 0:
+        return
+    trained, (_, rows, _) = whole.num_parameters(only_trainable=True), splits[0]
+    logger.info(
+        f"{model.num_parameters():,} parameters, {trained:,} of which train; {len(rows):,} samples to train on"
+    )
+    logger.info(describe_precision(recipe, arguments))
+    if recipe.task == "classification":
+        logger.info(describe_labels(recipe, rows, model.config))
+    for split in splits:
+        log_unlabeled(*split)
+
+
+def cache_splits(recipe, arguments, model, processor, splits: list[tuple]) -> list:
+    """The rows of each split as the collators expect them."""
+    from modeling_crossfuse.training.building import cache_rows
+
+    cache = Path(arguments.output_dir, "_encoder_outputs")  # Trainer does not push what starts so
+    names = ("the training data", "the evaluation data")
+    if not recipe.cache_encoder_outputs:
+        return [cache_rows(recipe, rows, model, processor, cache, name) for (_, rows, _), name in zip(splits, names)]
+    model.get_encoder().to(arguments.device)
+    with arguments.main_process_first(desc="caching"):
+        return [cache_rows(recipe, rows, model, processor, cache, name) for (_, rows, _), name in zip(splits, names)]
+
+
+def train(trainer, checkpoint: str | None) -> float:
+    """Trains, and returns how many seconds it took. An error, or Ctrl-C, leaves the model so far."""
+    started = time.monotonic()
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except (Exception, KeyboardInterrupt):
+        close_progress_bar(trainer)
+        save_so_far(trainer)
+        raise
+    return time.monotonic() - started
+
+
+def save_and_evaluate(recipe, arguments, trainer, duration: float):
+    """Saves the model with its card. Its evaluation comes after that, since it may fail, and completes the card."""
+    trainer.card = {
+        "dataset": recipe.dataset,
+        "split": recipe.eval_split,
+        "recipe": card_settings(recipe, arguments, arguments.world_size, trainer.state.global_step),
+        "duration": duration,
+    }
+    trainer.create_model_card()
+    trainer.save_state()
+    trainer.save_model()
+    if trainer.eval_dataset is None:
+        return
+    metrics = trainer.evaluate()
+    trainer.card["metrics"] = {key.removeprefix("eval_"): value for key, value in metrics.items()}
+    trainer.create_model_card()
+    trainer.save_state()
+    if arguments.push_to_hub:
+        trainer.push_to_hub(commit_message="Metrics")
+
+
 def run(args: argparse.Namespace) -> str | None:
     """Trains, evaluates, and saves model, processor and model card; returns the folder they were saved in."""
     import transformers
 
     from modeling_crossfuse.data.labels import check_digits
-    from modeling_crossfuse.data.rows import load_rows
-    from modeling_crossfuse.training.building import add_lora, build_model, cache_rows, make_collators, number_labels
+    from modeling_crossfuse.training.building import add_lora, build_model, make_collators, number_labels
     from modeling_crossfuse.training.trainer import CrossFuseTrainer
 
     from .loading import load_config
-    from .training_arguments import TrainerParser, describe_precision, read_arguments
+    from .training_arguments import TrainerParser, read_arguments
 
     if args.help_trainer:
         return TrainerParser(prog="crossfuse train").print_help()
@@ -236,12 +311,7 @@ def run(args: argparse.Namespace) -> str | None:
     transformers.set_seed(arguments.seed)
     checkpoint = resume_point(arguments)
     load_config(recipe.model)  # if there is none, this says so before the data is read
-    rows = load_rows(recipe.dataset, recipe.train_split, recipe.max_train_samples, recipe.dataset_config)
-    eval_rows, columns = None, [column for column in (*recipe.inputs.values(), recipe.target) if column]
-    check_split(recipe.train_split, rows, [*columns, *(recipe.questions or {}).values()])
-    if recipe.eval_split:
-        eval_rows = load_rows(recipe.dataset, recipe.eval_split, recipe.max_eval_samples, recipe.dataset_config)
-        check_split(recipe.eval_split, eval_rows, columns)
+    rows, eval_rows = load_splits(recipe)
     with arguments.main_process_first(desc="building the model"):
         labels = number_labels(recipe, rows)
         model, processor = build_model(recipe, rows, labels)
@@ -253,33 +323,16 @@ def run(args: argparse.Namespace) -> str | None:
     splits = splits if eval_rows is not None else splits[:1]
     if recipe.on_bad_sample == "skip":
         splits = without_bad_samples(splits, arguments)
-        rows, *others = [rows for _, rows, _ in splits]
-        eval_rows = others[0] if others else None
     check_rows(splits)
-    if arguments.process_index == 0:
-        trained = whole.num_parameters(only_trainable=True)
-        logger.info(
-            f"{model.num_parameters():,} parameters, {trained:,} of which train; {len(rows):,} samples to train on"
-        )
-        logger.info(describe_precision(recipe, arguments))
-        if recipe.task == "classification":
-            logger.info(describe_labels(recipe, rows, model.config))
-        for split in splits:
-            log_unlabeled(*split)
+    log_what_trains(recipe, arguments, model, whole, splits)
     if recipe.task == "classification" and model.config.problem_type == "regression":
         check_digits(rows, recipe.target)
-    cache = Path(arguments.output_dir, "_encoder_outputs")  # Trainer does not push what starts so
-    if recipe.cache_encoder_outputs:
-        model.get_encoder().to(arguments.device)
-    with arguments.main_process_first(desc="caching") if recipe.cache_encoder_outputs else contextlib.nullcontext():
-        rows = cache_rows(recipe, rows, model, processor, cache, "the training data")
-        if eval_rows is not None:
-            eval_rows = cache_rows(recipe, eval_rows, model, processor, cache, "the evaluation data")
+    train_dataset, *eval_datasets = cache_splits(recipe, arguments, model, processor, splits)
     trainer = CrossFuseTrainer(
         model=whole,
         args=arguments,
-        train_dataset=rows,
-        eval_dataset=eval_rows,
+        train_dataset=train_dataset,
+        eval_dataset=eval_datasets[0] if eval_datasets else None,
         data_collator=train_collator,
         eval_collator=eval_collator,
         processing_class=processor,
@@ -288,34 +341,12 @@ def run(args: argparse.Namespace) -> str | None:
         ema_decay=recipe.ema_decay,
         max_minutes=recipe.max_minutes,
     )
-    started = time.monotonic()
-    try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    except (Exception, KeyboardInterrupt):
-        close_progress_bar(trainer)
-        save_so_far(trainer)
-        raise
-    duration = time.monotonic() - started
+    duration = train(trainer, checkpoint)
     trainer.use_averaged_weights()
     if recipe.answer_classifier:
         model.drop_answer_head()
     if recipe.lora:
         trainer.merge_adapter(Path(arguments.output_dir, "adapter"))
-    trainer.card = {
-        "dataset": recipe.dataset,
-        "split": recipe.eval_split,
-        "recipe": card_settings(recipe, arguments, arguments.world_size, trainer.state.global_step),
-        "duration": duration,
-    }
-    trainer.create_model_card()
-    trainer.save_state()
-    trainer.save_model()  # before the evaluation, which may fail
-    if eval_rows is not None:
-        metrics = trainer.evaluate()
-        trainer.card["metrics"] = {key.removeprefix("eval_"): value for key, value in metrics.items()}
-        trainer.create_model_card()
-        trainer.save_state()
-        if arguments.push_to_hub:
-            trainer.push_to_hub(commit_message="Metrics")
+    save_and_evaluate(recipe, arguments, trainer, duration)
     end_processes(trainer)
     return arguments.output_dir
