@@ -105,6 +105,10 @@ def evaluate_model(args: argparse.Namespace, name: str, rows, bad: dict[int, Exc
     model, processor = load_model(name, args.device, args.dtype)
     processor.set_max_lengths(args.max_lengths)
     check_inputs(model.config, rows, inputs, args.target)
+    settings = {
+        name: {"do_rescale": getattr(processor.sub_processor(name, "image_processor"), "do_rescale", True), **own}
+        for name, own in processor.modalities.items()
+    }
     combinations = list(subsets(list(inputs))) if args.missing == "all" else [tuple(inputs)]
     answerable = {names: rows_with(names, rows, inputs, processor, args.question) for names in combinations}
     results = []
@@ -119,7 +123,7 @@ def evaluate_model(args: argparse.Namespace, name: str, rows, bad: dict[int, Exc
             on_bad_sample=bad.setdefault if args.on_bad_sample == "skip" else None,
             question=args.question,
             batch_size=args.batch_size,
-            degrade=Degradation(processor.modalities, level),
+            degrade=Degradation(settings, level),
             **generation_options(args),
         )
         results.append({"model": name, "corruption": level, "inputs": chosen, **metrics})

@@ -544,6 +544,12 @@ def nested_rows() -> datasets.Dataset:
     return datasets.Dataset.from_dict(columns).cast(datasets.Features(features))
 
 
+def test_media_of_which_a_feature_takes_a_part_are_decoded_by_datasets():
+    features = {"grey": datasets.Image(mode="L"), "sound": datasets.Audio(stream_index=1), "image": datasets.Image()}
+    rows = datasets.Dataset.from_dict({name: [None] for name in features}).cast(datasets.Features(features))
+    assert undecoded(rows).features == {**features, "image": datasets.Image(decode=False)}
+
+
 @pytest.mark.parametrize("form", ["split", "format", "splits", "parquet"])
 def test_media_are_not_decoded(form, tmp_path):
     rows = nested_rows()

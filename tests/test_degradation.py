@@ -156,3 +156,10 @@ def test_scalars_of_arrow_are_degraded(modalities):
 def test_what_can_not_be_degraded(modalities, name, sample, message):
     with pytest.raises((TypeError, ValueError), match=message):
         Degradation(modalities, 0.5)(name, sample)
+
+
+def test_pixels_of_an_unknown_scale(modalities):
+    settings = {**modalities, "image": {**modalities["image"], "do_rescale": False}}
+    with pytest.raises(ValueError, match="`image` has pixels that the processor does not rescale"):
+        Degradation(settings, 0.5)("image", np.zeros((8, 8, 3), np.float32))
+    assert Degradation(settings, 0.5)("image", SAMPLES["image"]).getpixel((0, 0)) is not None

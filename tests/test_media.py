@@ -526,6 +526,12 @@ def test_csv_files_keep_digits(content, tmp_path):
     assert np.array_equal(normalised(read_input("series", str(tmp_path / "clock.npy"))), normalised(TIMES))
 
 
+def test_addresses_on_the_command_line():
+    assert read_input("image", "https://example.org/cat.png") == "https://example.org/cat.png"
+    with pytest.raises(ValueError, match=r"there is no file https://example.org/clock.csv"):
+        read_input("series", "https://example.org/clock.csv")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -199,8 +199,11 @@ def _change_features(feature: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def _undecoded_feature(feature: Any) -> Any:
+    """Images, audio and videos as files, but for features that say what of a file to take: `datasets` does that."""
     from datasets import Audio, Image, Video
 
+    if getattr(feature, "mode", None) not in (None, "RGB") or getattr(feature, "stream_index", None) is not None:
+        return feature
     return next((kind(decode=False) for kind in (Audio, Image, Video) if isinstance(feature, kind)), feature)
 
 

@@ -140,6 +140,11 @@ class Degradation:
     def _cover(self, images: list[tuple[str, Any]], settings: dict[str, Any]) -> list[Image.Image | np.ndarray]:
         layout = settings.get("input_data_format")
         loaded = load_images(images, settings.get("num_channels", 3), input_data_format=layout)
+        if not settings.get("do_rescale", True) and any(isinstance(image, np.ndarray) for image in loaded):
+            raise ValueError(
+                f"{images[0][0]} has pixels that the processor does not rescale (`do_rescale=False`), so that what is "
+                "white in it is not known; expected an image of 8 bits"
+            )
         covered = [cover(image, self.level) for image in loaded]
         if layout != "channels_last":
             return covered
