@@ -75,7 +75,7 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
 def read_input(kind: str, value: str) -> Any:
     """
     One modality's value, as the processor takes it. `value` is text itself, or the path of a file: an image, audio or
-    video, which may be an address (`https://`), too; numbers (`.npy`); or a series (`.npy`, or `.csv`, a line per step).
+    video, which may be an address (`https://`), too; numbers (`.npy`); or a series (`.npy` or `.csv`, a line per step).
     """
     if kind == "text" or (kind != "series" and value.startswith(("http://", "https://"))):
         return value
