@@ -74,8 +74,8 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
 
 def read_input(kind: str, value: str) -> Any:
     """
-    One modality's value, as the processor takes it. `value` is text itself, or the path of a file: an image, audio or
-    video, which may be an address (`https://`), too; numbers (`.npy`); or a series (`.npy` or `.csv`, a line per step).
+    One modality's value, as the processor takes it: text itself, or what is in a file. Images, audio and videos may be
+    at an address (`https://`), too. Numbers are in `.npy` files; a series may be a `.csv` file, a line per step.
     """
     if kind == "text" or (kind != "series" and value.startswith(("http://", "https://"))):
         return value

@@ -1025,7 +1025,7 @@ def test_bad_samples_are_skipped(folder, damaged, tmp_path, others):
     assert list(found) == [*(("train", row) for row in (3, 5, 6, 8, 9)), ("validation", 3), ("validation", 5)]
     assert found["train", 3].startswith("`image` of row 3 (photos/three.png) is not a readable image")
     assert found["train", 5].startswith("`audio` of row 5 (five.wav) is not a readable audio file")
-    assert found["train", 6] == "`wrist` of row 6 of the training data has shape (1, 2); expected `(steps, 3)`"
+    assert found["train", 6] == "`wrist` of row 6 has shape (1, 2); expected `(steps, 3)`"
     assert "has None in the target column 'name'" in found["train", 8]
     assert "has None in all columns of inputs" in found["train", 9]
     # The statistics of the series are those of the rows that can be read.
