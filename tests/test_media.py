@@ -235,7 +235,12 @@ def test_a_scale_that_is_not_known_is_asked_for(processor, mode, tmp_path):
     assert_refused(processor, rf"^`image` of sample 0 \(.*depth.tiff\) {message}", image=[tmp_path / "depth.tiff"])
     raw = processor(image=[image], do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
     np.testing.assert_allclose(raw, 7, rtol=1e-5)
-    assert_refused(processor, f"{message.replace('mode I', 'mode F')}", image=[save(Image.new("F", (9, 9), 7), "PPM")])
+
+
+def test_floats_of_a_portable_float_map_have_no_scale(processor):
+    data = b"Pf\n9 9\n-1.0\n" + np.full((9, 9), 7, dtype="<f4").tobytes()
+    # Before 10.3, Pillow does not know the format.
+    assert_refused(processor, "mode F, whose full scale is not known|is not a readable image", image=[data])
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "int16", "uint32", "int32"])
