@@ -317,10 +317,10 @@ def test_padding_that_the_tokenizer_lacks():
 
 def test_several_ends_and_tokenizers_that_end_nothing():
     config = tiny_config(eos_token_id=[2, 3])
-    CrossFuseProcessor.from_config(config, tokenizer=make_tokenizer(0, 1, 3))
+    assert CrossFuseProcessor.from_config(config, tokenizer=make_tokenizer(0, 1, 3)).tokenizer.eos_token_id == 3
     tokenizer = make_tokenizer(5, 6, 7)
     tokenizer.eos_token = None  # as that of BERT, which answers are not made of
-    CrossFuseProcessor.from_config(config, tokenizer=tokenizer)
+    assert CrossFuseProcessor.from_config(config, tokenizer=tokenizer).tokenizer is tokenizer
 
 
 @pytest.mark.parametrize("trainer_class", TRAINERS)
