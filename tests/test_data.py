@@ -544,6 +544,12 @@ def nested_rows() -> datasets.Dataset:
     return datasets.Dataset.from_dict(columns).cast(datasets.Features(features))
 
 
+def test_the_column_of_row_numbers_is_not_listed():
+    rows = select_rows(datasets.Dataset.from_dict({"name": ["red", "blue"], "say": ["a", "b"]}), [1])
+    with pytest.raises(KeyError, match="no column 'nam'; a row has name, say'?\"?$"):
+        get_column(rows[0], "nam")
+
+
 def test_media_of_which_a_feature_takes_a_part_are_decoded_by_datasets():
     features = {"grey": datasets.Image(mode="L"), "sound": datasets.Audio(stream_index=1), "image": datasets.Image()}
     rows = datasets.Dataset.from_dict({name: [None] for name in features}).cast(datasets.Features(features))

@@ -49,7 +49,8 @@ def get_column(row: Mapping[str, Any], column: str) -> Any:
         part, dot, rest = rest.partition(".")
         if not dot or part not in value:
             where = f"the field {head!r}" if head else "a row"
-            raise KeyError(f"no column {column!r}; {where} has {', '.join(map(str, value))}")
+            known = ", ".join(str(name) for name in value if name != ROW_NUMBER)
+            raise KeyError(f"no column {column!r}; {where} has {known}")
         head, value = f"{head}.{part}" if head else part, value[part]
         if value is None:
             return None
