@@ -546,7 +546,7 @@ def nested_rows() -> datasets.Dataset:
 
 def test_the_column_of_row_numbers_is_not_listed():
     rows = select_rows(datasets.Dataset.from_dict({"name": ["red", "blue"], "say": ["a", "b"]}), [1])
-    with pytest.raises(KeyError, match="no column 'nam'; a row has name, say'?\"?$"):
+    with pytest.raises(KeyError, match=r"a row has name, say\W*$"):
         get_column(rows[0], "nam")
 
 
